@@ -1,0 +1,50 @@
+"""Features per pixel from any vision backbone.
+
+    import featup_cli as featup
+    result = featup.upsample("img.jpg", backbone="tiny", method="implicit")
+    result.features          # [C, H, W]
+
+The public names are loaded on first use, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from featup_cli._version import __version__
+
+if TYPE_CHECKING:
+    from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
+    from featup_cli.config import ImplicitConfig
+    from featup_cli.io.tensors import FeatureFile, load_features
+    from featup_cli.pipeline import Result, Upsampling, render, upsample
+    from featup_cli.upsamplers.base import make_upsampler
+    from featup_cli.visualization import visualize
+
+_HOMES = {
+    "Backbone": "featup_cli.backbones",
+    "BackboneConfig": "featup_cli.backbones",
+    "FeatureFile": "featup_cli.io.tensors",
+    "ImplicitConfig": "featup_cli.config",
+    "Result": "featup_cli.pipeline",
+    "Upsampling": "featup_cli.pipeline",
+    "load_backbone": "featup_cli.backbones",
+    "load_features": "featup_cli.io.tensors",
+    "make_upsampler": "featup_cli.upsamplers.base",
+    "render": "featup_cli.pipeline",
+    "upsample": "featup_cli.pipeline",
+    "visualize": "featup_cli.visualization",
+}
+
+__all__ = [
+    "Backbone", "BackboneConfig", "FeatureFile", "ImplicitConfig", "Result", "Upsampling", "__version__",
+    "load_backbone", "load_features", "make_upsampler", "render", "upsample", "visualize",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'featup_cli' has no attribute {name!r}")

@@ -1,0 +1,79 @@
+"""`tiny`, the embedded backbone: a stride-16 convolutional network that ships inside the package."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+TINY_STRIDE = 16
+TINY_CHANNELS = 96
+
+
+class LargeKernelBlock(nn.Module):
+    """Residual block: 7x7 depthwise convolution, batch norm, and a pointwise MLP (ConvNeXt's order, ReLU for speed)."""
+
+    def __init__(self, width: int, expansion: int = 3) -> None:
+        super().__init__()
+        self.spatial = nn.Conv2d(width, width, 7, padding=3, groups=width, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.expand = nn.Conv2d(width, width * expansion, 1)
+        self.project = nn.Conv2d(width * expansion, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, width, h, w] to the same shape."""
+        return x + self.project(torch.relu_(self.expand(self.norm(self.spatial(x)))))
+
+
+class Downsample(nn.Sequential):
+    """3x3 convolution of stride 2, batch norm, ReLU: halves both sides (rounding up)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(inplace=True),
+        )
+
+
+class TinyNet(nn.Module):
+    """Convolutional network of stride 16 with 1.6 M parameters and a receptive field of several hundred pixels.
+
+    Input: [B, 3, H, W] in [0, 1]; H and W multiples of 16. Output: [B, channels, H / 16, W / 16].
+    """
+
+    def __init__(
+        self,
+        channels: int = TINY_CHANNELS,
+        widths: tuple[int, int, int, int] = (24, 48, 96, 160),
+        depths: tuple[int, int, int] = (1, 2, 8),
+    ) -> None:
+        super().__init__()
+        stages: list[nn.Module] = [Downsample(3, widths[0])]
+        for width_in, width, depth in zip(widths[:-1], widths[1:], depths, strict=True):
+            stages.append(Downsample(width_in, width))
+            stages.extend(LargeKernelBlock(width) for _ in range(depth))
+        self.body = nn.Sequential(*stages)
+        self.head = nn.Conv2d(widths[-1], channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map [B, 3, H, W] in [0, 1] to features [B, channels, H / 16, W / 16]."""
+        return self.head(self.body((image - 0.5) * 4.0))
+
+
+def load_tiny(path: Path | None = None) -> TinyNet:
+    """Build the network in eval mode with the packaged weights, or with those of `path`.
+
+    Weights are stored in half precision (batch-norm statistics in float32) and computed with in float32.
+    """
+    if path is None:
+        with as_file(files("featup_cli") / "weights" / "tiny.safetensors") as packaged:
+            state = load_file(packaged)
+    else:
+        state = load_file(path)
+    network = TinyNet()
+    network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
+    return network.eval().requires_grad_(False)

@@ -1,0 +1,227 @@
+"""Weights: files read safely and fitted to a model, access to the hub, and a digest that tells them apart."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants as hub_constants
+from huggingface_hub import get_session
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from featup_cli.errors import WeightsError
+
+# Where training codes keep the state dict in a checkpoint; averaged weights come first.
+_NESTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "encoder")
+# What training codes put before the names of the backbone's own weights.
+_WRAPPERS = ("_orig_mod.", "module.", "model.", "teacher.", "backbone.")
+# Parts of pretraining recipes that are not part of the backbone.
+_PRETRAINING_ONLY = ("mask_token", "decoder", "dino_head", "ibot_head")
+_HUB_TIMEOUT = 5.0  # seconds
+
+Converter = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The tensors of a weights file and the `mean`, `std` and `timm_kwargs` that its metadata may carry."""
+
+    path: Path
+    state: dict[str, Tensor]
+    mean: Any = None
+    std: Any = None
+    timm_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """Read a safetensors file or a torch checkpoint, without ever running code from it.
+
+    Raises:
+        WeightsError: the file can't be read, is of another kind, or would need code to be run.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(9)
+    except OSError as error:
+        raise WeightsError(f"weights {path} can't be read: {error.strerror or error}") from None
+    # A safetensors file is an 8-byte length and then JSON.
+    state, metadata = _read_safetensors(path) if start[8:] == b"{" else (_read_torch(path), {})
+    if not state:
+        raise WeightsError(f"weights {path} hold no tensors")
+    try:
+        mean, std, arguments = (json.loads(metadata.get(key, "null")) for key in ("mean", "std", "timm_kwargs"))
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"weights {path} carry mean, std or timm_kwargs that are not JSON: {error}") from None
+    if not isinstance(arguments, dict | None):
+        raise WeightsError(f"weights {path} carry timm_kwargs that are not a JSON object")
+    return WeightsFile(path, state, mean, std, arguments or {})
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as archive:
+            names, metadata = archive.keys(), archive.metadata() or {}
+            return _unwrap({name: archive.get_tensor(name) for name in names}), metadata
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {path} are not a whole safetensors file: {first_line(error)}") from None
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        # Training scripts often keep their parsed options beside the weights; Namespace only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what can't be read is reported below
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no error of its own: a broken file can raise nearly anything.
+        reason = (
+            f"weights {path} can't be read safely: neither safetensors nor a plain torch state dict "
+            f"({type(error).__name__}); pickled code is never run, so save the state dict as safetensors"
+        )
+        raise WeightsError(reason) from None
+    return _unwrap(checkpoint)
+
+
+def _unwrap(checkpoint: Any) -> dict[str, Tensor]:
+    """The backbone's own tensors: nests opened, wrapper prefixes stripped."""
+    while isinstance(checkpoint, dict):
+        nest = next((key for key in _NESTS if isinstance(checkpoint.get(key), dict)), None)
+        if nest is None:
+            break
+        checkpoint = checkpoint[nest]
+    if not isinstance(checkpoint, dict):
+        return {}
+    state = {name: value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _WRAPPERS:
+            # What lies beside the wrapped backbone (a loss, a decoder) is not part of it.
+            inner = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+            if inner:
+                state, stripped = inner, True
+    return state
+
+
+def load_weights(
+    model: nn.Module, weights: WeightsFile, converter: Converter | None = None, heads: tuple[str, ...] = ()
+) -> None:
+    """Copy the weights into `model`; all of it must be covered, except for `heads`.
+
+    Args:
+        model: what to fill, in place.
+        weights: from `read_weights`.
+        converter: turns checkpoints of the original authors into the model's own names and shapes.
+        heads: names of the parts after the features, which may differ or be absent.
+    Raises:
+        WeightsError: the weights are of another network; names the file and some of the tensors.
+    """
+    state: Mapping[str, Tensor] = weights.state
+    problems = []
+    if converter is not None:
+        try:
+            state = converter(dict(state), model)
+        except Exception as error:  # made for files of its own kind, it fails in its own ways on others
+            problems = [f"conversion fails: {first_line(error)}"]
+    own = model.state_dict()
+
+    def matters(name: str) -> bool:
+        in_head = any(name == part or name.startswith(f"{part}.") for part in heads)
+        return not (in_head or name.endswith("num_batches_tracked"))
+
+    missing = [name for name in own if name not in state and matters(name)]
+    extra = [name for name in state if name not in own and matters(name) and not name.startswith(_PRETRAINING_ONLY)]
+    reshaped = [name for name in own if name in state and state[name].shape != own[name].shape and matters(name)]
+    problems += [
+        f"{label} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for label, names in (("missing", missing), ("unexpected", extra), ("of another shape", reshaped))
+        if names
+    ]
+    if problems:
+        raise WeightsError(f"weights {weights.path} don't fit {type(model).__name__}: {'; '.join(problems)}")
+    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    model.load_state_dict(fitting, strict=False)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and values of a state dict, whatever its order."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def is_offline() -> bool:
+    """Whether the hub client works from its cache only."""
+    return hub_constants.HF_HUB_OFFLINE
+
+
+@contextmanager
+def hub_access(offline: bool, needed: bool) -> Iterator[None]:
+    """Within, the hub client works from its cache only: if `offline`, or if the hub is `needed` and does not answer.
+
+    Without this the client retries every file for half a minute when there is no network.
+    """
+    if not (offline or (needed and not _hub_answers())):
+        yield
+        return
+    # The client reads its environment once, at import; the variable is for anything that reads it later.
+    before = os.environ.get("HF_HUB_OFFLINE"), hub_constants.HF_HUB_OFFLINE
+    os.environ["HF_HUB_OFFLINE"], hub_constants.HF_HUB_OFFLINE = "1", True
+    try:
+        yield
+    finally:
+        hub_constants.HF_HUB_OFFLINE = before[1]
+        if before[0] is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before[0]
+
+
+def _hub_answers() -> bool:
+    try:
+        get_session().head(hub_constants.ENDPOINT, timeout=_HUB_TIMEOUT)
+    except Exception:  # the client's transport library, and so its errors, differ between versions
+        return False
+    return True
+
+
+def unavailable(name: str, source: str, error: Exception | None = None) -> WeightsError:
+    """The error that says in one line why `name` has no weights, and the ways out; `source` is where they should be."""
+    if not source:
+        reason, connect = "none are published under this name", "take a name that has weights"
+    elif is_offline() and not source.startswith("local-dir:") and isinstance(error, OSError | None):
+        reason = "the network can't be reached or is switched off, and they are not cached"
+        connect = f"connect once so that {source} is cached"
+    else:
+        reason = f"{type(error).__name__}: {first_line(error)}" if error else "they can't be read"
+        connect = f"check {source}"
+    return WeightsError(
+        f"no weights for {name}: {reason}. Ways out: {connect}; give a file with --weights FILE; "
+        "take --backbone tiny, which needs none; or, for tests, an untrained network with --random-weights"
+    )
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Random CPU numbers inside are the same every time; those outside go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

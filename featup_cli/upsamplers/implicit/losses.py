@@ -1,0 +1,36 @@
+"""Terms of the multi-view loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Uncertainty(nn.Module):
+    """Adaptive uncertainty: the logarithm of a token's spread s, linear in its observed features (equation 1)."""
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(components, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, observed: Tensor) -> Tensor:
+        """Log spread [...] of tokens [..., K]."""
+        return self.linear(observed)[..., 0].clamp(-6, 6)
+
+
+def squared_error(predicted: Tensor, observed: Tensor) -> Tensor:
+    """Mean squared error over channels: [T] of tokens [T, K]."""
+    return (predicted - observed).square().mean(-1)
+
+
+def gaussian_likelihood(error: Tensor, log_spread: Tensor) -> Tensor:
+    """Negative log-likelihood of tokens with squared errors [T] under a predicted spread (equation 1)."""
+    return (0.5 * error * torch.exp(-2 * log_spread) + log_spread).mean()
+
+
+def magnitude_variation(features: Tensor, below: Tensor, right: Tensor) -> Tensor:
+    """Total variation of feature magnitudes between pixels [N, K] and their neighbours (equation 8), as a mean."""
+    here = features.norm(dim=-1)
+    return ((here - below.norm(dim=-1)).square() + (here - right.norm(dim=-1)).square()).mean()

@@ -1,0 +1,174 @@
+"""The compact result of a fit: a network that gives features of any size, in memory and as a file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from featup_cli.config import ImplicitConfig
+from featup_cli.errors import FeatUpError, InputError
+from featup_cli.io.images import Picture
+from featup_cli.pca import PCA
+from featup_cli.upsamplers.base import Progress, no_progress
+from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
+from featup_cli.upsamplers.implicit.observe import resize_picture
+
+FORMAT = "featup-implicit-1"
+CHUNK = 32_768  # positions evaluated at once
+SIZE_BUDGET = 1_000_000  # bytes of a model file, as far as the guidance picture can shrink to fit
+MIN_PICTURE_BYTES = 48_000
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A fitted field, the basis of its coefficients, and the picture whose colours guide it.
+
+    Attributes:
+        field: maps positions and colours to coefficients.
+        pca: basis [K, C] and mean [C] that expand coefficients to features.
+        scale: coefficients are `scale` times the field's output.
+        guidance: the picture.
+        network_size: (height, width) of the backbone's input.
+        grid: (h, w) of the tokens.
+        config: settings of the fit.
+    """
+
+    field: nn.Module
+    pca: PCA
+    scale: float
+    guidance: Picture
+    network_size: tuple[int, int]
+    grid: tuple[int, int]
+    config: ImplicitConfig
+
+    def to(self, device: torch.device) -> FittedModel:
+        """The same model with its field on `device`."""
+        self.field.to(device)
+        return self
+
+    @torch.no_grad()
+    def render(self, picture: Tensor, output_size: tuple[int, int], progress: Progress = no_progress) -> Tensor:
+        """Features [C, H, W] of any size, in chunks of rows.
+
+        Args:
+            picture: [3, H', W'] in [0, 1] of any size, on the field's device; colours are read from it.
+            output_size: (height, width).
+        """
+        height, width = output_size
+        colors = resize_picture(picture, output_size).flatten(1).T
+        device = colors.device
+        basis, mean = self.pca.basis.to(device) * self.scale, self.pca.mean.to(device)
+        features = torch.empty(basis.shape[1], height * width, device=device)
+        x = (torch.arange(width, device=device) + 0.5) / width
+        pixels = torch.arange(height * width, device=device)
+        for chunk in pixels.split(CHUNK):
+            y = (torch.div(chunk, width, rounding_mode="floor") + 0.5) / height
+            position = torch.stack((y, x[chunk % width]), -1)
+            features[:, chunk[0] : chunk[-1] + 1] = (self.field(position, colors[chunk]) @ basis + mean).T
+            progress("render", int(chunk[-1]) + 1, height * width, "")
+        return features.view(-1, height, width)
+
+
+def round_to_half(field: nn.Module) -> nn.Module:
+    """Round parameters to the half precision in which they are stored, so that a saved model renders the same."""
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.copy_(parameter.half())
+    return field
+
+
+def encode_picture(picture: Picture, budget: int) -> bytes:
+    """WebP bytes of a picture: lossless if that fits the budget, else lossy, else smaller and lossy."""
+    image = Image.fromarray(picture.pixels)
+
+    def encoded(**options: Any) -> bytes:
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", **options)
+        return buffer.getvalue()
+
+    image.thumbnail((4096, 4096), Image.Resampling.BICUBIC)
+    if image.width * image.height <= 2_000_000 and len(data := encoded(lossless=True)) <= budget:
+        return data
+    while True:
+        for quality in (95, 85, 70):
+            if len(data := encoded(quality=quality)) <= budget or max(image.size) <= 256:
+                return data
+        image.thumbnail((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.BICUBIC)
+
+
+def save_model(path: Path, model: FittedModel, provenance: Mapping[str, Any]) -> None:
+    """Write a model as safetensors: half-precision weights, float32 basis, the picture as WebP bytes."""
+    tensors = {f"field.{name}": t.cpu() for name, t in model.field.state_dict().items()}
+    halves = {f"field.{name}" for name, _ in model.field.named_parameters()}
+    tensors = {name: (t.half() if name in halves else t).contiguous() for name, t in tensors.items()}
+    tensors |= {"pca.basis": model.pca.basis.half().contiguous(), "pca.mean": model.pca.mean.contiguous()}
+    weights = sum(t.numel() * t.element_size() for t in tensors.values())
+    encoded = encode_picture(model.guidance, max(SIZE_BUDGET - weights - 20_000, MIN_PICTURE_BYTES))
+    tensors["guidance"] = torch.from_numpy(np.frombuffer(encoded, np.uint8).copy())
+    facts = {
+        "scale": model.scale, "network_size": model.network_size, "grid": model.grid,
+        "config": asdict(model.config), "provenance": dict(provenance),
+    }  # fmt: skip
+    save_file(tensors, path, {"format": FORMAT, "featup": json.dumps(facts)})
+
+
+def load_model(path: Path) -> tuple[FittedModel, dict[str, Any]]:
+    """Read a model and its provenance.
+
+    Raises:
+        InputError: the file is missing, no model of this program, or damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise InputError(f"{path}: is not a fitted model; make one with `featup upsample IMAGE --save-model`")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _assemble(tensors, json.loads(metadata["featup"]))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; make one with `featup upsample IMAGE --save-model`") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; give a .model.safetensors file") from None
+    except FeatUpError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: holds unusable settings ({error}); fit the model again") from None
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: is damaged or no fitted model ({reason}); fit it again") from None
+
+
+def _assemble(tensors: dict[str, Tensor], facts: dict[str, Any]) -> tuple[FittedModel, dict[str, Any]]:
+    config = ImplicitConfig(**facts["config"])
+    height, width = facts["network_size"]
+    basis, mean = tensors["pca.basis"].float(), tensors["pca.mean"]
+    state = {name.removeprefix("field."): t.float() for name, t in tensors.items() if name.startswith("field.")}
+    if any(not bool(torch.isfinite(t).all()) for t in (basis, mean, *state.values())):
+        raise ValueError("NaN or infinite values")
+    with Image.open(io.BytesIO(tensors["guidance"].numpy().tobytes())) as image:
+        guidance = Picture(np.array(image.convert("RGB")))
+    field: nn.Module
+    if "grid" not in state:
+        field = ImplicitNetwork(len(basis), (height, width), config)
+    elif len(state) == 1:
+        field = FeatureBuffer(state["grid"])
+    else:
+        slope = state.get("slope", torch.zeros(3 * len(basis), 1, 1))
+        field = AnchoredNetwork(state["grid"], slope, state["mean_color"], (height, width), config)
+    field.load_state_dict(state)
+    spread = torch.ones(len(basis))
+    pca = PCA(mean, basis, spread, spread / len(basis), float(len(basis)))
+    grid = (int(facts["grid"][0]), int(facts["grid"][1]))
+    model = FittedModel(field.eval(), pca, float(facts["scale"]), guidance, (height, width), grid, config)
+    return model, facts.get("provenance", {})

@@ -1,0 +1,109 @@
+"""Implicit FeatUp behind the call that all upsamplers share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from featup_cli.config import ImplicitConfig
+from featup_cli.errors import ShapeError
+from featup_cli.io.images import as_picture
+from featup_cli.upsamplers.base import Details, Extract, Progress, check_inputs, no_progress
+from featup_cli.upsamplers.implicit.anchor import cell_centres
+from featup_cli.upsamplers.implicit.downsample import AttentionDownsampler
+from featup_cli.upsamplers.implicit.fit import Fit, fit_implicit
+from featup_cli.upsamplers.implicit.model import sample_grid
+from featup_cli.upsamplers.implicit.observe import Observations, observe, resize_picture
+from featup_cli.upsamplers.implicit.saved import FittedModel, round_to_half
+
+SALIENCY_SCALE = 4  # cells of the saliency map per token along a side
+
+
+class ImplicitUpsampler:
+    """Fits a network to one picture's jittered views and queries it at every pixel (FeatUp, sections 3 to 3.3).
+
+    Args:
+        backbone: images [B, 3, H, W] in [0, 1] to features.
+        network_size: (height, width) at which the backbone sees the picture.
+        config: settings.
+        seed: the same seed on the same device gives the same result.
+        progress: called as the work goes on.
+
+    Attributes:
+        details: scores, maps and notes of the last call.
+        model: the network that the last call fitted.
+    """
+
+    def __init__(
+        self, backbone: Extract, network_size: tuple[int, int], config: ImplicitConfig, seed: int = 0,
+        progress: Progress = no_progress,
+    ) -> None:  # fmt: skip
+        self.backbone = backbone
+        self.network_size = network_size
+        self.config = config
+        self.seed = seed
+        self.progress = progress
+        self.details = Details()
+        self.model: FittedModel | None = None
+
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """Fit and render.
+
+        Args:
+            image: [1, 3, H, W] in [0, 1], the picture at its own size; one at a time, as each has its own network.
+            lr_feats: [1, C, h, w], what the backbone gives for it.
+            output_size: (height, width) of the result, any.
+        Returns:
+            [1, C, *output_size], on the device of `lr_feats`.
+        Raises:
+            ShapeError: other shapes, or more than one picture.
+        """
+        check_inputs(image, lr_feats, output_size)
+        if len(image) != 1:
+            raise ShapeError(f"implicit fits one picture at a time, not {len(image)}")
+        picture = image[0].to(lr_feats.device)
+        generator = torch.Generator().manual_seed(self.seed)
+        seen = observe(picture, self.network_size, self.backbone, self.config, generator, self.progress)
+        network_picture = resize_picture(picture, self.network_size)
+        stride = self.network_size[0] // lr_feats.shape[2]
+        fit, baseline = fit_implicit(seen, network_picture, stride, self.config, self.seed, self.progress)
+        grid = (lr_feats.shape[2], lr_feats.shape[3])
+        # The basis is stored in half precision too; its rounding is far below that of the features.
+        pca = replace(seen.pca, basis=seen.pca.basis.half().float())
+        self.model = FittedModel(
+            round_to_half(fit.field), pca, seen.scale, as_picture(picture), self.network_size, grid, self.config
+        )
+        self.details = describe_fit(seen, fit, baseline, network_picture)
+        return self.model.render(picture, output_size, self.progress)[None]
+
+
+@torch.no_grad()
+def describe_fit(seen: Observations, fit: Fit, baseline: Fit, picture: Tensor) -> Details:
+    """Scores and maps of a fit, for the record and for `featup visualize`."""
+    details = Details(
+        scores={
+            "explained_variance": fit.explained,
+            "bilinear_explained_variance": baseline.explained,
+            "pca_explained_variance": float(seen.pca.explained_ratio.sum()),
+            "steps": float(fit.steps),
+        }
+    )
+    if fit.uncertainty is not None:
+        details.maps["uncertainty"] = fit.uncertainty(seen.tokens[0].permute(1, 2, 0)).exp().cpu()
+    h, w = seen.tokens.shape[2:]
+    position = cell_centres(h * SALIENCY_SCALE, w * SALIENCY_SCALE, picture.device)
+    kernels = [fit.downsampler.bias]
+    if isinstance(fit.downsampler, AttentionDownsampler):
+        flat = position.flatten(0, 1)
+        features = fit.field(flat, sample_grid(picture, flat))
+        details.maps["saliency"] = fit.downsampler.saliency(features).view(position.shape[:2]).cpu()
+        kernels.insert(0, fit.downsampler.weight)
+    details.maps["kernels"] = torch.stack([k.detach() for k in kernels]).cpu()
+    if fit.explained < baseline.explained:
+        details.notes.append(
+            f"the fit explains less of unseen views ({fit.explained:.1%}) than bilinear ({baseline.explained:.1%}): "
+            "raise --max-steps or --views, or use --method bilinear"
+        )
+    return details

@@ -1,0 +1,241 @@
+"""Pictures of feature files share one basis and one scale, and go where they are expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from featup_cli.errors import InputError, UsageError
+from featup_cli.io.tensors import FeatureFile, load_features, save_features
+from featup_cli.visualization import feature_picture, parse_components, parse_show, render_pictures, visualize
+
+
+def maps(seed: int = 0, channels: int = 8, shift: float = 0.0) -> tuple[Tensor, Tensor]:
+    """High-resolution features [C, 32, 48] of one fixed scene kind, and their 8 x 8 pooling [C, 4, 6]."""
+    scene = torch.randn(1, 3, 4, 6, generator=torch.Generator().manual_seed(seed))
+    scene = F.interpolate(scene, size=(32, 48), mode="bilinear")[0] * torch.tensor([3.0, 2, 1])[:, None, None]
+    mix = torch.randn(channels, 3, generator=torch.Generator().manual_seed(99))
+    features = torch.einsum("ck,khw->chw", mix, scene) + shift
+    return features, F.avg_pool2d(features, 8)
+
+
+def write(path: Path, seed: int = 0, channels: int = 8, image: Path | None = None, learned: bool = False) -> Path:
+    features, lr_features = maps(seed, channels)
+    extras = {"saliency": features[0], "kernels": torch.rand(2, 5, 5)} if learned else None
+    uncertainty = lr_features.std(0) if learned else None
+    provenance = {} if image is None else {"input": {"path": str(image)}}
+    save_features(
+        path, features=features, lr_features=lr_features, uncertainty=uncertainty, extras=extras, provenance=provenance
+    )
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def shape(path: Path) -> tuple[int, int]:
+    width, height = Image.open(path).size
+    return height, width
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"), [("1-3", (1, 2, 3)), ("4-6", (4, 5, 6)), ("1,3,5", (1, 3, 5)), (" 3, 2 ,1", (3, 2, 1))]
+)
+def test_parse_components(text, parsed):
+    assert parse_components(text) == parsed
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1,2", "1-2", "1-4", "1-999999999999", "6-4", "0-2", "0,1,2", "a,b,c", "-1,2,3", "1.5,2,3"]
+)
+def test_bad_components_are_usage_errors(text):
+    with pytest.raises(UsageError, match="components"):
+        parse_components(text)
+
+
+def test_components_above_the_channels_are_usage_errors():
+    assert parse_components("6-8", channels=8) == (6, 7, 8)
+    with pytest.raises(UsageError, match="8 channels"):
+        parse_components("7-9", channels=8)
+    with pytest.raises(UsageError, match="8 channels"):
+        render_pictures([FeatureFile(*maps())], components=(7, 8, 9))
+
+
+def test_parse_show():
+    assert parse_show("uncertainty, downsampler") == ("uncertainty", "downsampler")
+    with pytest.raises(UsageError, match="features, uncertainty, downsampler"):
+        parse_show("kernels")
+
+
+def test_equal_features_get_equal_colours_in_every_map_and_file():
+    (one, lr_one), (two, lr_two) = maps(0), maps(1)
+    two[:, :8, :8] = one[:, :8, :8]
+    first, second = render_pictures([FeatureFile(one, lr_one), FeatureFile(two, lr_two)], layout="plain")
+    np.testing.assert_array_equal(first[:8, :8], second[:8, :8])
+    assert np.ptp(first) > 200
+
+
+def test_low_and_high_resolution_share_colours():
+    # Constant within each token, so every pixel must get exactly the colour of its token.
+    lr_features = maps(0)[1]
+    features = lr_features.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    canvas = render_pictures([FeatureFile(features, lr_features)])[0]
+    width = 224 * 48 // 32
+    gap = canvas.shape[1] - 2 * width
+    margin = gap // 3
+    top = canvas.shape[0] - margin - 224
+    left, right = (canvas[top : top + 224, x : x + width] for x in (margin, 2 * margin + width))
+    np.testing.assert_array_equal(left, right)
+
+
+def test_one_scale_for_all_files_not_one_each():
+    strong, weak = maps(0)[0], maps(0)[0] * 0.1
+    first, second = render_pictures([FeatureFile(strong), FeatureFile(weak)], layout="plain")
+    assert np.ptp(second[..., 0]) < 0.3 * np.ptp(first[..., 0])
+
+
+def test_colours_are_the_same_in_every_run_and_little_changed_by_noise():
+    features, lr_features = maps()
+    torch.manual_seed(0)
+    first = feature_picture(None, lr_features, features)
+    torch.manual_seed(1)
+    np.testing.assert_array_equal(first, feature_picture(None, lr_features, features))
+    noisy = feature_picture(None, lr_features, features + 0.01 * torch.randn(features.shape))
+    assert np.abs(first.astype(int) - noisy).mean() < 3
+
+
+def test_components_choose_what_is_shown():
+    file = FeatureFile(*maps())
+    rgb, turned = (render_pictures([file], layout="plain", components=c)[0] for c in ((1, 2, 3), (3, 1, 2)))
+    np.testing.assert_array_equal(rgb[..., [2, 0, 1]], turned)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_few_channels_still_make_a_picture(channels):
+    rgb = render_pictures([FeatureFile(*maps(channels=channels))], layout="plain")[0]
+    assert np.ptp(rgb) > 200
+
+
+@pytest.mark.parametrize("features", [torch.zeros(8, 5, 5), torch.ones(8, 1, 1), torch.ones(3, 1, 2)])
+def test_constant_and_tiny_features_still_make_a_picture(features):
+    assert render_pictures([FeatureFile(features)])[0].dtype == np.uint8
+
+
+def test_feature_picture_has_a_panel_for_everything():
+    features, lr_features = maps()
+    image = np.zeros((64, 96, 3), np.uint8)
+    widths = [
+        feature_picture(image, lr_features, features, lr_features.std(0)).shape[1],
+        feature_picture(image, lr_features, features).shape[1],
+        feature_picture(None, lr_features, features).shape[1],
+    ]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] - widths[1] == widths[1] - widths[2] > 224
+    assert feature_picture(image, lr_features, features, layout="plain").shape == (32, 48, 3)
+    assert feature_picture(image, lr_features, features, layout="overlay").shape == (64, 96, 3)
+
+
+def test_writes_beside_the_file_with_its_picture(tmp_path, photo):
+    bare, pictured = write(tmp_path / "bare.safetensors"), write(tmp_path / "a.b.safetensors", image=photo)
+    seen: list[Path] = []
+    written = visualize([bare, pictured], on_written=seen.append)
+    assert written == seen == [tmp_path / "bare.png", tmp_path / "a.b.png"]
+    assert shape(written[1])[1] > shape(written[0])[1]
+    assert shape(visualize([bare], image=photo)[0]) == shape(written[1])
+
+
+def test_output_is_a_folder_or_a_png(tmp_path):
+    one, two = write(tmp_path / "one.safetensors"), write(tmp_path / "two.safetensors", seed=1)
+    assert visualize([one, two], output=tmp_path / "new") == [
+        tmp_path / "new" / "one.png",
+        tmp_path / "new" / "two.png",
+    ]
+    assert visualize([one], output=tmp_path / "x.png") == [tmp_path / "x.png"]
+    with pytest.raises(UsageError, match="give a folder"):
+        visualize([one, two], output=tmp_path / "x.png")
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(UsageError, match="two files"):
+        visualize([one, write(tmp_path / "sub" / "one.safetensors")], output=tmp_path / "new")
+    with pytest.raises(UsageError, match="no feature files"):
+        visualize([])
+
+
+def test_never_writes_over_the_photograph_or_a_feature_file(tmp_path, photo):
+    features = write(tmp_path / "photo.safetensors", image=photo)
+    before = photo.read_bytes()
+    with pytest.raises(UsageError, match="--output"):
+        visualize([features])
+    with pytest.raises(UsageError, match="--output"):
+        visualize([write(tmp_path / "other.safetensors")], image=photo, output=photo)
+    misnamed = write(tmp_path / "f.png")
+    with pytest.raises(UsageError, match="--output"):
+        visualize([misnamed])
+    assert photo.read_bytes() == before
+    load_features(misnamed)
+
+
+def test_different_channel_counts_name_both_files(tmp_path):
+    one, two = write(tmp_path / "one.safetensors"), write(tmp_path / "two.safetensors", channels=9)
+    with pytest.raises(InputError) as caught:
+        visualize([one, two])
+    assert str(one) in str(caught.value)
+    assert str(two) in str(caught.value)
+    assert not (tmp_path / "one.png").exists()
+
+
+def test_layouts(tmp_path, photo):
+    path = write(tmp_path / "a.safetensors", image=photo, learned=True)
+    assert shape(visualize([path], layout="plain")[0]) == (32, 48)
+    assert shape(visualize([path], layout="plain", show=["uncertainty"])[0]) == (32, 48)
+    assert shape(visualize([path], layout="overlay")[0]) == (64, 96)
+    with pytest.raises(UsageError, match="side-by-side"):
+        visualize([path], layout="grid")
+    with pytest.raises(UsageError, match="shows one map"):
+        visualize([path], layout="plain", show=["features", "uncertainty"])
+    with pytest.raises(InputError, match="--image"):
+        visualize([write(tmp_path / "b.safetensors")], layout="overlay")
+
+
+def test_show(tmp_path):
+    path = write(tmp_path / "a.safetensors", learned=True)
+    width = {show: shape(visualize([path], show=show)[0])[1] for show in (None, ("features",), ("downsampler",))}
+    assert width[None] > width[("features",)]
+    every = shape(visualize([path], show=("features", "uncertainty", "downsampler"))[0])[1]
+    assert every > width[None]
+    plain = write(tmp_path / "plain.safetensors")
+    for show in ("uncertainty", "downsampler"):
+        with pytest.raises(InputError, match=f"plain.safetensors: holds no {show}"):
+            visualize([plain], show=[show])
+
+
+def test_a_picture_that_moved_is_left_out_and_a_bad_option_is_not(tmp_path):
+    path = write(tmp_path / "a.safetensors", image=tmp_path / "moved.png")
+    assert visualize([path])[0].exists()
+    with pytest.raises(InputError, match="no such file"):
+        visualize([path], image=tmp_path / "missing.png")
+
+
+def test_many_files_are_read_one_at_a_time(tmp_path, monkeypatch):
+    paths = [write(tmp_path / f"{i}.safetensors", seed=i) for i in range(3)]
+    reads: list[Path] = []
+
+    def counted(path: Path) -> FeatureFile:
+        reads.append(path)
+        return load_features(path)
+
+    monkeypatch.setattr("featup_cli.visualization.load_features", counted)
+    visualize(paths)
+    assert reads == paths * 2
+    reads.clear()
+    visualize(paths[:1])
+    assert reads == paths[:1]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from featup_cli.config import METHODS
+from featup_cli.errors import ShapeError, UsageError
+from featup_cli.upsamplers.base import make_upsampler
+
+IMAGE = torch.rand(2, 3, 40, 56)
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("output", [(5, 9), (37, 53), (3, 4)])
+def test_interpolation_gives_the_exact_size_and_keeps_constants(method: str, output: tuple[int, int]) -> None:
+    lr_feats = torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1).expand(2, 3, 5, 7)
+    hr_feats = make_upsampler(method)(IMAGE, lr_feats, output)
+    assert hr_feats.shape == (2, 3, *output)
+    torch.testing.assert_close(hr_feats, lr_feats[:, :, :1, :1].expand(2, 3, *output))
+
+
+def test_nearest_copies_each_token_to_its_own_cell() -> None:
+    lr_feats = torch.arange(6.0).view(1, 1, 2, 3)
+    hr_feats = make_upsampler("nearest")(IMAGE[:1], lr_feats, (4, 6))
+    assert torch.equal(hr_feats, lr_feats.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+def test_bilinear_is_centred_on_half_cells() -> None:
+    lr_feats = torch.randn(1, 2, 4, 5)
+    expected = F.interpolate(lr_feats, size=(9, 11), mode="bilinear", align_corners=False)
+    assert torch.equal(make_upsampler("bilinear")(IMAGE[:1], lr_feats, (9, 11)), expected)
+
+
+def test_every_listed_method_can_be_made() -> None:
+    for method in METHODS:
+        assert make_upsampler(method, backbone=lambda x: x, network_size=(16, 16)) is not None
+
+
+def test_unknown_or_incomplete_requests_are_refused() -> None:
+    with pytest.raises(UsageError, match="one of: nearest"):
+        make_upsampler("bilinar")
+    with pytest.raises(UsageError, match="backbone"):
+        make_upsampler("implicit")
+
+
+def test_wrong_shapes_are_refused() -> None:
+    upsampler = make_upsampler("bilinear")
+    with pytest.raises(ShapeError, match=r"\[B, 3, H, W\]"):
+        upsampler(torch.zeros(3, 8, 8), torch.zeros(1, 2, 2, 2), (4, 4))
+    with pytest.raises(ShapeError, match="lr_feats"):
+        upsampler(IMAGE, torch.zeros(1, 2, 2, 2), (4, 4))
+    with pytest.raises(ShapeError, match="output_size"):
+        upsampler(IMAGE, torch.zeros(2, 2, 2, 2), (0, 4))
