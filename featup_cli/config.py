@@ -80,9 +80,9 @@ class ImplicitConfig:
     layers: int = 3
     dropout: float = 0.0
     optimizer: Literal["adamw", "nadam"] = "adamw"
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-3
     average: float = 0.98
-    max_steps: int = 100
+    max_steps: int = 150
     tokens: int = 512
     positions: int = 9
     patience: int = 3

@@ -86,14 +86,12 @@ def _randomised(tokens: Tensor, mean: Tensor, components: int, seed: int) -> tup
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(tokens), generator=generator)[:SAMPLE_TOKENS]
         tokens = tokens[chosen.sort().values.to(tokens.device)]
-    centred = _wide(tokens) - mean
-    rank = min(components + OVERSAMPLING, *centred.shape)
-    # svd_lowrank takes no generator: seed the global one in a scope of its own.
-    with torch.random.fork_rng([centred.device] if centred.is_cuda else []):
-        torch.manual_seed(seed)
-        _, singular, axes = torch.svd_lowrank(centred, rank, niter=2)
-    variances = singular[:components].double().square() / max(len(centred) - 1, 1)
-    return axes.T[:components].double(), variances
+    from sklearn.utils.extmath import randomized_svd  # slow to import, and needed for wide backbones only
+
+    centred = (_wide(tokens) - mean).cpu().numpy()
+    _, singular, axes = randomized_svd(centred, components, n_oversamples=OVERSAMPLING, n_iter=2, random_state=seed)
+    variances = torch.from_numpy(singular).double().square() / max(len(centred) - 1, 1)
+    return torch.from_numpy(axes).to(mean.device).double(), variances.to(mean.device)
 
 
 @torch.no_grad()

@@ -220,7 +220,7 @@ def distill(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
         average.update_parameters(network)
-        recent.append(float(loss) / baseline)
+        recent.append(loss.item() / baseline)
         step += 1
         now = time.monotonic()
         spent, tick = spent + now - tick, now
