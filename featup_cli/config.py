@@ -48,6 +48,7 @@ class ImplicitConfig:
         dropout: probability in its hidden layers.
         optimizer: `adamw` or `nadam`.
         learning_rate: peak; a cosine brings it to zero.
+        anchor_rate: learning rate of grid and slopes as a share of the network's.
         average: decay of the exponential average of the weights; 0 for none.
         max_steps: optimisation steps at most.
         tokens: tokens drawn for each step.
@@ -70,7 +71,7 @@ class ImplicitConfig:
     magnitude_weight: float = 0.0
     representation: Literal["network", "buffer"] = "network"
     anchored: bool = True
-    sharpening: float = 0.6
+    sharpening: float = 0.3
     color_features: bool = True
     frequencies: int = 8
     position_limit: float = 0.15
@@ -81,6 +82,7 @@ class ImplicitConfig:
     dropout: float = 0.0
     optimizer: Literal["adamw", "nadam"] = "adamw"
     learning_rate: float = 5e-3
+    anchor_rate: float = 0.2
     average: float = 0.98
     max_steps: int = 150
     tokens: int = 512
@@ -96,7 +98,12 @@ class ImplicitConfig:
         for name in ("max_pad", "tv_weight", "magnitude_weight", "frequencies", "color_frequencies", "sharpening"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name}={getattr(self, name)}: must not be negative")
-        for name, low, high in (("zoom_share", 0, 1), ("dropout", 0, 0.99), ("average", 0, 0.9999)):
+        for name, low, high in (
+            ("zoom_share", 0, 1),
+            ("anchor_rate", 0, 1),
+            ("dropout", 0, 0.99),
+            ("average", 0, 0.9999),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name}={getattr(self, name)}: must lie between {low} and {high}")
         if not 0 < self.position_limit < 1:

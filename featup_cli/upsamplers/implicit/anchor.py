@@ -10,7 +10,7 @@ from featup_cli.upsamplers.implicit.views import Views
 
 GRID_SCALE = 2  # anchor cells per token along a side
 WORK_SCALE = 4  # guided filter cells per token along a side
-WINDOW = 2  # radius of the guided filter in its cells: 5 cells are one and a quarter tokens
+WINDOW = 3  # radius of the guided filter in its cells: 7 cells are one and three quarter tokens
 EPSILON = 1e-4  # squared intensity: contrasts below about 0.01 count as noise
 
 

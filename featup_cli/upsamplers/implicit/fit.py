@@ -181,12 +181,14 @@ def fit_field(
     downsampler = make_downsampler(components, config).to(device)
     uncertainty = Uncertainty(components).to(device) if config.uncertainty else None
     fitted: list[nn.Module] = [field, downsampler] + ([uncertainty] if uncertainty else [])
-    parameters = [p for module in fitted for p in module.parameters()]
+    anchor = field.anchor_parameters() if isinstance(field, AnchoredNetwork) else []
+    rest = [p for module in fitted for p in module.parameters() if not any(p is a for a in anchor)]
+    groups = [{"params": rest, "share": 1.0}, {"params": anchor, "share": config.anchor_rate}]
     optimizer: torch.optim.Optimizer
     if config.optimizer == "nadam":
-        optimizer = torch.optim.NAdam(parameters, lr=config.learning_rate)
+        optimizer = torch.optim.NAdam(groups, lr=config.learning_rate)
     else:
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
     both = nn.ModuleList([field, downsampler])
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
 
@@ -201,7 +203,7 @@ def fit_field(
         warm = min(1.0, step / WARMUP_STEPS)
         rate = config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / config.max_steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         for module in fitted:
             module.train()
         loss = multiview_loss(field, downsampler, uncertainty, sampler, config, generator)
@@ -265,7 +267,8 @@ def fit_implicit(
         the fit, and that of bilinear features through an equally fitted downsampler.
     """
     sampler = TokenSampler(observations, picture, stride, config)
-    with torch.random.fork_rng(devices=[picture.device] if picture.device.type == "cuda" else []), torch.enable_grad():
+    accelerators = [picture.device.index] if picture.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=accelerators), torch.enable_grad():
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
 

@@ -71,7 +71,7 @@ class ImplicitUpsampler:
         fit, baseline = fit_implicit(seen, network_picture, stride, self.config, self.seed, self.progress)
         grid = (lr_feats.shape[2], lr_feats.shape[3])
         # The basis is stored in half precision too; its rounding is far below that of the features.
-        pca = replace(seen.pca, basis=seen.pca.basis.half().float())
+        pca = replace(seen.pca, basis=seen.pca.basis.half().float().cpu(), mean=seen.pca.mean.cpu())
         self.model = FittedModel(
             round_to_half(fit.field), pca, seen.scale, as_picture(picture), self.network_size, grid, self.config
         )
