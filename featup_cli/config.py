@@ -48,7 +48,6 @@ class ImplicitConfig:
         dropout: probability in its hidden layers.
         optimizer: `adamw` or `nadam`.
         learning_rate: peak; a cosine brings it to zero.
-        anchor_rate: learning rate of grid and slopes as a share of the network's.
         average: decay of the exponential average of the weights; 0 for none.
         max_steps: optimisation steps at most.
         tokens: tokens drawn for each step.
@@ -82,7 +81,6 @@ class ImplicitConfig:
     dropout: float = 0.0
     optimizer: Literal["adamw", "nadam"] = "adamw"
     learning_rate: float = 5e-3
-    anchor_rate: float = 0.2
     average: float = 0.98
     max_steps: int = 150
     tokens: int = 512
@@ -100,7 +98,6 @@ class ImplicitConfig:
                 raise UsageError(f"{name}={getattr(self, name)}: must not be negative")
         for name, low, high in (
             ("zoom_share", 0, 1),
-            ("anchor_rate", 0, 1),
             ("dropout", 0, 0.99),
             ("average", 0, 0.9999),
         ):

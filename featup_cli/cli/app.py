@@ -12,7 +12,7 @@ from featup_cli.cli import info, render, upsample, visualize
 app = typer.Typer(
     name="featup",
     help="Features per pixel from any vision backbone.",
-    epilog="Start with: featup upsample samples/astronaut.jpg",
+    epilog="Start with: featup upsample samples/rocket.jpg",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -181,14 +181,12 @@ def fit_field(
     downsampler = make_downsampler(components, config).to(device)
     uncertainty = Uncertainty(components).to(device) if config.uncertainty else None
     fitted: list[nn.Module] = [field, downsampler] + ([uncertainty] if uncertainty else [])
-    anchor = field.anchor_parameters() if isinstance(field, AnchoredNetwork) else []
-    rest = [p for module in fitted for p in module.parameters() if not any(p is a for a in anchor)]
-    groups = [{"params": rest, "share": 1.0}, {"params": anchor, "share": config.anchor_rate}]
+    parameters = [p for module in fitted for p in module.parameters()]
     optimizer: torch.optim.Optimizer
     if config.optimizer == "nadam":
-        optimizer = torch.optim.NAdam(groups, lr=config.learning_rate)
+        optimizer = torch.optim.NAdam(parameters, lr=config.learning_rate)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     both = nn.ModuleList([field, downsampler])
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
 
@@ -203,7 +201,7 @@ def fit_field(
         warm = min(1.0, step / WARMUP_STEPS)
         rate = config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / config.max_steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate
         for module in fitted:
             module.train()
         loss = multiview_loss(field, downsampler, uncertainty, sampler, config, generator)

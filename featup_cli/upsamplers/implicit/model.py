@@ -167,10 +167,6 @@ class AnchoredNetwork(nn.Module):
             context.append(self.contrast_gain * contrast)
         return anchor + self.network(position, color, torch.cat(context, 1))
 
-    def anchor_parameters(self) -> list[nn.Parameter]:
-        """Grid and slopes: what the closed-form start sets."""
-        return [self.grid] if self.slope is None else [self.grid, self.slope]
-
     @staticmethod
     def colour_model(slope: Tensor, position: Tensor, contrast: Tensor) -> Tensor:
         """Slopes [3 K, h, w], looked up at positions [N, 2] and multiplied with contrasts [N, 3]: [N, K]."""
