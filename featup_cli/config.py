@@ -37,7 +37,7 @@ class ImplicitConfig:
         representation: `network`, or an explicit `buffer` of one vector a pixel (figure 9).
         anchored: add the network to a small grid of coefficients and colour slopes, initialised in closed form from
             the views; False is the paper's network alone.
-        sharpening: unsharp-mask strength of that initialisation.
+        sharpening: unsharp-mask strength of that initialisation; above 0 favours thin things over accuracy.
         color_features: show the network the picture's colours.
         frequencies: Fourier frequencies of position; the highest lies at `position_limit`.
         position_limit: highest frequency of position as a share of the pixel grid's Nyquist limit, below 1.
@@ -70,7 +70,7 @@ class ImplicitConfig:
     magnitude_weight: float = 0.0
     representation: Literal["network", "buffer"] = "network"
     anchored: bool = True
-    sharpening: float = 0.3
+    sharpening: float = 0.0
     color_features: bool = True
     frequencies: int = 8
     position_limit: float = 0.15
