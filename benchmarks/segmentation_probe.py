@@ -3,8 +3,8 @@
 A probe is fitted to convergence on the low-resolution features of the training pictures (class mixes), frozen, and
 applied to the features that each method upsamples to the size of the labels.
 
-    python benchmarks/segmentation_probe.py CAMVID --split val --frames 12 --backbone mobilenetv2_100 --layer -2 \
-        --weights WEIGHTS --backbone-arg pad_type=same -o benchmarks/probe.json
+    python benchmarks/segmentation_probe.py CAMVID --split val --frames 12 --backbone mobilenetv2_100 --layer 3 \
+        --weights WEIGHTS -o benchmarks/probe.json
 
 DATA holds SPLIT.txt files of `picture label` lines and classes.json, as CamVid's folder in the SegNet tutorial.
 """

@@ -34,7 +34,7 @@ OutputSize = Annotated[
     typer.Option(
         "--output-size",
         help="Size of the result: `image` (the picture's own), HEIGHTxWIDTH, or a factor of the token grid such as 8x. "
-        "(default: the network input's size]",
+        "(default: the network input's size)",
         show_default=False, rich_help_panel=OUTPUT,
     ),
 ]  # fmt: skip

@@ -22,7 +22,7 @@ EXAMPLES = (
     "Examples:  featup upsample photo.jpg  |  "
     "featup upsample *.jpg -o out --backbone dinov2 --method implicit  |  "
     "featup upsample photo.jpg --method bilinear --output-size image  |  "
-    "featup upsample photo.jpg --backbone mobilenetv2_100 --layer -2 --weights mobilenet.safetensors"
+    "featup upsample photo.jpg --backbone mobilenetv2_100 --layer 3 --weights mobilenet.safetensors"
 )
 METHOD_HELP = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
 
@@ -34,9 +34,7 @@ Representation = Enum("Representation", {name: name for name in ("network", "buf
 
 @report_errors
 def upsample(
-    images: Annotated[
-        list[Path], typer.Argument(help="Pictures, in any format that Pillow reads.", metavar="IMAGE...")
-    ],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, in any format that Pillow reads.", metavar="IMAGE")],
     resize: Annotated[
         str | None,
         typer.Option(
@@ -130,7 +128,7 @@ def upsample(
             "--downsampler",
             rich_help_panel=METHOD,
             show_default=False,
-            help=f"implicit: (default: {ImplicitConfig.downsampler})",
+            help="implicit: learned pooling, by saliency or one blur kernel. (default: attention)",
         ),
     ] = None,
     uncertainty: Annotated[
@@ -154,7 +152,7 @@ def upsample(
     color: Annotated[
         bool | None,
         typer.Option(
-            "--color/--no-color-features",
+            "--color-features/--no-color-features",
             rich_help_panel=METHOD,
             show_default=False,
             help="implicit: show the network the picture's colours. (default: on)",
@@ -175,7 +173,7 @@ def upsample(
             "--representation",
             rich_help_panel=METHOD,
             show_default=False,
-            help="implicit: network, or an explicit buffer of features.",
+            help="implicit: network, or an explicit buffer of features. (default: network)",
         ),
     ] = None,
     settings: Annotated[

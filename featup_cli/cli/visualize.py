@@ -29,9 +29,7 @@ class Layout(str, Enum):
 
 @report_errors
 def visualize(
-    files: Annotated[
-        list[Path], typer.Argument(help="Feature files; several share one colour basis.", metavar="FILE...")
-    ],
+    files: Annotated[list[Path], typer.Argument(help="Feature files; several share one colour basis.", metavar="FILE")],
     image: Annotated[
         Path | None,
         typer.Option(
