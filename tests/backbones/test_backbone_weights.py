@@ -194,6 +194,8 @@ def test_a_local_folder(model, tmp_path, expect_features, monkeypatch):
 
 def test_cached_weights_are_used_offline(model, tmp_path, expect_features, monkeypatch):
     no_network(monkeypatch)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / f"models--timm--{NET}.augreg_in21k_ft_in1k"
     (repository / "refs").mkdir(parents=True)

@@ -258,12 +258,20 @@ def test_an_interrupt_exits_with_130_and_leaves_nothing(samples: Path, tmp_path:
         sys.executable, "-m", "featup_cli", "upsample", str(samples / "rocket.jpg"), "-o", str(tmp_path / "o"),
         "--max-steps", "100000", "--set", "patience=100000",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+
+    def accept_interrupts() -> None:
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=accept_interrupts) as process:
         assert process.stderr is not None
         assert "backbone tiny" in process.stderr.readline()  # the work has begun
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
+        try:
+            _, rest = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert rest.strip() == "interrupted"
     assert not (tmp_path / "o").exists()
