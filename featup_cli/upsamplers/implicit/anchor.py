@@ -28,7 +28,7 @@ def box_mean(x: Tensor, radius: int) -> Tensor:
 
 
 def mean_of_views(observed: Tensor, views: Views, sharpening: float) -> Tensor:
-    """Average the views that show the whole picture, each sharpened and warped back.
+    """Average the views that show the whole picture, each warped back (and sharpened, if asked).
 
     Every view samples the picture at other positions, so their mean is finer and less noisy than a single one.
     Magnified views are left out: their features differ in more than resolution.
