@@ -96,11 +96,7 @@ class ImplicitConfig:
         for name in ("max_pad", "tv_weight", "magnitude_weight", "frequencies", "color_frequencies", "sharpening"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name}={getattr(self, name)}: must not be negative")
-        for name, low, high in (
-            ("zoom_share", 0, 1),
-            ("dropout", 0, 0.99),
-            ("average", 0, 0.9999),
-        ):
+        for name, low, high in (("zoom_share", 0, 1), ("dropout", 0, 0.99), ("average", 0, 0.9999)):
             if not low <= getattr(self, name) <= high:
                 raise UsageError(f"{name}={getattr(self, name)}: must lie between {low} and {high}")
         if not 0 < self.position_limit < 1:

@@ -82,12 +82,12 @@ def _moments(tokens: Tensor, mean: Tensor, cross: bool) -> Tensor:
 
 def _randomised(tokens: Tensor, mean: Tensor, components: int, seed: int) -> tuple[Tensor, Tensor]:
     """Leading rows [K, C] and variances [K], from a sample of the tokens."""
+    from sklearn.utils.extmath import randomized_svd  # slow to import, and needed for wide backbones only
+
     if len(tokens) > SAMPLE_TOKENS:
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(tokens), generator=generator)[:SAMPLE_TOKENS]
         tokens = tokens[chosen.sort().values.to(tokens.device)]
-    from sklearn.utils.extmath import randomized_svd  # slow to import, and needed for wide backbones only
-
     centred = (_wide(tokens) - mean).cpu().numpy()
     _, singular, axes = randomized_svd(centred, components, n_oversamples=OVERSAMPLING, n_iter=2, random_state=seed)
     variances = torch.from_numpy(singular).double().square() / max(len(centred) - 1, 1)

@@ -53,7 +53,6 @@ class Result:
         lr_features: [C, h, w], the backbone's own; None for a rendered model.
         picture: the picture that they come from; None if it isn't at hand.
         details: scores, extra maps and notes of the method.
-        factored: coefficients [K, H, W], basis [K, C] and mean [C] that expand to `features`, if the method has them.
         provenance: all that fixes the result, as JSON values.
         model: the fitted network, if the method fits one.
     """
@@ -122,8 +121,8 @@ class Result:
 
     def render_picture(self) -> np.ndarray:
         """The PCA picture as uint8 [H, W, 3]; one basis for low and high resolution."""
-        low = self.features if self.lr_features is None else self.lr_features
-        return feature_picture(self.picture.pixels if self.picture else None, low, self.features, self.uncertainty)
+        image = self.picture.pixels if self.picture else None
+        return feature_picture(image, self.lr_features, self.features, self.uncertainty)
 
     def save_model(self, path: Path | str) -> Path:
         """Write the fitted network.

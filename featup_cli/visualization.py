@@ -197,12 +197,14 @@ def render_pictures(
 
 def feature_picture(
     image: np.ndarray | None,
-    lr_features: Tensor,
+    lr_features: Tensor | None,
     hr_features: Tensor,
     uncertainty: Tensor | None = None,
     layout: str = "side-by-side",
 ) -> np.ndarray:
     """The picture of one result: image, low-resolution features [C, h, w], upsampled features [C, H, W].
+
+    Panels are left out for what is None.
 
     Returns:
         uint8 [H', W', 3]

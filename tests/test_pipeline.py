@@ -61,6 +61,8 @@ def test_a_model_in_memory_renders_other_sizes(photo: Path) -> None:
     result = featup.upsample(photo, resize=64, implicit=FAST)
     assert result.model is not None
     assert featup.render(result.model, output_size="90x33").features.shape == (96, 90, 33)
+    # Without the backbone there are no low-resolution features to show, nor an uncertainty: two panels, not four.
+    assert featup.render(result.model).render_picture().shape[1] < 0.6 * result.render_picture().shape[1]
     with pytest.raises(UsageError, match="fits no model"):
         featup.upsample(photo, method="nearest", resize=64).save_model("never.safetensors")
 
