@@ -66,7 +66,7 @@ def describe_environment() -> dict[str, Any]:
         "methods": [{"method": name, "about": about} for name, about in METHODS.items()],
         "devices": [{"device": str(d), "about": describe_device(d)} for d in devices],
         "kernels": [
-            {"operation": s.operation, "backend": s.backend, "status": s.why_not or "would run"} for s in backends()
+            {"backend": s.backend, "device": s.device, "status": s.why_not or "would run"} for s in backends()
         ],
         "versions": [{"package": name, "version": number} for name, number in versions().items()],
     }

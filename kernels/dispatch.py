@@ -1,10 +1,21 @@
-"""Which implementation of an operation runs, and why another can't."""
+"""Which implementation of an operation runs, and why another can't.
+
+Three backends: `triton` (GPU), `cpu` (Numba) and `reference` (plain PyTorch, any device). "auto" takes the first that
+can run; the environment variable FEATUP_KERNELS names another default. A backend asked for by name never falls back.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from dataclasses import dataclass
+from functools import cache
 
-OPERATIONS: dict[str, tuple[str, ...]] = {"adaptive_conv": ("reference",)}
+import torch
+
+OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps")
+BACKENDS = ("triton", "cpu", "reference")
+FAST_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class BackendError(RuntimeError):
@@ -13,30 +24,68 @@ class BackendError(RuntimeError):
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """One implementation of one operation; `why_not` is None when it can run here."""
+    """One backend on one kind of device; `why_not` is None when it can run here."""
 
-    operation: str
     backend: str
+    device: str
     why_not: str | None
 
 
-def backends() -> list[BackendStatus]:
-    """Every implementation that this build has, best first, with the reason if it can't run on this machine."""
-    return [BackendStatus(op, name, None) for op, names in OPERATIONS.items() for name in names]
+@cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
-def choose_backend(operation: str, asked: str) -> str:
-    """Resolve "auto" to the first backend that can run.
+def interpreting() -> bool:
+    """Whether Triton runs its kernels in the interpreter, on the CPU (TRITON_INTERPRET=1): for tests, very slow."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def why_not(backend: str, device: str, dtype: torch.dtype) -> str | None:
+    """The reason that a backend can't run on tensors of this device type and dtype, or None if it can."""
+    if backend == "reference":
+        return None
+    if dtype not in FAST_DTYPES:
+        return f"it has no kernels for {dtype}"
+    if backend == "cpu":
+        if device != "cpu":
+            return f"its kernels run on the CPU and the tensors are on {device}"
+        return None if _installed("numba") else "Numba is not installed (pip install numba)"
+    if not _installed("triton"):
+        return "Triton is not installed (it comes with PyTorch for GPUs on Linux)"
+    if device == "cpu" and not interpreting():
+        return "its kernels run on a GPU and the tensors are on cpu (TRITON_INTERPRET=1 interprets them, for tests)"
+    if device not in ("cpu", "cuda", "xpu"):
+        return f"Triton does not reach {device}"
+    return None
+
+
+def backends(device: str | None = None, dtype: torch.dtype = torch.float32) -> list[BackendStatus]:
+    """Every backend, fastest first, with the reason if it can't run on `device` (default: the best one here)."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return [BackendStatus(name, device, why_not(name, device, dtype)) for name in BACKENDS]
+
+
+def choose_backend(operation: str, asked: str, device: str, dtype: torch.dtype) -> str:
+    """Resolve "auto" to the first backend that can run on tensors of this device type and dtype.
 
     Raises:
-        BackendError: a backend asked for by name doesn't exist or can't run; the message lists those that can.
+        BackendError: a backend asked for by name doesn't exist or can't run; the message says why and lists those
+            that can.
     """
-    statuses = [s for s in backends() if s.operation == operation]
-    for status in statuses:
-        if asked in ("auto", status.backend):
-            if status.why_not is None:
-                return status.backend
-            if asked != "auto":
-                raise BackendError(f"{operation}: backend {asked!r} can't run: {status.why_not}")
-    able = ", ".join(s.backend for s in statuses if s.why_not is None)
-    raise BackendError(f"{operation}: no backend {asked!r} in this build; available: {able}")
+    if asked == "auto":
+        asked = os.environ.get("FEATUP_KERNELS", "auto")
+    statuses = backends(device, dtype)
+    able = [s.backend for s in statuses if s.why_not is None]
+    if asked == "auto":
+        # The interpreter is for tests: nobody wants it unasked.
+        return next(name for name in able if (name, device) != ("triton", "cpu"))
+    if asked in able:
+        return asked
+    reasons = {s.backend: s.why_not for s in statuses}
+    problem = f"can't run: {reasons[asked]}" if asked in reasons else "does not exist"
+    raise BackendError(f"{operation}: backend {asked!r} {problem}; available: {', '.join(able)}")
+
+
+# What torch.compiler.assume_constant_result marks, without its import of the compiler (two seconds).
+choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ def print_tables(facts: dict[str, Any]) -> None:
         ("Backbones, beside any timm name or reference", facts["backbones"], ("alias", "model", "about")),
         ("Methods", facts["methods"], ("method", "about")),
         ("Devices", facts["devices"], ("device", "about")),
-        ("Kernels", facts["kernels"], ("operation", "backend", "status")),
+        ("Kernels", facts["kernels"], ("backend", "device", "status")),
         ("Versions", facts["versions"], ("package", "version")),
     ):  # fmt: skip
         table = Table(*columns, title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)

@@ -1,0 +1,249 @@
+"""Building blocks of the CPU kernels, compiled by Numba.
+
+A kernel works on tiles of the output, `rows` x `cols` pixels. It copies what a tile needs into small buffers that stay
+in the cache: windows of the source, the width of the tile plus k - 1 wide, and one plane of the tile for each tap, laid
+out with the row length of the windows. So a tile is *one* run of memory: for tap (dy, dx) the source of element x of
+the run is element x + dy * stride + dx of the window. The elements between two rows are computed too, and thrown away.
+
+Loops over a run are written for LLVM's vectoriser: the buffers have distances known when compiled, so that few checks
+for overlap are left, and pointers take the place of arrays, whose negative indices would need a branch.
+
+Numba's cache does not notice a change of a function that another file calls: after editing this file delete the
+folders `__pycache__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import extending, types
+
+RUN = 1424  # elements between the planes of a tile; an odd number of cache lines, which spreads them in the cache
+CHANNELS = 4  # treated together, so that a tap is loaded once for all
+LANES = 16  # runs are rounded up to whole vectors
+Pointer = Any  # what `pointer` and `advance` return
+_intrinsic: Any = extending.intrinsic  # its functions are written for types and called with values
+# Products may be fused with sums and sums reordered; NaN and infinity keep their meaning.
+FAST_MATH = {"contract", "reassoc", "nsz"}
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile on first use, and keep the result on disk where there is a place to write."""
+    options |= {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written
+        return numba.njit(function, **options)
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """Compile into each caller, so that its constants are known."""
+    return jit(function, forceinline=True)
+
+
+@_intrinsic
+def pointer(typing_context: Any, array: types.Array, offset: types.Integer) -> Any:
+    """The address of element `offset` of a contiguous array, whatever its rank."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.gep(data, [arguments[1]])
+
+    return types.CPointer(array.dtype)(array, offset), generate
+
+
+@_intrinsic
+def advance(typing_context: Any, start: types.CPointer, offset: types.Integer) -> Any:
+    """The address `offset` elements on."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return start(start, offset), generate
+
+
+@jit
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def tile_shape(images: int, height: int, width: int, k: int, threads: int) -> tuple[int, int]:
+    """Rows and columns of the tiles: as many as a run holds, but enough tiles to keep the threads busy."""
+    cols = ceil_div(width, ceil_div(width, 128))
+    rows = (RUN - LANES - cols) // (cols + k - 1) + 1
+    rows = min(rows, max(4, height * images * ceil_div(width, cols) // threads), height)
+    return ceil_div(height, ceil_div(height, rows)), cols
+
+
+def window_plane(rows: int, cols: int, k: int) -> int:
+    """Elements between the windows of two channels; again an odd number of cache lines."""
+    return ceil_div((rows + k - 1) * (cols + k - 1) + LANES, 1024) * 1024 + 80
+
+
+def unrolled(count: int) -> tuple[int, ...]:
+    """A tuple as long as the part of `count` taps that a kernel takes at once: its length is known when compiling."""
+    return (0,) * max(n for n in range(1, 17) if count % n == 0)
+
+
+@jit
+def round_up(n: int) -> int:
+    """To whole vectors."""
+    return (n + LANES - 1) // LANES * LANES
+
+
+@jit
+def copy_window(
+    target: Pointer, stride: int, plane: Pointer, height: int, width: int, top: int, left: int, rows: int, cols: int
+) -> None:
+    """Copy `rows` x `cols` pixels of a plane to rows that are `stride` apart; zeros outside the plane."""
+    if left == 0 and cols == width == stride and 0 <= top <= height - rows:  # rows without a gap: one long row
+        plane = advance(plane, top * width)
+        top, height, rows, cols, width = 0, 1, 1, rows * cols, rows * cols
+    first = min(max(-left, 0), cols)
+    last = max(min(width - left, cols), first)
+    for row in range(rows):
+        to = advance(target, row * stride)
+        y = top + row
+        inside = 0 <= y < height
+        for x in range(first if inside else cols):
+            to[x] = 0
+        if inside:
+            pixels = advance(plane, y * width + left)
+            for x in range(first, last):
+                to[x] = pixels[x]
+            for x in range(last, cols):
+                to[x] = 0
+
+
+@jit
+def store_tile(
+    plane: Pointer, width: int, top: int, left: int, rows: int, cols: int, tile: Pointer, stride: int
+) -> None:
+    """Copy a tile to its place in a plane of the output."""
+    for row in range(rows):
+        pixels = advance(plane, (top + row) * width + left)
+        values = advance(tile, row * stride)
+        for x in range(cols):
+            pixels[x] = values[x]
+
+
+@jit
+def fill(target: Pointer, n: int, value: float) -> None:
+    for x in range(n):
+        target[x] = value
+
+
+@inline
+def mix_run(
+    sums: Pointer, taps: Pointer, windows: Pointer, plane: int, n: int, unroll: tuple[int, ...], apart: int, step: int
+) -> None:
+    """Add to the sums of every channel a row of taps times the windows.
+
+    sums[c, x] += taps[i, x] * windows[c, x + i * step]; planes of sums and taps are `apart`, those of the windows
+    `plane` apart.
+    """
+    window0, window1, window2, window3 = (
+        windows, advance(windows, plane), advance(windows, 2 * plane), advance(windows, 3 * plane)
+    )  # fmt: skip
+    for x in range(n):
+        sum0, sum1, sum2, sum3 = sums[x], sums[apart + x], sums[2 * apart + x], sums[3 * apart + x]
+        for i in range(len(unroll)):
+            tap = taps[i * apart + x]
+            sum0 += tap * window0[x + i * step]
+            sum1 += tap * window1[x + i * step]
+            sum2 += tap * window2[x + i * step]
+            sum3 += tap * window3[x + i * step]
+        sums[x], sums[apart + x], sums[2 * apart + x], sums[3 * apart + x] = sum0, sum1, sum2, sum3
+
+
+@inline
+def correlate_run(
+    products: Pointer,
+    centres: Pointer,
+    windows: Pointer,
+    plane: int,
+    n: int,
+    unroll: tuple[int, ...],
+    apart: int,
+    step: int,
+) -> None:
+    """Add to a row of products the sum over the channels of centres times windows.
+
+    products[i, x] += sum over c of centres[c, x] * windows[c, x + i * step]; planes of products and centres are
+    `apart`, those of the windows `plane` apart.
+    """
+    window0, window1, window2, window3 = (
+        windows, advance(windows, plane), advance(windows, 2 * plane), advance(windows, 3 * plane)
+    )  # fmt: skip
+    for x in range(n):
+        centre0, centre1, centre2, centre3 = (
+            centres[x],
+            centres[apart + x],
+            centres[2 * apart + x],
+            centres[3 * apart + x],
+        )
+        for i in range(len(unroll)):
+            products[i * apart + x] += (
+                centre0 * window0[x + i * step]
+                + centre1 * window1[x + i * step]
+                + centre2 * window2[x + i * step]
+                + centre3 * window3[x + i * step]
+            )
+
+
+@jit
+def load_channels(
+    target: Pointer, distance: int, stride: int, images: Any, image: int, channel: int,
+    top: int, left: int, rows: int, cols: int,
+) -> None:  # fmt: skip
+    """Copy windows of the next CHANNELS channels of images [B, C, H, W]; zeros where there are no more."""
+    _, channels, height, width = images.shape
+    for c in range(CHANNELS):
+        window = advance(target, c * distance)
+        if channel + c < channels:
+            source = pointer(images, (image * channels + channel + c) * height * width)
+            copy_window(window, stride, source, height, width, top, left, rows, cols)
+        else:
+            fill(window, rows * stride, 0)
+
+
+@jit
+def mix_tile(
+    out: Any, image: int, top: int, left: int, rows: int, cols: int,
+    source: Any, window_top: int, window_left: int, k: int,
+    taps: Pointer, windows: Pointer, plane: int, sums: Pointer, unroll: tuple[int, ...],
+) -> None:  # fmt: skip
+    """Filter a tile of every channel of an image with the taps of the tile, and store it."""
+    channels, height, width = out.shape[1:]
+    stride = cols + k - 1
+    n = round_up((rows - 1) * stride + cols)
+    for channel in range(0, channels, CHANNELS):
+        load_channels(windows, plane, stride, source, image, channel, window_top, window_left, rows + k - 1, stride)
+        fill(sums, CHANNELS * RUN, 0)
+        for t in range(0, k * k, len(unroll)):
+            mix_run(sums, advance(taps, t * RUN), advance(windows, t // k * stride + t % k), plane, n, unroll, RUN, 1)
+        for c in range(min(CHANNELS, channels - channel)):
+            target = pointer(out, (image * channels + channel + c) * height * width)
+            store_tile(target, width, top, left, rows, cols, advance(sums, c * RUN), stride)
+
+
+@jit
+def correlate_tile(
+    products: Pointer, source: Any, centre: Any, centre_top: int, centre_left: int, image: int,
+    top: int, left: int, rows: int, cols: int, k: int,
+    windows: Pointer, plane: int, centres: Pointer, unroll: tuple[int, ...],
+) -> None:  # fmt: skip
+    """Multiply each pixel of a tile of `centre` with its window in `source`, and sum over the channels."""
+    stride = cols + k - 1
+    n = round_up((rows - 1) * stride + cols)
+    fill(products, k * k * RUN, 0)
+    for channel in range(0, source.shape[1], CHANNELS):
+        load_channels(windows, plane, stride, source, image, channel, top, left, rows + k - 1, stride)
+        load_channels(centres, RUN, stride, centre, image, channel, top + centre_top, left + centre_left, rows, cols)
+        for t in range(0, k * k, len(unroll)):
+            correlate_run(
+                advance(products, t * RUN), centres, advance(windows, t // k * stride + t % k), plane, n, unroll, RUN, 1
+            )

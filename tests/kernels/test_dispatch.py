@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from featup_kernels import BackendError, adaptive_conv, backends, neighbor_mix, range_taps
+from featup_kernels.dispatch import choose_backend
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("FEATUP_KERNELS", raising=False)
+
+
+def test_backends_say_why_they_cannot_run() -> None:
+    reasons = {status.backend: status.why_not for status in backends("cpu")}
+    assert list(reasons) == ["triton", "cpu", "reference"]
+    assert reasons["triton"] is not None
+    assert reasons["cpu"] is None
+    assert reasons["reference"] is None
+    on_gpu = {status.backend: status.why_not for status in backends("cuda")}
+    assert on_gpu["cpu"] == "its kernels run on the CPU and the tensors are on cuda"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda backend: adaptive_conv(torch.zeros(1, 1, 3, 3), torch.zeros(1, 9, 1, 1), backend=backend),
+        lambda backend: neighbor_mix(torch.zeros(1, 1, 2, 2), torch.zeros(1, 9, 4, 4), backend=backend),
+        lambda backend: range_taps(torch.zeros(1, 1, 3, 3), 1, 1.0, 1.0, backend=backend),
+    ],
+    ids=["adaptive_conv", "neighbor_mix", "range_taps"],
+)
+def test_a_backend_asked_for_by_name_never_falls_back(call: Callable[[str], torch.Tensor]) -> None:
+    with pytest.raises(BackendError, match=r"backend 'triton' can't run: .*; available: cpu, reference"):
+        call("triton")
+    with pytest.raises(BackendError, match=r"backend 'fastest' does not exist; available: cpu, reference"):
+        call("fastest")
+
+
+def test_auto_takes_the_first_that_can_run() -> None:
+    assert choose_backend("adaptive_conv", "auto", "cpu", torch.float32) == "cpu"
+    assert choose_backend("adaptive_conv", "auto", "mps", torch.float32) == "reference"
+    assert choose_backend("adaptive_conv", "auto", "cpu", torch.float8_e4m3fn) == "reference"
+
+
+def test_auto_does_not_take_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose_backend("adaptive_conv", "auto", "cpu", torch.float32) == "cpu"
+
+
+def test_the_environment_names_another_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATUP_KERNELS", "reference")
+    assert choose_backend("adaptive_conv", "auto", "cpu", torch.float32) == "reference"
+    assert choose_backend("adaptive_conv", "cpu", "cpu", torch.float32) == "cpu"
+    monkeypatch.setenv("FEATUP_KERNELS", "triton")
+    with pytest.raises(BackendError, match="'triton' can't run"):
+        choose_backend("adaptive_conv", "auto", "cpu", torch.float32)
+
+
+def test_importing_loads_neither_numba_nor_triton() -> None:
+    code = "import sys, featup_kernels; print(sorted({'numba', 'llvmlite', 'triton'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
