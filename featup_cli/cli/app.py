@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from featup_cli._version import __version__
-from featup_cli.cli import info, render, upsample, visualize
+from featup_cli.cli import bench, info, render, upsample, visualize
 
 app = typer.Typer(
     name="featup",
@@ -41,4 +41,5 @@ def featup(
 app.command("upsample", epilog=upsample.EXAMPLES)(upsample.upsample)
 app.command("render", epilog=render.EXAMPLES)(render.render)
 app.command("visualize", epilog=visualize.EXAMPLES)(visualize.visualize)
+app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 app.command("info", epilog=info.EXAMPLES)(info.info)

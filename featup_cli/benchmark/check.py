@@ -1,0 +1,87 @@
+"""Is the result right? Checked before anything is timed, against the reference in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featup_cli.benchmark.operations import Operation, Part
+from featup_cli.benchmark.settings import Case
+from featup_cli.errors import FeatUpError
+
+# Largest error as a share of the largest value: float32 sums of a few thousand terms, and one rounding to a half type.
+TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
+
+
+class WrongResultError(FeatUpError):
+    """A kernel's result differs from the reference: its time means nothing."""
+
+
+def gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], d_out: Tensor) -> dict[str, Any]:
+    """Output of function(*inputs) and the gradients for all inputs."""
+    leaves = tuple(x.detach().requires_grad_() for x in inputs)
+    out = function(*leaves)
+    return {"output": out.detach(), "gradients": torch.autograd.grad(out, leaves, d_out)}
+
+
+def relative_error(found: Tensor, expected: Tensor, terms: int) -> float:
+    """Largest error as a share of the largest expected value.
+
+    A gradient for a scalar is a sum of `terms` terms of random sign, which may cancel: it is judged against the square
+    root of their number.
+    """
+    scale = expected.abs().max().item() if expected.ndim else max(expected.abs().item(), terms**0.5)
+    error = (found.to(expected.dtype) - expected).abs().max().item()
+    return error / scale if scale else error
+
+
+def _compare(
+    case: Case, operation: Operation, backend: str, inputs: tuple[Tensor, ...], part: Part
+) -> dict[str, float]:
+    """Relative error of the output, and of every gradient if the case is a backward one, by name."""
+    exact = tuple(x[s].double() for x, s in zip(inputs, part.inputs, strict=True))
+    if not case.backward:
+        with torch.no_grad():
+            found = operation.run(case, backend, *inputs)[part.output]
+            return {"output": relative_error(found, operation.run(case, "reference", *exact), 0)}
+    with torch.no_grad():
+        d_out = torch.zeros_like(operation.run(case, backend, *inputs))
+    # Zero outside the part, so that nothing outside adds to the part's gradients.
+    d_part = torch.randn(d_out[part.output].shape, generator=torch.Generator().manual_seed(1)).to(d_out)
+    d_out[part.output] = d_part
+    ours = gradients(lambda *x: operation.run(case, backend, *x), inputs, d_out)
+    reference = gradients(lambda *x: operation.run(case, "reference", *x), exact, d_part.double())
+    errors = {"output": relative_error(ours["output"][part.output], reference["output"], 0)}
+    for name, mine, expected, where in zip(
+        operation.input_names, ours["gradients"], reference["gradients"], part.inputs, strict=True
+    ):
+        errors[f"d_{name}"] = relative_error(mine[where], expected, d_part.numel())
+    return errors
+
+
+def check_result(case: Case, operation: Operation, backend: str, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+    """Run the case itself and compare it, or both ends of it if it is large, with the reference in float64.
+
+    Returns:
+        What was compared and the largest errors, as JSON values.
+    Raises:
+        WrongResultError: an error above the tolerance, or a value that is not finite.
+    """
+    tolerance = TOLERANCES[case.dtype]
+    parts = operation.parts(case)
+    worst: dict[str, float] = {}
+    for part in parts:
+        for name, error in _compare(case, operation, backend, inputs, part).items():
+            if not error <= tolerance:  # so that NaN fails
+                raise WrongResultError(
+                    f"{case.operation} ({backend}) is wrong at {case.shape}, {case.dtype}, {case.direction}: {name} is "
+                    f"off by {error:.2g} of its largest value, {tolerance:.0e} is allowed ({part.about}); nothing timed"
+                )
+            worst[name] = max(error, worst.get(name, 0.0))
+    return {
+        "against": "reference in float64", "parts": [part.about for part in parts], "tolerance": tolerance,
+        "largest_errors": worst,
+    }  # fmt: skip

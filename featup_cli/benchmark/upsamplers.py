@@ -1,0 +1,192 @@
+"""Figures 16 and 17 of FeatUp: time, peak memory and GFLOPs of every feed-forward upsampler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import featup_kernels  # noqa: F401 (registers the operations that are counted)
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from featup_cli.benchmark.check import WrongResultError, relative_error
+from featup_cli.benchmark.kernels import Note, first_line
+from featup_cli.benchmark.measure import copies_for, time_and_weigh
+from featup_cli.benchmark.memory import why_it_does_not_fit
+from featup_cli.benchmark.settings import Settings
+from featup_cli.config import METHODS
+from featup_cli.errors import FeatUpError
+from featup_cli.upsamplers.base import Upsampler, make_upsampler
+
+# (factor, channels, grid). Figure 17: features of a ViT on a picture of 224 pixels. Figure 16 holds two at (2, 256, 8)
+# and varies the third; its axes are not printed, so the values here are ours.
+FIGURE_17 = [(factor, 384, 14) for factor in (2, 4, 8, 16)]
+FIGURE_16 = [
+    *((factor, 256, 8) for factor in (2, 4, 8, 16)),
+    *((2, channels, 8) for channels in (128, 512, 1024, 2048)),
+    *((2, 256, grid) for grid in (16, 32, 64)),
+]
+# An upsampler may hold a few outputs at once; one that needs more fails by itself.
+OUTPUT_BUFFERS = 4
+TOLERANCE = 1e-3  # of float32 results through different kernels
+
+
+@contextmanager
+def kernels_backend(name: str) -> Iterator[None]:
+    """Let the kernels inside upsamplers use this backend; `auto` leaves the environment's choice."""
+    before = os.environ.get("FEATUP_KERNELS")
+    if name != "auto":
+        os.environ["FEATUP_KERNELS"] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("FEATUP_KERNELS", None)
+        else:
+            os.environ["FEATUP_KERNELS"] = before
+
+
+def _per_output(flops: int) -> Callable[..., int]:
+    """A formula for FlopCounterMode: so many for each value of the output."""
+
+    def formula(*shapes: Any, out_shape: Any = None, **options: Any) -> int:
+        return flops * torch.Size(out_shape).numel()
+
+    return formula
+
+
+def _filter_flops(source_shape: Any, taps_shape: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+    return 2 * int(taps_shape[1]) * torch.Size(out_shape).numel()
+
+
+def _range_taps_flops(keys_shape: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
+    return 2 * int(keys_shape[1]) * torch.Size(out_shape).numel()
+
+
+def flop_formulas() -> dict[Any, Callable[..., int]]:
+    """What PyTorch's counter (matrix products, convolutions, attention) does not know: interpolation and our kernels.
+
+    A multiplication and an addition count as two, as there.
+    """
+    featup = torch.ops.featup
+    return {
+        torch.ops.aten._upsample_nearest_exact2d: _per_output(0),
+        torch.ops.aten.upsample_bilinear2d: _per_output(2 * 4),
+        torch.ops.aten.upsample_bicubic2d: _per_output(2 * 16),
+        featup.adaptive_conv: _filter_flops,
+        featup.neighbor_mix: _filter_flops,
+        featup.range_taps: _range_taps_flops,
+    }
+
+
+def count_flops(call: Callable[[], Any]) -> int | None:
+    """Floating-point operations of a call: products, convolutions, attention, interpolation and our kernels.
+
+    None if it runs nothing of these.
+    """
+    with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
+        call()
+    return counter.get_total_flops() if any(counter.get_flop_counts().values()) else None
+
+
+def feed_forward_methods() -> list[str]:
+    """Every registered method that is no fit to the picture."""
+    return [name for name in METHODS if name != "implicit"]
+
+
+def measure_upsamplers(settings: Settings, device: torch.device, note: Note) -> list[dict[str, Any]]:
+    """One row of JSON values for each method and setting of the two figures.
+
+    Raises:
+        WrongResultError: a method's result depends on the backend of its kernels.
+    """
+    rows: list[dict[str, Any]] = []
+    for method in feed_forward_methods():
+        note(f"{method}: checking")
+        try:
+            check = check_upsampler(method, settings, device)
+        except WrongResultError:
+            raise
+        except FeatUpError as error:
+            rows.append({"method": method, "skipped": str(error)})
+            continue
+        for figure, sweep in ((17, FIGURE_17), (16, FIGURE_16)):
+            for factor, channels, grid in sweep:
+                note(f"{method}: figure {figure}, {channels}x{grid}x{grid} by {factor}")
+                row = {
+                    "method": method, "figure": figure, "factor": factor, "channels": channels, "grid": grid,
+                    "output_size": [grid * factor] * 2, "check": check,
+                }  # fmt: skip
+                rows.append(row | _measure(method, factor, channels, grid, settings, device))
+    return rows
+
+
+def build(method: str, device: torch.device) -> Upsampler:
+    """The upsampler by name, on the device."""
+    upsampler = make_upsampler(method)
+    return upsampler.to(device).eval() if isinstance(upsampler, torch.nn.Module) else upsampler
+
+
+def make_inputs(
+    factor: int, channels: int, grid: int, settings: Settings, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """A picture of the output's size and features, both noise."""
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    side = factor * grid
+    dtype = getattr(torch, settings.dtype)
+    image = torch.rand(1, 3, side, side, generator=generator, device=device)
+    lr_feats = torch.randn(1, channels, grid, grid, generator=generator, device=device)
+    return image.to(dtype), lr_feats.to(dtype)
+
+
+def check_upsampler(method: str, settings: Settings, device: torch.device) -> dict[str, Any]:
+    """Compare the first setting of figure 17 in float32 with the same method on the reference kernels.
+
+    Raises:
+        WrongResultError: they differ.
+    """
+    factor, channels, grid = FIGURE_17[0]
+    image, lr_feats = (x.float() for x in make_inputs(factor, channels, grid, settings, device))
+    results = []
+    for backend in (settings.backend, "reference"):
+        with kernels_backend(backend), torch.no_grad():
+            results.append(build(method, device)(image, lr_feats, (factor * grid, factor * grid)))
+    error = relative_error(results[0], results[1], 0)
+    if not error <= TOLERANCE:
+        raise WrongResultError(
+            f"{method} is wrong: by its kernels and by the reference it differs by {error:.2g} of its largest value"
+        )
+    return {
+        "against": "the same method on reference kernels", "parts": [f"{channels}x{grid}x{grid} by {factor}, float32"],
+        "tolerance": TOLERANCE, "largest_errors": {"output": error},
+    }  # fmt: skip
+
+
+def _measure(
+    method: str, factor: int, channels: int, grid: int, settings: Settings, device: torch.device
+) -> dict[str, Any]:
+    size = (factor * grid, factor * grid)
+    inputs = make_inputs(factor, channels, grid, settings, device)
+    needed = OUTPUT_BUFFERS * channels * size[0] * size[1] * inputs[1].element_size()
+    reason = why_it_does_not_fit(needed, device)
+    if reason is not None:
+        return {"skipped": reason}
+    try:
+        with kernels_backend(settings.backend), torch.no_grad():
+            upsampler = build(method, device)
+            flops = count_flops(lambda: upsampler(*inputs, size))
+            nbytes = sum(x.nbytes for x in inputs)
+            copies = copies_for(nbytes, nbytes, device)
+            sets = [inputs] + [(inputs[0].clone(), inputs[1].clone()) for _ in range(copies - 1)]
+            timing, peak = time_and_weigh(
+                lambda i: upsampler(*sets[i % copies], size), device, repeat=settings.repeat, budget_s=settings.budget_s
+            )
+    except (FeatUpError, torch.cuda.OutOfMemoryError, MemoryError) as error:
+        return {"skipped": first_line(error)}
+    row: dict[str, Any] = {**timing.record(), "copies": copies, **peak.record()}
+    if flops is None:
+        return row | {"gflop": None, "gflop_skipped": "none of its operations is counted (see docs/benchmarks.md)"}
+    return row | {"gflop": flops / 1e9}

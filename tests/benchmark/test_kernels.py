@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from featup_cli.benchmark import check, kernels, operations
+from featup_cli.benchmark.check import WrongResultError, check_result
+from featup_cli.benchmark.kernels import Sizes, make_baseline, measure_case
+from featup_cli.benchmark.operations import OPERATIONS
+from featup_cli.benchmark.settings import Case, Settings
+from featup_cli.errors import UsageError
+
+CPU = torch.device("cpu")
+CASES = [
+    Case(2, 8, 6, 3, 3),
+    Case(2, 8, 12, 3, 3, "neighbor_mix", 4),
+    Case(2, 8, 6, 3, 3, "range_taps"),
+]
+QUICK = Settings(backend="reference", repeat=2, budget_s=0.05, baselines=("loop", "bilinear"))
+
+
+def inputs_of(case: Case) -> tuple[torch.Tensor, ...]:
+    return OPERATIONS[case.operation].make_inputs(case, torch.Generator().manual_seed(0))
+
+
+def run(case: Case, settings: Settings = QUICK) -> dict[str, Any]:
+    return measure_case(case, settings, CPU, 1e9, lambda text: None)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.operation)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def few_checked_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few that even the small cases are checked in part."""
+    monkeypatch.setattr(operations, "CHECKED_VALUES", 9 * 6 * 4)
+
+
+def test_the_tap_loop_computes_what_the_kernel_does(case: Case) -> None:
+    operation, inputs = OPERATIONS[case.operation], inputs_of(case)
+    expected = operation.run(case, "reference", *inputs)
+    assert expected.shape == operation.output_shape(case)
+    torch.testing.assert_close(operation.loop(case, *inputs), expected)
+
+
+@pytest.mark.parametrize("name", ["reference", "loop", "bilinear"])
+def test_every_baseline_gives_an_output_of_the_same_shape(case: Case, name: str) -> None:
+    operation = OPERATIONS[case.operation]
+    contestant = make_baseline(name, case, operation, inputs_of(case), Sizes.of(case))
+    assert contestant.function(*contestant.inputs).shape == operation.output_shape(case)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sizes_are_those_of_the_tensors(case: Case, dtype: str) -> None:
+    case = replace(case, dtype=dtype)
+    inputs = inputs_of(case)
+    output = OPERATIONS[case.operation].run(case, "reference", *inputs)
+    sizes = Sizes.of(case)
+    assert sizes.inputs == sum(x.nbytes for x in inputs if x.ndim)
+    assert sizes.output == output.nbytes
+    assert sizes.moved(case) == sizes.inputs + sizes.output
+    extra = sizes.output if case.operation == "range_taps" else 0
+    assert sizes.moved(replace(case, backward=True)) == 2 * sizes.inputs + sizes.output + extra
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_right_result_passes_whole_and_in_parts(case: Case, backward: bool, few_checked_values: None) -> None:
+    case = replace(case, backward=backward)
+    found = check_result(case, OPERATIONS[case.operation], "reference", inputs_of(case))
+    assert len(found["parts"]) == 2
+    assert "batch elements 1-1 of 2" in found["parts"][1]
+    gradients = {f"d_{name}" for name in OPERATIONS[case.operation].input_names} if backward else set()
+    assert set(found["largest_errors"]) == {"output"} | gradients
+    assert max(found["largest_errors"].values()) < 1e-5
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_wrong_kernel_is_caught_before_anything_is_timed(
+    case: Case, backward: bool, partial: bool, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if partial:
+        request.getfixturevalue("few_checked_values")
+    right = OPERATIONS[case.operation].run
+
+    def wrong(case: Case, backend: str, *inputs: torch.Tensor) -> torch.Tensor:
+        out = right(case, backend, *inputs)
+        # Only float32, so not the reference: the very last value is lost, and with it its gradients.
+        return (
+            out * (torch.arange(out.numel()) < out.numel() - 1).view(out.shape) if out.dtype == torch.float32 else out
+        )
+
+    monkeypatch.setattr(OPERATIONS[case.operation], "run", wrong)
+    monkeypatch.setattr(kernels, "time_calls", lambda *a, **k: pytest.fail("timed a wrong kernel"))
+    with pytest.raises(WrongResultError, match=f"{case.operation}.* is wrong at {case.shape}"):
+        run(replace(case, backward=backward))
+
+
+def test_a_wrong_gradient_is_caught_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+            return 2 * grads[0]
+
+    operation = OPERATIONS["adaptive_conv"]
+    right = operation.run
+
+    def wrong(case: Case, backend: str, source: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
+        return right(case, backend, source, Doubled.apply(taps) if taps.dtype == torch.float32 else taps)
+
+    monkeypatch.setattr(operation, "run", wrong)
+    with pytest.raises(WrongResultError, match="d_taps is off"):
+        check_result(replace(CASES[0], backward=True), operation, "reference", inputs_of(CASES[0]))
+
+
+def test_nan_is_no_right_result() -> None:
+    error = check.relative_error(torch.tensor([1.0, float("nan")]), torch.tensor([1.0, 2.0], dtype=torch.float64), 0)
+    assert not error <= 1e9
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_case_is_measured_beside_its_baselines_and_the_floor(case: Case, backward: bool) -> None:
+    row = run(replace(case, backward=backward))
+    assert (row["operation"], row["shape"], row["backend"]) == (case.operation, case.shape, "reference")
+    assert row["direction"] == ("backward" if backward else "forward")
+    assert row["check"]["parts"] == ["whole"]
+    assert row["time_q1_ms"] <= row["time_ms"] <= row["time_q3_ms"]
+    assert 1 <= row["repeats"] <= 2
+    assert row["copies"] > 1
+    assert row["floor_ms"] == pytest.approx(Sizes.of(case).moved(replace(case, backward=backward)) / 1e9 * 1e3)
+    assert row["floor_share"] == pytest.approx(row["floor_ms"] / row["time_ms"])
+    assert {"peak_above_inputs_mib", "peak_absolute_mib", "scratch_mib"} <= set(row)
+    assert set(row["baselines"]) == {"loop", "bilinear"}
+    for figures in row["baselines"].values():
+        assert figures["ratio"] == pytest.approx(figures["time_ms"] / row["time_ms"])
+
+
+def test_gradients_are_timed_alone_on_graphs_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    function = kernels.OPERATIONS["adaptive_conv"].run
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        calls.append("forward")
+        return function(*arguments)
+
+    case = replace(CASES[0], backward=True)
+    leaves = tuple(x.requires_grad_() for x in inputs_of(case))
+    d_out = torch.ones(OPERATIONS["adaptive_conv"].output_shape(case))
+    call = kernels.rotating_call(lambda *x: counted(case, "reference", *x), leaves, d_out, 3, True)
+    built = len(calls)
+    first, again = call(0), call(3)
+    assert (built, len(calls)) == (3, 3)
+    assert [g.shape for g in first] == [x.shape for x in leaves]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_the_inputs_rotate() -> None:
+    seen: list[int] = []
+    leaves = (torch.zeros(4),)
+
+    def remember(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.data_ptr())
+        return x
+
+    call = kernels.rotating_call(remember, leaves, torch.zeros(()), 3, False)
+    for i in range(6):
+        call(i)
+    assert len(set(seen)) == 3
+    assert seen[:3] == seen[3:]
+
+
+def test_a_case_that_does_not_fit_is_skipped_with_the_reason() -> None:
+    row = run(Case(10**6, 1000, 1000, 64))
+    assert "GiB are free" in row["skipped"]
+    assert "time_ms" not in row
+
+
+def test_a_baseline_that_does_not_fit_is_skipped_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fits(needed: float, device: torch.device) -> str | None:
+        return "too large" if needed > 5 * Sizes.of(CASES[0]).unfolded else None
+
+    original: Callable[..., Any] = kernels.make_baseline
+
+    def make(name: str, *rest: Any) -> Any:
+        made = original(name, *rest)
+        return replace(made, needed_bytes=10**12) if name == "loop" else made
+
+    monkeypatch.setattr(kernels, "why_it_does_not_fit", fits)
+    monkeypatch.setattr(kernels, "make_baseline", make)
+    row = run(CASES[0])
+    assert row["baselines"]["loop"] == {"skipped": "too large"}
+    assert row["baselines"]["bilinear"]["time_ms"] > 0
+
+
+def test_a_baseline_that_fails_is_skipped_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(function: Any, **options: Any) -> Any:
+        def fail(*x: Any) -> Any:
+            raise RuntimeError("no C++ compiler was found\nmore lines")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    row = run(CASES[0], replace(QUICK, baselines=("compile", "loop")))
+    assert row["baselines"]["compile"] == {"skipped": "RuntimeError: no C++ compiler was found"}
+    assert row["baselines"]["loop"]["ratio"] > 0
+
+
+def test_a_backend_that_can_not_run_says_why() -> None:
+    with pytest.raises(UsageError, match=r"--backend triton: adaptive_conv: .*available: "):
+        run(CASES[0], replace(QUICK, backend="triton"))

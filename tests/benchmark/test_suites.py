@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from featup_kernels import adaptive_conv
+from rich.console import Console
+
+from featup_cli.benchmark import check, main_job, run, table6, upsamplers
+from featup_cli.benchmark.measure import Timing
+from featup_cli.benchmark.report import number, render
+from featup_cli.benchmark.run import cpu_threads, run_benchmark
+from featup_cli.benchmark.settings import BASELINES, Case, Settings
+from featup_cli.errors import UsageError
+from featup_cli.upsamplers.base import Details
+
+CPU = torch.device("cpu")
+QUICK: dict[str, Any] = {"backend": "reference", "repeat": 2, "budget_s": 0.02, "baselines": ("loop",), "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def quick_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "copy_bandwidths", lambda device: (2.0**30, 2.0**29))
+
+
+def as_text(report: dict[str, Any], width: int = 80) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(report))
+    return console.export_text()
+
+
+def test_table_6_has_the_published_rows_and_figures() -> None:
+    rows = {row.shape: row for row in table6.ROWS}
+    assert len(rows) == 8
+    forward = rows["64x224x224x3x5"].record(backward=False)
+    assert forward == {"featup_ms": 6.27, "featup_mb": 128, "unfold_ms": 16.7, "unfold_mb": 1878}
+    backward = rows["1x14x14x2048x5"].record(backward=True)
+    assert (backward["featup_ms"], backward["unfold_ms"], backward["torchscript_ms"]) == (1.05, 2.81, 69367)
+
+
+def test_the_table_6_suite_measures_both_directions_beside_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = table6.Published(0.5, 2.0, 10)
+    monkeypatch.setattr(run, "ROWS", (table6.Row("1x4x4x2x3", figures, figures),))
+    report = run_benchmark(Settings(suite="table6", **QUICK))
+    assert [row["direction"] for row in report["rows"]] == ["forward", "backward"]
+    for row, published in zip(report["rows"], (0.5, 2.0), strict=True):
+        assert row["published"]["featup_ms"] == published
+        assert row["published_ratio"] == pytest.approx(published / row["time_ms"])
+        row |= {"shape": "64x14x14x2048x5", "baselines": {name: {"ratio": 123.4} for name in BASELINES}}
+    text = as_text(report)
+    assert "faster than" in text
+    assert "…" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_a_report_names_device_versions_date_and_settings_as_json() -> None:
+    report = run_benchmark(Settings(case=Case(1, 4, 4, 2, 3), threads=1, seed=3, **QUICK))
+    again = json.loads(json.dumps(report))
+    assert again["benchmark"] == "kernel"
+    assert again["threads"] == 1
+    assert again["settings"]["seed"] == 3
+    assert again["copy_gib_per_s"] == 1
+    assert {"torch", "python", "featup-cli"} <= set(again["versions"])
+    assert again["date"].startswith("20")
+    assert again["device_name"]
+    text = as_text(report)
+    assert "adaptive_conv (reference)" in text
+    assert "loop" in text
+    assert "floor" in text
+
+
+def test_the_number_of_threads_is_set_for_the_run_only() -> None:
+    before = torch.get_num_threads()
+    with cpu_threads(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_benchmark_needs_a_case_or_a_suite() -> None:
+    with pytest.raises(UsageError, match="--shape or --suite"):
+        run_benchmark(Settings())
+
+
+class WithKernel:
+    """An upsampler whose result can depend on the backend of its kernel."""
+
+    def __init__(self, wrong: float = 0.0) -> None:
+        self.details, self.wrong = Details(), wrong
+
+    def __call__(self, image: torch.Tensor, lr_feats: torch.Tensor, output_size: tuple[int, int]) -> torch.Tensor:
+        source = torch.nn.functional.interpolate(lr_feats, size=[n + 2 for n in output_size])
+        out = adaptive_conv(source, torch.full((1, 9, *output_size), 1 / 9))
+        return out if upsamplers.os.environ.get("FEATUP_KERNELS") == "reference" else out + self.wrong
+
+
+@pytest.fixture
+def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsamplers, "FIGURE_17", [(2, 4, 3), (4, 4, 3)])
+    monkeypatch.setattr(upsamplers, "FIGURE_16", [(2, 8, 3)])
+
+
+@pytest.mark.usefixtures("small_figures")
+def test_the_upsamplers_suite_measures_every_feed_forward_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upsamplers, "METHODS", {"nearest": "", "bilinear": "", "implicit": ""})
+    report = run_benchmark(Settings(suite="upsamplers", **QUICK))
+    rows = report["rows"]
+    assert [(r["method"], r["figure"], r["factor"]) for r in rows[:3]] == [
+        ("nearest", 17, 2), ("nearest", 17, 4), ("nearest", 16, 2)
+    ]  # fmt: skip
+    assert {row["method"] for row in rows} == {"nearest", "bilinear"}
+    assert rows[0]["gflop"] == 0
+    assert rows[3]["gflop"] * 1e9 == 8 * 4 * 6 * 6
+    assert all(row["time_ms"] > 0 for row in rows)
+    assert "bilinear" in as_text(report)
+
+
+@pytest.mark.usefixtures("small_figures")
+def test_an_upsampler_that_can_not_be_built_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(method: str) -> Any:
+        raise UsageError("no weights for this backbone")
+
+    monkeypatch.setattr(upsamplers, "make_upsampler", refuse)
+    monkeypatch.setattr(upsamplers, "METHODS", {"jbu": ""})
+    report = run_benchmark(Settings(suite="upsamplers", **QUICK))
+    assert report["rows"] == [{"method": "jbu", "skipped": "no weights for this backbone"}]
+    assert "no weights" in as_text(report)
+
+
+@pytest.mark.usefixtures("small_figures")
+def test_an_upsampler_that_depends_on_its_kernels_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(suite="upsamplers", **{**QUICK, "backend": "auto"})
+    monkeypatch.delenv("FEATUP_KERNELS", raising=False)
+    monkeypatch.setattr(upsamplers, "make_upsampler", lambda method: WithKernel(wrong=0.1))
+    with pytest.raises(check.WrongResultError, match="jbu is wrong"):
+        upsamplers.check_upsampler("jbu", settings, CPU)
+    monkeypatch.setattr(upsamplers, "make_upsampler", lambda method: WithKernel())
+    assert upsamplers.check_upsampler("jbu", settings, CPU)["largest_errors"]["output"] < 1e-5
+    assert "FEATUP_KERNELS" not in upsamplers.os.environ
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_flops_of_our_kernels_are_counted_on_any_backend(backend: str) -> None:
+    source, taps = torch.zeros(1, 4, 6, 7), torch.zeros(1, 9, 4, 5)
+    try:
+        flops = upsamplers.count_flops(lambda: adaptive_conv(source, taps, backend=backend))
+    except (ImportError, RuntimeError):
+        pytest.skip("this backend can't run here")
+    assert flops == 2 * 9 * 4 * 4 * 5
+
+
+def test_uncounted_operations_are_no_zero() -> None:
+    assert upsamplers.count_flops(lambda: torch.ones(3).exp()) is None
+
+
+def test_the_pipeline_suite_times_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main_job, "METHODS", {"bilinear": "", "nonesuch": ""})
+    report = run_benchmark(Settings(suite="pipeline", **QUICK))
+    rows = {row["stage"]: row for row in report["rows"]}
+    assert list(rows) == [
+        "load backbone", "decode", "extract", "upsample: bilinear", "upsample: nonesuch", "PCA picture",
+        "write features", "write picture",
+    ]  # fmt: skip
+    assert "unknown method" in rows.pop("upsample: nonesuch")["skipped"]
+    assert all(row["time_ms"] > 0 for row in rows.values())
+    assert "decode" in as_text(report)
+
+
+def test_numbers_have_three_digits_and_no_powers_of_ten() -> None:
+    values = (None, 0, 0.012345, 1.2345, 123.45, 12345.6, 1e-9)
+    assert [number(v) for v in values] == ["-", "0", "0.0123", "1.23", "123", "12346", "0.0001"]
+
+
+def test_quartiles_of_two_samples_lie_between_them() -> None:
+    record = Timing((1.0, 2.0)).record()
+    assert 1 <= record["time_q1_ms"] <= record["time_ms"] <= record["time_q3_ms"] <= 2
