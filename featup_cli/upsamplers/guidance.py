@@ -1,0 +1,19 @@
+"""Guidance maps at the size that an upsampler needs them."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_guidance(guidance: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average [B, G, H, W] over the cells of a coarser grid, or interpolate bilinearly to a finer one: [B, G, *size].
+
+    A side that shrinks is averaged and one that grows is interpolated, so nothing aliases.
+    """
+    pooled = min(guidance.shape[2], size[0]), min(guidance.shape[3], size[1])
+    if pooled != tuple(guidance.shape[2:]):
+        guidance = F.adaptive_avg_pool2d(guidance, pooled)
+    if pooled != size:
+        guidance = F.interpolate(guidance, size=size, mode="bilinear", align_corners=False)
+    return guidance

@@ -1,0 +1,56 @@
+"""FeatUp's feed-forward upsampler: a stack of joint bilateral stages guided by the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from featup_cli.upsamplers.base import Details, check_inputs
+from featup_cli.upsamplers.guidance import resize_guidance
+from featup_cli.upsamplers.jbu.config import JBUConfig
+from featup_cli.upsamplers.jbu.stack import Size, apply_stack, grid_sizes
+from featup_cli.upsamplers.jbu.stage import JBUStage
+from featup_cli.upsamplers.sharpen import make_strengths, sharpen
+
+
+class JBUUpsampler(nn.Module):
+    """Stack of joint bilateral stages for features of any backbone (FeatUp, section 3.2, equations 3 to 6).
+
+    Weights see the picture only, are shared by all channels and sum to one: the map is linear in the features and
+    keeps constants. In eval mode it is deterministic.
+    """
+
+    def __init__(self, config: JBUConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or JBUConfig()
+        self.stages = nn.ModuleList(JBUStage(config) for _ in range(1 if config.shared else config.stages or 1))
+        self.sharpen_lr = make_strengths(config.sharpen_lr, config.sharpen_lr_wide)
+        self.details = Details()
+
+    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size, values: Tensor | None = None) -> Tensor:
+        """Upsample features.
+
+        Args:
+            image: [B, 3, H', W'] in [0, 1], at any size.
+            lr_feats: [B, C, h, w].
+            output_size: (H, W), any.
+            values: [B, K, h, w], upsampled in place of `lr_feats` with the same weights: a linear map of them, say.
+        Returns:
+            [B, C, H, W], or [B, K, H, W] with `values`.
+        Raises:
+            ShapeError: a tensor of another shape.
+        """
+        check_inputs(image, lr_feats, output_size)
+        height, width = lr_feats.shape[2:]
+        sizes = grid_sizes((height, width), output_size, self.config.stages)
+        return self.apply_taps(self.taps_of(image, sizes), lr_feats if values is None else values)
+
+    def taps_of(self, image: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+        """Weights [B, k * k, *size] of each stage, for a picture [B, 3, H', W'] and the sizes of `grid_sizes`."""
+        stages = [self.stages[min(i, len(self.stages) - 1)] for i in range(len(sizes))]
+        return [stage(resize_guidance(image, size)) for stage, size in zip(stages, sizes, strict=True)]
+
+    def apply_taps(self, taps: Sequence[Tensor], feats: Tensor) -> Tensor:
+        """Filter features [B, C, h, w] with the weights of all stages: [B, C, H, W]; linear in the features."""
+        return apply_stack(taps, sharpen(feats, self.sharpen_lr), self.config.resize)

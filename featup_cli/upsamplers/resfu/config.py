@@ -1,0 +1,63 @@
+"""Settings of ReSFU; free of torch, so that `--help` can show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from featup_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ReSFUConfig:
+    """Settings of `ReSFU` (its paper, section 4 and tables 5 to 8).
+
+    Attributes:
+        kernel_size: K, neighbours along a side of the window; odd.
+        projection: D, width of query and key.
+        groups: G, groups of the convolutions that compare query and key.
+        hidden: L, width of the compared maps; a multiple of 8 and of `groups`.
+        similarity: `pcdc` (paired central difference convolution) or `inner_product` (table 6).
+        scores: `semantic` and `detail` similarities, or their sum `both` (table 5).
+        guided_query: align the query of the semantic score by a guided filter (table 5, q_GF).
+        smoothed_key: smooth the key of the detail score (table 5, q_GS).
+        neighbors: `fine`, one low-resolution pixel apart around every output pixel, or `coarse`, those of the
+            low-resolution pixel that an output pixel lies in (table 7).
+        guidance: `image`, through a convolutional stem, or `features`, any map of `guidance_channels`.
+        guidance_channels: of the map that makes the query; with `image`, the stem's output.
+        filter_radius: of the guided filter's window, in pixels of the grid that it works on: half the output's.
+        filter_eps: regularisation of the guided filter.
+        sharpen_lr: add this times their fine detail to the mixed features before mixing; the initial value of a
+            learned scalar, 0 for none (the paper's module).
+        sharpen_lr_wide: likewise for detail of the next coarser scale.
+    """
+
+    kernel_size: int = 3
+    projection: int = 32
+    groups: int = 4
+    hidden: int = 128
+    similarity: Literal["pcdc", "inner_product"] = "pcdc"
+    scores: Literal["both", "semantic", "detail"] = "both"
+    guided_query: bool = True
+    smoothed_key: bool = True
+    neighbors: Literal["fine", "coarse"] = "fine"
+    guidance: Literal["image", "features"] = "image"
+    guidance_channels: int = 32
+    filter_radius: int = 8
+    filter_eps: float = 0.001
+    sharpen_lr: float = 0.0
+    sharpen_lr_wide: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("kernel_size", "projection", "groups", "hidden", "guidance_channels", "filter_radius"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.kernel_size % 2 == 0:
+            raise UsageError(f"kernel_size={self.kernel_size}: must be odd")
+        if self.projection % self.groups or self.hidden % self.groups or self.hidden % 8:
+            raise UsageError(
+                f"projection={self.projection}, hidden={self.hidden}, groups={self.groups}: both widths must be "
+                "multiples of groups, and hidden of 8"
+            )
+        if self.filter_eps <= 0:
+            raise UsageError(f"filter_eps={self.filter_eps}: must be above 0")
