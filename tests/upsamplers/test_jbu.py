@@ -17,7 +17,9 @@ from featup_cli.upsamplers.jbu.stack import apply_stack, basis_is_cheaper, grid_
 from featup_cli.upsamplers.jbu.stage import JBUStage
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
 
-PAPER = JBUConfig(radius=1, key_size=4, unit_keys=False, temperature=1.0, sharpen_lr=0.0, sharpen_lr_wide=0.0)
+PAPER = JBUConfig(
+    radius=1, key_size=4, unit_keys=False, temperature=1.0, temperature_growth=1.0, sharpen_lr=0.0, sharpen_lr_wide=0.0
+)
 SMALL = PAPER
 VARIANTS = [
     replace(PAPER, radius=2, key_size=5),
@@ -43,7 +45,7 @@ def cell_mean(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image.view(batch, channels, size[0], height // size[0], size[1], width // size[1]).mean((3, 5))
 
 
-def plain_stage(stage: JBUStage, guidance: Tensor, source: Tensor, resize: str) -> Tensor:
+def plain_stage(stage: JBUStage, guidance: Tensor, source: Tensor, resize: str, coarseness: int = 0) -> Tensor:
     """One stage from its description: unfold the windows, weigh, normalise, sum."""
     radius = stage.radius
     k = 2 * radius + 1
@@ -58,7 +60,7 @@ def plain_stage(stage: JBUStage, guidance: Tensor, source: Tensor, resize: str) 
         first, last = stage.range_proj[0], stage.range_proj[3]
         hidden = F.gelu(torch.einsum("oi,bihw->bohw", first.weight[..., 0, 0], guidance) + first.bias.view(-1, 1, 1))
         keys = torch.einsum("oi,bihw->bohw", last.weight[..., 0, 0], hidden) + last.bias.view(-1, 1, 1)
-    temperature = stage.range_temp.exp()
+    temperature = stage.range_temp.exp() * stage.temperature_growth**coarseness
     if stage.unit_keys:
         keys, temperature = keys / torch.linalg.vector_norm(keys, dim=1, keepdim=True), 4 * temperature
     near = windows(keys)
@@ -94,8 +96,8 @@ def test_matches_the_plain_formulation(config: JBUConfig) -> None:
             blurred.append(F.conv2d(F.pad(blurred[-1], (1, 1, 1, 1), mode="replicate"), kernel, groups=3))
         expected = feats + config.sharpen_lr * (feats - blurred[1])
         expected = expected + config.sharpen_lr_wide * (blurred[1] - blurred[3])
-    for size in ((12, 16), (24, 32)):
-        expected = plain_stage(model.stages[0], cell_mean(image, size), expected, config.resize)
+    for coarseness, size in ((1, (12, 16)), (0, (24, 32))):
+        expected = plain_stage(model.stages[0], cell_mean(image, size), expected, config.resize, coarseness)
     torch.testing.assert_close(model(image, feats, (24, 32)), expected, atol=1e-5, rtol=1e-5)
 
 

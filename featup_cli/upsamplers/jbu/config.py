@@ -25,6 +25,8 @@ class JBUConfig:
             the paper's kernel, randomly initialised.
         temperature: initial factor of the inner products, 1 / sigma_range^2 (equation 6); learned. With `unit_keys`
             sigma_range is in units of intensity.
+        temperature_growth: factor of the temperature from one stage to the next coarser; colours that are averages
+            over more pixels differ less. 1 for the paper's stages.
         spatial_width: initial sigma_spatial (equation 5) in half windows; learned.
         resize: how a stage brings its input to its output grid before filtering.
         dropout: probability of dropping a hidden channel of the MLP in training.
@@ -42,16 +44,17 @@ class JBUConfig:
     mlp: bool = True
     range_kernel: Literal["inner_product", "euclidean", "cosine"] = "inner_product"
     unit_keys: bool = True
-    temperature: float = 600.0
+    temperature: float = 180.0
+    temperature_growth: float = 2.1
     spatial_width: float = 1.0
     resize: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     dropout: float = 0.0
-    sharpen_lr: float = 1.8
-    sharpen_lr_wide: float = 0.9
+    sharpen_lr: float = 1.5
+    sharpen_lr_wide: float = 1.0
     contrast: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("radius", "key_size", "temperature", "spatial_width"):
+        for name in ("radius", "key_size", "temperature", "temperature_growth", "spatial_width"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name}={getattr(self, name)}: must be above 0")
         if self.stages is not None and self.stages < 1:

@@ -29,9 +29,9 @@ class ReleasedStage(JBUStage):
             nn.Conv2d(taps + 3, taps, 1), nn.GELU(), nn.Dropout2d(config.dropout), nn.Conv2d(taps, taps, 1)
         )
 
-    def forward(self, guidance: Tensor) -> Tensor:
+    def forward(self, guidance: Tensor, coarseness: int = 0) -> Tensor:
         """Weights [B, k * k, H, W] of a guidance [B, 3, H, W]."""
-        taps = super().forward(guidance)
+        taps = super().forward(guidance, coarseness)
         return taps.add(self.fixup_proj(torch.cat((taps, guidance), 1)), alpha=0.1)
 
 

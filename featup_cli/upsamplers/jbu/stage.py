@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ class JBUStage(nn.Module):
         super().__init__()
         self.radius = config.radius
         self.range_kernel = config.range_kernel
+        self.temperature_growth = config.temperature_growth
         self.range_temp = nn.Parameter(torch.tensor(math.log(config.temperature)))
         self.sigma_spatial = nn.Parameter(torch.tensor(config.spatial_width))
         self.range_proj: nn.Module = nn.Identity()
@@ -42,9 +44,12 @@ class JBUStage(nn.Module):
             _compare_colors(self.range_proj)
         self.contrast = nn.Parameter(torch.tensor(config.contrast)) if config.contrast else None
 
-    def forward(self, guidance: Tensor) -> Tensor:
-        """Weights [B, k * k, H, W] of a guidance [B, 3, H, W]; they sum to one over the window."""
-        temperature = self.range_temp.exp().clamp(1e-4, 1e4)
+    def forward(self, guidance: Tensor, coarseness: int = 0) -> Tensor:
+        """Weights [B, k * k, H, W] of a guidance [B, 3, H, W], `coarseness` stages before the last.
+
+        They sum to one over the window.
+        """
+        temperature = self.range_temp.exp().clamp(1e-4, 1e4) * self.temperature_growth**coarseness
         if self.unit_keys:
             # Unit vectors at a small angle: one minus their product is half their distance squared.
             keys, temperature = self._unit_keys(guidance), temperature * COLOR_RADIUS**2
@@ -62,7 +67,7 @@ class JBUStage(nn.Module):
 
     def _unit_keys(self, guidance: Tensor) -> Tensor:
         """Keys of unit length, in float32 at least: half types can't tell small angles apart."""
-        first, gelu, dropout, last = self.range_proj  # type: ignore[misc]
+        first, gelu, dropout, last = cast(Any, self.range_proj)
         work = torch.promote_types(guidance.dtype, torch.float32)
         with torch.autocast(guidance.device.type, enabled=False):
             hidden = F.conv2d(guidance.to(work), first.weight.to(work), first.bias.to(work))

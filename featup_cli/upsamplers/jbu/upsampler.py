@@ -49,7 +49,10 @@ class JBUUpsampler(nn.Module):
     def taps_of(self, image: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
         """Weights [B, k * k, *size] of each stage, for a picture [B, 3, H', W'] and the sizes of `grid_sizes`."""
         stages = [self.stages[min(i, len(self.stages) - 1)] for i in range(len(sizes))]
-        return [stage(resize_guidance(image, size)) for stage, size in zip(stages, sizes, strict=True)]
+        return [
+            stage(resize_guidance(image, size), len(sizes) - 1 - i)
+            for i, (stage, size) in enumerate(zip(stages, sizes, strict=True))
+        ]
 
     def apply_taps(self, taps: Sequence[Tensor], feats: Tensor) -> Tensor:
         """Filter features [B, C, h, w] with the weights of all stages: [B, C, H, W]; linear in the features."""
