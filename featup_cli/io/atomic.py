@@ -30,6 +30,38 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def check_writable(path: Path | str) -> None:
+    """Find out now whether `path` can be written later; missing parent folders are made, and stay.
+
+    Raises:
+        OutputError: as `atomic_path`.
+    """
+    path = Path(path)
+    with _reported(path):
+        temporary = _temporary_for(path)
+        _create(temporary)
+        temporary.unlink()
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written: {error.strerror or error}; choose another output") from None
+
+
+def _temporary_for(path: Path) -> Path:
+    """A hidden name beside `path`, which may be replaced, in a folder that exists."""
+    if path.is_dir():
+        raise OutputError(f"{path}: can't be written: it is a folder; give a file name")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: can't be written: it is not a regular file; give a file name")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept because writers choose the format by it; the stem is cut because names have a length limit.
+    return path.parent / f".{path.stem[:80]}-{secrets.token_hex(6)}{path.suffix}"
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a hidden path to write in the same folder; it becomes `path` if the block succeeds, else it is removed.
@@ -41,14 +73,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         OutputError: the folder can't be made or written, `path` is a folder or device, or the disk is full.
     """
     path = Path(path)
-    # The suffix is kept because writers choose the format by it; the stem is cut because names have a length limit.
-    temporary = path.parent / f".{path.stem[:80]}-{secrets.token_hex(6)}{path.suffix}"
-    try:
-        if path.is_dir():
-            raise OutputError(f"{path}: can't be written: it is a folder; give a file name")
-        if path.exists() and not path.is_file():
-            raise OutputError(f"{path}: can't be written: it is not a regular file; give a file name")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _reported(path):
+        temporary = _temporary_for(path)
         mode = _create(temporary)
         try:
             yield temporary
@@ -58,5 +84,3 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written: {error.strerror or error}; choose another output") from None

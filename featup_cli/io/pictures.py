@@ -147,12 +147,15 @@ def panel_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(round(height * scale), 1), min(max(round(width * scale), 1), MAX_WIDTH)
 
 
-def side_by_side(panels: Sequence[tuple[str, np.ndarray]], height: int | None = None) -> np.ndarray:
+def side_by_side(
+    panels: Sequence[tuple[str, np.ndarray]], height: int | None = None, captions: Sequence[str] | None = None
+) -> np.ndarray:
     """Titled panels in a row on white.
 
     Args:
         panels: titles and uint8 [H, W, 3]; smaller ones are enlarged without smoothing.
         height: of every panel in pixels; by default that of the tallest, within limits.
+        captions: a line under each panel; None for no such lines.
     Returns:
         uint8 [H', W', 3].
     """
@@ -163,14 +166,21 @@ def side_by_side(panels: Sequence[tuple[str, np.ndarray]], height: int | None = 
     widths = [min(max(round(rgb.shape[1] * height / rgb.shape[0]), 1), MAX_WIDTH) for _, rgb in panels]
     text = min(max(round(height * 0.055), 13), 30)
     margin, font = text, ImageFont.load_default(text)
-    # A panel that is narrower than its title gets a column as wide as the title.
-    columns = [max(width, round(font.getlength(title))) for (title, _), width in zip(panels, widths, strict=True)]
-    top = margin + round(text * 1.6)
-    canvas = Image.new("RGB", (sum(columns) + margin * (len(panels) + 1), top + height + margin), PAPER)
+    below = captions or [""] * len(panels)
+    # A panel that is narrower than its text gets a column as wide as the text.
+    columns = [
+        max(width, round(font.getlength(title)), round(font.getlength(caption)))
+        for (title, _), width, caption in zip(panels, widths, below, strict=True)
+    ]
+    line = round(text * 1.6)
+    top = margin + line
+    bottom = margin + (line if captions else 0)
+    canvas = Image.new("RGB", (sum(columns) + margin * (len(panels) + 1), top + height + bottom), PAPER)
     draw = ImageDraw.Draw(canvas)
     left = margin
-    for (title, rgb), width, column in zip(panels, widths, columns, strict=True):
+    for (title, rgb), caption, width, column in zip(panels, below, widths, columns, strict=True):
         draw.text((left, margin), title, fill=INK, font=font)
+        draw.text((left, top + height + text // 2), caption, fill=INK, font=font)
         canvas.paste(Image.fromarray(resize_rgb(rgb, (height, width))), (left, top))
         # A hairline keeps white panels apart from the paper.
         draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FRAME)

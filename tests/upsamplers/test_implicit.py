@@ -14,8 +14,6 @@ from featup_cli.config import PRESETS, ImplicitConfig, implicit_config
 from featup_cli.errors import InputError, ShapeError, UsageError
 from featup_cli.upsamplers.base import make_upsampler
 from featup_cli.upsamplers.implicit.anchor import fit_slopes
-from featup_cli.upsamplers.implicit.fit import stratified_offsets
-from featup_cli.upsamplers.implicit.losses import Uncertainty, gaussian_likelihood, magnitude_variation
 from featup_cli.upsamplers.implicit.model import FeatureBuffer, ImplicitNetwork
 from featup_cli.upsamplers.implicit.saved import SIZE_BUDGET, load_model, save_model
 from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
@@ -184,28 +182,6 @@ def test_slopes_recover_a_linear_dependence_on_colour() -> None:
     grid = F.avg_pool2d(torch.einsum("kc,chw->khw", truth, picture)[None], 4)[0]
     slope = fit_slopes(grid, picture, (4, 4))[1].view(3, 2, 4, 4).mean((2, 3)).T
     assert float((slope - truth).norm() / truth.norm()) < 0.35
-
-
-def test_likelihood_equals_the_gaussian_of_the_predicted_spread() -> None:
-    uncertainty = Uncertainty(3)
-    torch.nn.init.constant_(uncertainty.linear.bias, math.log(2.0))
-    observed, squared = torch.zeros(2, 3), torch.tensor([4.0, 8.0])
-    expected = torch.tensor([4 / 8 + math.log(2), 8 / 8 + math.log(2)]).mean()
-    torch.testing.assert_close(gaussian_likelihood(squared, uncertainty(observed)), expected)
-
-
-def test_magnitude_variation_ignores_direction() -> None:
-    here = torch.tensor([[3.0, 4.0]])
-    assert float(magnitude_variation(here, torch.tensor([[5.0, 0.0]]), torch.tensor([[0.0, -5.0]]))) == 0
-    assert float(magnitude_variation(here, torch.tensor([[6.0, 0.0]]), torch.tensor([[0.0, 7.0]]))) == 1 + 4
-
-
-def test_offsets_are_stratified() -> None:
-    offsets = stratified_offsets(50, 16, torch.Generator().manual_seed(0))
-    cells = ((offsets + 1) * 2).floor().long()
-    assert cells.min() == 0
-    assert cells.max() == 3
-    assert all(len({tuple(c) for c in token.tolist()}) == 16 for token in cells)
 
 
 def test_settings_are_parsed_and_checked() -> None:

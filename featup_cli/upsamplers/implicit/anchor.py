@@ -6,19 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.upsamplers.implicit.views import Views
+from featup_cli.multiview.views import Views
+from featup_cli.multiview.windows import cell_centres
 
 GRID_SCALE = 2  # anchor cells per token along a side
 WORK_SCALE = 4  # guided filter cells per token along a side
 WINDOW = 3  # radius of the guided filter in its cells: 7 cells are one and three quarter tokens
 EPSILON = 1e-4  # squared intensity: contrasts below about 0.01 count as noise
-
-
-def cell_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """Positions (y, x) of the cell centres of a grid, in 0 to 1: [height, width, 2]."""
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5) / width
-    return torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
 
 
 def box_mean(x: Tensor, radius: int) -> Tensor:

@@ -18,15 +18,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from featup_cli.config import ImplicitConfig
-from featup_cli.upsamplers.base import Progress
-from featup_cli.upsamplers.implicit.anchor import cell_centres, fit_slopes, mean_of_views
-from featup_cli.upsamplers.implicit.downsample import AttentionDownsampler, SimpleDownsampler
-from featup_cli.upsamplers.implicit.losses import (
+from featup_cli.multiview.downsample import SimpleDownsampler, make_downsampler
+from featup_cli.multiview.losses import (
     Uncertainty,
     gaussian_likelihood,
     magnitude_variation,
     squared_error,
 )
+from featup_cli.multiview.optimize import make_optimizer, warm_cosine
+from featup_cli.multiview.views import mirror
+from featup_cli.multiview.windows import half_window, lattice_offsets, stratified_offsets, window_positions
+from featup_cli.upsamplers.base import Progress
+from featup_cli.upsamplers.implicit.anchor import fit_slopes, mean_of_views
 from featup_cli.upsamplers.implicit.model import (
     AnchoredNetwork,
     BilinearField,
@@ -35,9 +38,7 @@ from featup_cli.upsamplers.implicit.model import (
     sample_grid,
 )
 from featup_cli.upsamplers.implicit.observe import Observations
-from featup_cli.upsamplers.implicit.views import mirror
 
-KERNEL_CELLS = 15  # cells of the learned kernels along a side
 WARMUP_STEPS = 20
 CHECKS = 8  # looks at the held-out views during a fit
 HELDOUT_TOKENS = 800
@@ -72,18 +73,13 @@ class TokenSampler:
     def __init__(self, observations: Observations, picture: Tensor, stride: int, config: ImplicitConfig) -> None:
         self.observations = observations
         self.picture = picture
-        self.grid = observations.tokens.shape[-2:]
-        height, width = picture.shape[1:]
-        window = config.kernel_size * stride / 16
-        self.half_window = picture.new_tensor([window / height, window / width]) / 2
+        self.grid = (observations.tokens.shape[2], observations.tokens.shape[3])
+        size = (picture.shape[1], picture.shape[2])
+        self.half_window = picture.new_tensor(half_window(config.kernel_size, stride, size))
 
     def positions(self, view: Tensor, row: Tensor, col: Tensor, offset: Tensor) -> Tensor:
-        """Positions in the picture of offsets [T, P, 2] (-1 to 1, window edge to edge) around tokens [T]: [T, P, 2].
-
-        Windows are mirrored at the view's border: the network sees nothing beyond it.
-        """
-        centre = torch.stack(((row + 0.5) / self.grid[0], (col + 0.5) / self.grid[1]), -1)
-        inside = mirror(centre[:, None] + offset * self.half_window)
+        """Positions in the picture of offsets [T, P, 2] (-1 to 1, window edge to edge) around tokens [T]: [T, P, 2]."""
+        inside = window_positions(row, col, offset, self.grid, self.half_window)
         return self.observations.views.to_image(view[:, None].expand(offset.shape[:2]), inside)
 
     def colors(self, position: Tensor) -> Tensor:
@@ -104,13 +100,6 @@ class TokenSampler:
         return integers(views.start, views.stop), integers(0, self.grid[0]), integers(0, self.grid[1])
 
 
-def stratified_offsets(count: int, positions: int, generator: torch.Generator) -> Tensor:
-    """One random offset in each cell of a square lattice over the window: [count, positions, 2] in -1 to 1."""
-    side = math.isqrt(positions)
-    lattice = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).view(-1, 2)
-    return (lattice + torch.rand(count, positions, 2, generator=generator)) / side * 2 - 1
-
-
 def make_field(observations: Observations, picture: Tensor, config: ImplicitConfig) -> nn.Module:
     """The field that `config` asks for, at its initial values, on the picture's device."""
     size = (picture.shape[1], picture.shape[2])
@@ -127,13 +116,6 @@ def make_field(observations: Observations, picture: Tensor, config: ImplicitConf
     )
 
 
-def make_downsampler(components: int, config: ImplicitConfig) -> SimpleDownsampler:
-    """The downsampler that `config` asks for."""
-    if config.downsampler == "attention":
-        return AttentionDownsampler(components, KERNEL_CELLS, config.kernel_width)
-    return SimpleDownsampler(KERNEL_CELLS, config.kernel_width)
-
-
 @torch.no_grad()
 def explained_variance(field: nn.Module, downsampler: SimpleDownsampler, sampler: TokenSampler) -> float:
     """Share of the variance of the held-out views' features that the pooled field explains (1 is perfect).
@@ -144,8 +126,7 @@ def explained_variance(field: nn.Module, downsampler: SimpleDownsampler, sampler
     seen = sampler.observations
     generator = torch.Generator().manual_seed(0)
     view, row, col = sampler.draw(range(seen.fitted, len(seen.views)), HELDOUT_TOKENS, generator)
-    side = math.isqrt(HELDOUT_POSITIONS)
-    lattice = cell_centres(side, side, sampler.picture.device).view(1, -1, 2) * 2 - 1
+    lattice = lattice_offsets(HELDOUT_POSITIONS, sampler.picture.device)
     mean = seen.tokens[: seen.fitted].mean((0, 2, 3))
     error, total = 0.0, 0.0
     for part in torch.arange(HELDOUT_TOKENS, device=view.device).split(128):
@@ -178,15 +159,11 @@ def fit_field(
     """
     components = sampler.observations.tokens.shape[1]
     device = sampler.picture.device
-    downsampler = make_downsampler(components, config).to(device)
+    downsampler = make_downsampler(config.downsampler, components, config.kernel_width).to(device)
     uncertainty = Uncertainty(components).to(device) if config.uncertainty else None
     fitted: list[nn.Module] = [field, downsampler] + ([uncertainty] if uncertainty else [])
     parameters = [p for module in fitted for p in module.parameters()]
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "nadam":
-        optimizer = torch.optim.NAdam(parameters, lr=config.learning_rate)
-    else:
-        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+    optimizer = make_optimizer(config.optimizer, [{"params": parameters, "lr": config.learning_rate}])
     both = nn.ModuleList([field, downsampler])
     average = AveragedModel(both, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
 
@@ -198,10 +175,8 @@ def fit_field(
     interval = max(1, config.max_steps // CHECKS)
     step = 0
     for step in range(1, config.max_steps + 1):
-        warm = min(1.0, step / WARMUP_STEPS)
-        rate = config.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * (step - 1) / config.max_steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = config.learning_rate * warm_cosine(step, config.max_steps, WARMUP_STEPS)
         for module in fitted:
             module.train()
         loss = multiview_loss(field, downsampler, uncertainty, sampler, config, generator)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from featup_cli.config import ImplicitConfig
+from featup_cli.multiview.views import Views, draw_views, view_source
 from featup_cli.pca import PCA, fit_pca
 from featup_cli.upsamplers.base import Extract, Progress
-from featup_cli.upsamplers.implicit.views import Views, draw_views
 
 PCA_VIEWS = 8
 BATCH_PIXELS = 500_000  # views are extracted in batches of about this many pixels
@@ -41,21 +40,6 @@ class Observations:
     def fitted(self) -> int:
         """Number of views that are fitted."""
         return len(self.views) - self.heldout
-
-
-def view_source(picture: Tensor, network_size: tuple[int, int], max_zoom: float) -> Tensor:
-    """The picture [3, H, W] at a size that serves all views: no larger than the largest zoom can show, and no
-    smaller than the network's input."""
-    height = min(max(picture.shape[1], network_size[0]), round(network_size[0] * max_zoom))
-    width = min(max(picture.shape[2], network_size[1]), round(network_size[1] * max_zoom))
-    return resize_picture(picture, (height, width))
-
-
-def resize_picture(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """[3, H, W] in [0, 1] to another size, antialiased bicubic."""
-    if tuple(picture.shape[1:]) == size:
-        return picture
-    return F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)
 
 
 def observe(

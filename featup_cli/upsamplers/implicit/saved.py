@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from featup_cli.config import ImplicitConfig
 from featup_cli.errors import FeatUpError, InputError
 from featup_cli.io.images import Picture
+from featup_cli.multiview.views import resize_picture
 from featup_cli.pca import PCA
 from featup_cli.upsamplers.base import Progress, no_progress
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
-from featup_cli.upsamplers.implicit.observe import resize_picture
 
 FORMAT = "featup-implicit-1"
 CHUNK = 32_768  # positions evaluated at once

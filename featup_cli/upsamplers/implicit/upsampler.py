@@ -10,12 +10,13 @@ from torch import Tensor
 from featup_cli.config import ImplicitConfig
 from featup_cli.errors import ShapeError
 from featup_cli.io.images import as_picture
+from featup_cli.multiview.downsample import AttentionDownsampler
+from featup_cli.multiview.views import resize_picture
+from featup_cli.multiview.windows import cell_centres
 from featup_cli.upsamplers.base import Details, Extract, Progress, check_inputs, no_progress
-from featup_cli.upsamplers.implicit.anchor import cell_centres
-from featup_cli.upsamplers.implicit.downsample import AttentionDownsampler
 from featup_cli.upsamplers.implicit.fit import Fit, fit_implicit
 from featup_cli.upsamplers.implicit.model import sample_grid
-from featup_cli.upsamplers.implicit.observe import Observations, observe, resize_picture
+from featup_cli.upsamplers.implicit.observe import Observations, observe
 from featup_cli.upsamplers.implicit.saved import FittedModel, round_to_half
 
 SALIENCY_SCALE = 4  # cells of the saliency map per token along a side

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+KERNEL_CELLS = 15  # cells of the learned kernels along a side
+
 
 def kernel_lookup(kernel: Tensor, offset: Tensor) -> Tensor:
     """Bilinear look-up of kernels [M, k, k] at offsets [..., 2] in -1 to 1 (window edge to edge): [..., M]."""
@@ -63,6 +65,17 @@ class AttentionDownsampler(SimpleDownsampler):
 
     def weights(self, features: Tensor, offset: Tensor) -> Tensor:
         """Pooling weights [T, P] of the features [T, P, K] drawn at offsets [T, P, 2]; they sum to one over P."""
-        salience = F.dropout(self.saliency(features)[..., 0], self.dropout, self.training)
+        return self.weights_of(self.saliency(features)[..., 0], offset)
+
+    def weights_of(self, salience: Tensor, offset: Tensor) -> Tensor:
+        """As `weights`, of saliencies [T, P] instead of features."""
+        salience = F.dropout(salience, self.dropout, self.training)
         kernels = kernel_lookup(torch.stack((self.weight, self.bias)), offset)
         return (salience * kernels[..., 0] + kernels[..., 1]).softmax(-1)
+
+
+def make_downsampler(kind: str, components: int, width: float) -> SimpleDownsampler:
+    """The downsampler of `components` channels that a setting names, `simple` or `attention`."""
+    if kind == "attention":
+        return AttentionDownsampler(components, KERNEL_CELLS, width)
+    return SimpleDownsampler(KERNEL_CELLS, width)

@@ -34,3 +34,8 @@ def magnitude_variation(features: Tensor, below: Tensor, right: Tensor) -> Tenso
     """Total variation of feature magnitudes between pixels [N, K] and their neighbours (equation 8), as a mean."""
     here = features.norm(dim=-1)
     return ((here - below.norm(dim=-1)).square() + (here - right.norm(dim=-1)).square()).mean()
+
+
+def feature_variation(features: Tensor, below: Tensor, right: Tensor) -> Tensor:
+    """Mean absolute difference between pixels [N, K] and their neighbours, channel by channel."""
+    return (features - below).abs().mean() + (features - right).abs().mean()

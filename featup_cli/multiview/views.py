@@ -120,3 +120,18 @@ def draw_views(
     boxes[0] = torch.tensor([0, 0, *image_size])
     flipped[0] = False
     return Views(image_size, view_size, boxes, flipped)
+
+
+def view_source(picture: Tensor, network_size: tuple[int, int], max_zoom: float) -> Tensor:
+    """The picture [3, H, W] at a size that serves all views: no larger than the largest zoom can show, and no
+    smaller than the network's input."""
+    height = min(max(picture.shape[1], network_size[0]), round(network_size[0] * max_zoom))
+    width = min(max(picture.shape[2], network_size[1]), round(network_size[1] * max_zoom))
+    return resize_picture(picture, (height, width))
+
+
+def resize_picture(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """[3, H, W] in [0, 1] to another size, antialiased bicubic."""
+    if tuple(picture.shape[1:]) == size:
+        return picture
+    return F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)

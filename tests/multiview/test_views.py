@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from featup_cli.multiview.views import Views, draw_views, mirror, mirror_index
 from featup_cli.upsamplers.implicit.model import sample_grid
-from featup_cli.upsamplers.implicit.views import Views, draw_views, mirror, mirror_index
 
 IMAGE, VIEW = (96, 128), (48, 64)
 

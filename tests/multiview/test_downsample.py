@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featup_cli.upsamplers.implicit.downsample import AttentionDownsampler, SimpleDownsampler, kernel_lookup
+from featup_cli.multiview.downsample import AttentionDownsampler, SimpleDownsampler, kernel_lookup
 
 OFFSETS = torch.rand(5, 9, 2) * 2 - 1
 

@@ -1,0 +1,53 @@
+"""Where the positions lie whose features are pooled into a token."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from featup_cli.multiview.views import mirror
+
+
+def cell_centres(height: int, width: int, device: torch.device) -> Tensor:
+    """Positions (y, x) of the cell centres of a grid, in 0 to 1: [height, width, 2]."""
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"), -1)
+
+
+def lattice_offsets(positions: int, device: torch.device) -> Tensor:
+    """Centres of a square lattice over a token's window: [positions, 2] in -1 to 1 (window edge to edge)."""
+    side = math.isqrt(positions)
+    return cell_centres(side, side, device).view(-1, 2) * 2 - 1
+
+
+def stratified_offsets(count: int, positions: int, generator: torch.Generator) -> Tensor:
+    """One random offset in each cell of a square lattice over the window: [count, positions, 2] in -1 to 1."""
+    side = math.isqrt(positions)
+    lattice = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).view(-1, 2)
+    return (lattice + torch.rand(count, positions, 2, generator=generator)) / side * 2 - 1
+
+
+def half_window(kernel_size: float, stride: int, view_size: tuple[int, int]) -> tuple[float, float]:
+    """Half sides of a token's window, in units of view height and width.
+
+    `kernel_size` is the window's side in pixels at stride 16; it scales with `stride`, the pixels per token.
+    """
+    window = kernel_size * stride / 16
+    return window / view_size[0] / 2, window / view_size[1] / 2
+
+
+def window_positions(row: Tensor, col: Tensor, offset: Tensor, grid: tuple[int, int], half: Tensor) -> Tensor:
+    """Positions in a view of offsets around its tokens.
+
+    Args:
+        row, col: [T], tokens of the grid (h, w).
+        offset: [T, P, 2] in -1 to 1, window edge to edge.
+        half: [2], as `half_window`.
+    Returns:
+        [T, P, 2] in 0 to 1; windows are mirrored at the view's border, as the network sees nothing beyond it.
+    """
+    centre = torch.stack(((row + 0.5) / grid[0], (col + 0.5) / grid[1]), -1)
+    return mirror(centre[:, None] + offset * half)

@@ -1,0 +1,160 @@
+"""What a step looks at: crops, tokens of their views, and the positions that each token pools.
+
+Everything drawn in step n for crop i of the batch follows from (seed, n, i). So a step is the same after a resume, and
+on any number of processes, each of which draws its own part of the batch only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from featup_cli.multiview.windows import half_window, lattice_offsets, stratified_offsets, window_positions
+from featup_cli.training.cache import FeatureCache, Sample
+from featup_cli.training.config import TrainConfig
+
+CHECK_POSITIONS = 25
+CHECK_PROJECTION = 128  # directions in which held-out features are compared; with fewer channels, all of them
+STATISTICS_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B crops and T tokens of the views of each.
+
+    Attributes:
+        images: [B, 3, S, S] in [0, 1].
+        lr_feats: [B, C, h, w], the backbone's own features of the crops.
+        standardised: [B, C, h, w], the same with mean 0 and variance 1 over the training crops.
+        projection: [C, K], random directions for standardised features.
+        offsets: [B * T, P, 2] in -1 to 1, positions in the tokens' windows (window edge to edge).
+        positions: [B, T, P, 2], the same positions in the crops: (y, x) in 0 to 1.
+        observed: [B * T, C], the tokens' standardised features.
+    """
+
+    images: Tensor
+    lr_feats: Tensor
+    standardised: Tensor
+    projection: Tensor
+    offsets: Tensor
+    positions: Tensor
+    observed: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of every channel over some training crops: [C] each."""
+
+    mean: Tensor
+    std: Tensor
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Features [..., C, h, w] with mean 0 and variance 1."""
+        return (features.float() - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def measure_statistics(cache: FeatureCache, keys: Sequence[str]) -> Statistics:
+    """Statistics of the first crops. A channel that hardly varies is scaled like one that varies a little."""
+    tokens = torch.cat([cache.load(key).features[0].flatten(1).T.double() for key in keys[:STATISTICS_SAMPLES]])
+    std = tokens.std(0, correction=0)
+    return Statistics(tokens.mean(0).float(), std.clamp_min(1e-3 * float(std.mean()) + 1e-12).float())
+
+
+class Batches:
+    """Draws batches from the cache.
+
+    Args:
+        cache: of the samples.
+        keys: the training samples; `heldout` those kept aside.
+        statistics: of the training samples.
+        config: settings.
+        stride: pixels per token of the backbone.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self, cache: FeatureCache, keys: Sequence[str], heldout: Sequence[str], statistics: Statistics,
+        config: TrainConfig, stride: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.cache = cache
+        self.keys = keys
+        self.heldout = heldout
+        self.statistics = statistics
+        self.config = config
+        self.seed = seed
+        size = (cache.size, cache.size)
+        self.half_window = torch.tensor(half_window(config.kernel_size, stride, size))
+
+    def training(self, step: int, members: range) -> Batch:
+        """The crops `members` of the batch of a step, on the CPU."""
+        chosen = []
+        for member in members:
+            generator = seeded_generator(self.seed, "crop", step, member)
+            key = self.keys[int(torch.randint(len(self.keys), (), generator=generator))]
+            sample = self.cache.load(key)
+            offsets = stratified_offsets(self.config.tokens, self.config.positions, generator)
+            chosen.append((sample, *self._tokens(sample, 0, offsets, generator)))
+        return self._assemble(chosen, self._projection(step))
+
+    def check(self, index: int) -> Batch:
+        """Held-out sample `index`: always the same tokens of its views, the crop itself left out."""
+        sample = self.cache.load(self.heldout[index])
+        offsets = lattice_offsets(CHECK_POSITIONS, torch.device("cpu")).expand(self.config.check_tokens, -1, -1)
+        tokens = self._tokens(sample, 1, offsets, seeded_generator(0, "check", index))
+        channels = sample.features.shape[1]
+        if channels <= CHECK_PROJECTION:
+            return self._assemble([(sample, *tokens)], torch.eye(channels))
+        directions = torch.randn(channels, CHECK_PROJECTION, generator=seeded_generator(0, "check"))
+        return self._assemble([(sample, *tokens)], directions / channels**0.5)
+
+    def _projection(self, step: int) -> Tensor:
+        channels = len(self.statistics.mean)
+        if not self.config.projection:
+            return torch.eye(channels)
+        generator = seeded_generator(self.seed, "projection", step)
+        return torch.randn(channels, self.config.projection, generator=generator) / channels**0.5
+
+    def _tokens(
+        self, sample: Sample, first_view: int, offsets: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets [T, P, 2], positions in the crop [T, P, 2] and features [T, C] of random tokens of the views."""
+        views, _, height, width = sample.features.shape
+        count = len(offsets)
+        view = torch.randint(first_view, views, (count,), generator=generator)
+        row = torch.randint(height, (count,), generator=generator)
+        col = torch.randint(width, (count,), generator=generator)
+        inside = window_positions(row, col, offsets, (height, width), self.half_window)
+        positions = sample.views.to_image(view[:, None].expand(offsets.shape[:2]), inside)
+        observed = sample.features[view, :, row, col].float()
+        return offsets, positions, (observed - self.statistics.mean) / self.statistics.std
+
+    def _assemble(self, chosen: list[tuple[Sample, Tensor, Tensor, Tensor]], projection: Tensor) -> Batch:
+        samples, offsets, positions, observed = zip(*chosen, strict=True)
+        lr_feats = torch.stack([sample.features[0] for sample in samples]).float()
+        return Batch(
+            images=torch.stack([sample.image for sample in samples]).float() / 255,
+            lr_feats=lr_feats,
+            standardised=self.statistics.standardise(lr_feats),
+            projection=projection,
+            offsets=torch.cat(offsets),
+            positions=torch.stack(positions),
+            observed=torch.cat(observed),
+        )
+
+
+def seed_of(*parts: object) -> int:
+    """A seed that depends on all of its parts."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "little")
+
+
+def seeded_generator(*parts: object) -> torch.Generator:
+    """A CPU generator that starts the same way for the same parts."""
+    return torch.Generator().manual_seed(seed_of(*parts))

@@ -1,0 +1,78 @@
+"""Training pictures: found in folders, and split the same way every time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from featup_cli.errors import InputError
+
+LEAST_HELDOUT, MOST_HELDOUT = 4, 40
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A file that should hold a picture; `name` is its path within the folder that was searched."""
+
+    path: Path
+    name: str
+
+
+def find_pictures(folders: Iterable[Path]) -> list[PictureFile]:
+    """Every file below the folders whose suffix Pillow can read, sorted; hidden ones are left out.
+
+    Raises:
+        InputError: a folder is missing or can't be read, or there is no picture at all.
+    """
+    Image.init()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    folders = list(folders)
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; --images takes folders")
+        try:
+            paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
+        except OSError as error:
+            raise InputError(f"{folder}: can't be read ({error.strerror or error})") from None
+        found += [PictureFile(p, p.relative_to(folder).as_posix()) for p in paths if not p.name.startswith(".")]
+    if not found:
+        raise InputError(f"no pictures below {', '.join(map(str, folders))}")
+    return found
+
+
+def choose_heldout(names: Sequence[str], share: float) -> set[int]:
+    """Which pictures to keep aside: the same ones for the same names, whatever their order.
+
+    Args:
+        names: of the readable pictures.
+        share: wished share; at least 4 and at most 40 are taken, and never more than half.
+    Returns:
+        Indices into `names`.
+    Raises:
+        InputError: fewer than two pictures.
+    """
+    if len(names) < 2:
+        raise InputError("training needs at least 2 different readable pictures: one to train on and one to check")
+    count = min(max(round(share * len(names)), LEAST_HELDOUT), MOST_HELDOUT, len(names) // 2)
+    by_hash = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
+    return set(by_hash[:count])
+
+
+def split_samples(pictures: Sequence[tuple[str, list[str]]], share: float) -> tuple[list[str], list[str]]:
+    """Keys to train on and keys to keep aside, of the names of pictures and the keys of their samples.
+
+    Copies of a picture have the same keys; they count once, and never on both sides.
+
+    Raises:
+        InputError: there are not two different pictures.
+    """
+    by_key = {keys[0]: (name, keys) for name, keys in reversed(pictures)}
+    unique = [by_key[key] for key in dict.fromkeys(keys[0] for _, keys in pictures)]
+    aside = choose_heldout([name for name, _ in unique], share)
+    trained = [key for i, (_, keys) in enumerate(unique) if i not in aside for key in keys]
+    return trained, [key for i, (_, keys) in enumerate(unique) if i in aside for key in keys]

@@ -1,0 +1,239 @@
+"""The training loop: steps, looks at the held-out pictures, and a state that can be saved and restored at any step."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import astuple
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from featup_cli.errors import FeatUpError
+from featup_cli.multiview.optimize import make_optimizer, warm_cosine
+from featup_cli.training.batches import Batch, Batches, seed_of
+from featup_cli.training.curves import Row
+from featup_cli.training.model import MultiViewModel
+from featup_cli.training.workers import Workers
+
+State = dict[str, Any]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by Ctrl-C or SIGTERM after `step` steps, and saved."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+class StopRequest:
+    """Set by a signal; read between two steps, so that no step is left half done."""
+
+    asked = False
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Within, Ctrl-C and SIGTERM ask to stop instead of stopping at once; a second Ctrl-C stops at once."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # signals reach the main thread only
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if request.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Trainer:
+    """Fits a `MultiViewModel`.
+
+    Args:
+        model: on its device; moved, not copied.
+        batches: where steps come from.
+        workers: this process and the others; `batch` must be a multiple of their number.
+
+    Attributes:
+        step: steps done.
+        rows: the looks at the held-out pictures so far.
+        best: weights of the upsampler (`state`), the `step` they are from and their `score`; empty before the
+            first look.
+    """
+
+    def __init__(self, model: MultiViewModel, batches: Batches, workers: Workers) -> None:
+        self.model = model
+        self.batches = batches
+        self.workers = workers
+        self.config = config = model.config
+        self.device = next(model.parameters()).device
+        fast: list[nn.Module] = [model.downsampler, *([model.uncertainty] if model.uncertainty else [])]
+        groups = [
+            (list(model.upsampler.parameters()), 1.0),
+            ([p for module in fast for p in module.parameters()], config.downsampler_rate),
+            (list(model.bilinear_downsampler.parameters()), config.downsampler_rate),
+        ]
+        groups = [([p for p in parameters if p.requires_grad], rate) for parameters, rate in groups]
+        groups = [(parameters, rate) for parameters, rate in groups if parameters]
+        self.rates = [rate for _, rate in groups]
+        self.optimizer = make_optimizer(
+            config.optimizer, [{"params": p, "lr": config.learning_rate * rate} for p, rate in groups],
+            config.weight_decay,
+        )  # fmt: skip
+        decay = get_ema_multi_avg_fn(config.average)
+        self.average = AveragedModel(model, multi_avg_fn=decay) if config.average else None
+        self.step = 0
+        self.seconds = 0.0
+        self.sums = [0.0, 0.0]  # loss and error since the last look
+        self.rows: list[Row] = []
+        self.best: State = {}
+
+    @property
+    def scored(self) -> MultiViewModel:
+        """The model that is scored and kept: the average of the weights, if there is one."""
+        module = self.average.module if self.average is not None else self.model
+        assert isinstance(module, MultiViewModel)
+        return module
+
+    def run(
+        self,
+        stop: StopRequest,
+        on_step: Callable[[float], None],
+        on_check: Callable[[Row, bool], None],
+        save: Callable[[], None],
+        save_every: float,
+    ) -> None:
+        """Take the steps that are left.
+
+        Args:
+            stop: asks to stop after the step in progress.
+            on_step: called after each step with its loss.
+            on_check: called after each look at the held-out pictures, and whether it is the best one.
+            save: stores the state; called after each look, every `save_every` seconds, and when asked to stop.
+        Raises:
+            Interrupted: asked to stop, here or in another process.
+            FeatUpError: the loss is no longer a number.
+        """
+        steps, saved = self.config.steps, time.monotonic()
+        with ThreadPoolExecutor(1) as loader:  # reads the next batch while this one is computed
+            upcoming = loader.submit(self._load, self.step + 1)
+            while self.step < steps:
+                start = time.monotonic()
+                batch = upcoming.result()
+                if self.step + 1 < steps:
+                    upcoming = loader.submit(self._load, self.step + 2)
+                loss, stopped = self._take_step(batch.to(self.device), stop)
+                is_check = self.step % self.config.check_interval == 0 or self.step == steps
+                is_best = is_check and self._check()
+                self.seconds += time.monotonic() - start
+                on_step(loss)
+                if is_check:
+                    on_check(self.rows[-1], is_best)
+                if is_check or stopped or time.monotonic() - saved >= save_every:
+                    save()
+                    saved = time.monotonic()
+                if stopped and self.step < steps:
+                    raise Interrupted(self.step)
+
+    def _load(self, step: int) -> Batch:
+        share = self.config.batch // self.workers.size
+        first = self.workers.rank * share
+        return self.batches.training(step, range(first, first + share))
+
+    def _take_step(self, batch: Batch, stop: StopRequest) -> tuple[float, bool]:
+        step, config = self.step + 1, self.config
+        # Dropout's draws follow from the step, so they needn't be saved.
+        torch.manual_seed(seed_of(self.batches.seed, "dropout", step, self.workers.rank))
+        self.model.train()
+        losses = self.model(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.loss.backward()
+        groups = [[p for p in group["params"] if p.grad is not None] for group in self.optimizer.param_groups]
+        shared = torch.stack((losses.loss.detach(), losses.error, losses.error.new_tensor(float(stop.asked))))
+        self.workers.average([shared, *(_gradient(p) for parameters in groups for p in parameters)])
+        loss, error, asked = shared.tolist()
+        if not math.isfinite(loss):
+            raise FeatUpError(
+                f"step {step}: the loss is {loss}; try a lower learning_rate, a longer warmup or precision=float32"
+            )
+        scale = warm_cosine(step, config.steps, config.warmup)
+        for group, rate, parameters in zip(self.optimizer.param_groups, self.rates, groups, strict=True):
+            if config.clip:
+                nn.utils.clip_grad_norm_(parameters, config.clip)
+            group["lr"] = config.learning_rate * rate * scale
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step = step
+        self.sums = [self.sums[0] + loss, self.sums[1] + error]
+        return loss, asked > 0
+
+    def _check(self) -> bool:
+        """Look at the held-out pictures; whether the upsampler is the best so far."""
+        scored = self.scored.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for index in self.workers.share(range(len(self.batches.heldout))):
+            sums += scored.score(self.batches.check(index).to(self.device))
+        self.workers.average([sums])
+        error, bilinear_error, total = sums.tolist()
+        steps = self.step - (self.rows[-1].step if self.rows else 0)
+        row = Row(
+            step=self.step,
+            loss=self.sums[0] / steps,
+            error=self.sums[1] / steps,
+            explained_variance=1 - error / max(total, 1e-12),
+            bilinear_explained_variance=1 - bilinear_error / max(total, 1e-12),
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            seconds=self.seconds,
+        )
+        self.rows.append(row)
+        self.sums = [0.0, 0.0]
+        if self.best and row.explained_variance <= self.best["score"]:
+            return False
+        state = {name: value.detach().cpu().clone() for name, value in scored.upsampler.state_dict().items()}
+        self.best = {"score": row.explained_variance, "step": self.step, "state": state}
+        return True
+
+    def state(self) -> State:
+        """All that a later run needs to go on as if there had been no break; no random state is among it."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "rows": [list(astuple(row)) for row in self.rows],
+            "best": self.best,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+        }
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.sums = list(state["sums"])
+        self.rows = [Row(*values) for values in state["rows"]]
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
+from featup_cli.training.batches import Batches, measure_statistics
+from featup_cli.training.cache import FeatureCache, fill_cache
+from featup_cli.training.config import TrainConfig
+from featup_cli.training.pictures import find_pictures
+from featup_cli.training.workers import Workers
+from featup_cli.upsamplers.base import no_progress
+
+
+def make(backbone: Backbone, config: TrainConfig, pictures: Path, folder: Path) -> Batches:
+    cache = FeatureCache(folder, backbone, config)
+    readable, _ = fill_cache(cache, find_pictures([pictures]), Workers(), no_progress)
+    keys = [key for _, sample_keys in readable for key in sample_keys]
+    return Batches(cache, keys[:4], keys[4:], measure_statistics(cache, keys[:4]), config, backbone.stride, seed=0)
+
+
+@pytest.fixture
+def colours() -> Backbone:
+    """Mean colours as features: fast, and known for every box of a picture."""
+    pool = replace(load_backbone(BackboneConfig()), network=lambda x: F.avg_pool2d(x, 16), channels=3)
+    return replace(pool, weights_sha256="colours")
+
+
+@pytest.fixture
+def batches(colours: Backbone, config: TrainConfig, pictures: Path, tmp_path: Path) -> Batches:
+    return make(colours, config, pictures, tmp_path / "c")
+
+
+def test_a_step_is_always_the_same_and_no_other(batches: Batches) -> None:
+    first, again, other = (batches.training(step, range(2)) for step in (5, 5, 6))
+    for field in fields(first):
+        assert torch.equal(getattr(first, field.name), getattr(again, field.name))
+    assert not torch.equal(first.offsets, other.offsets)
+    assert not torch.equal(first.projection, other.projection)
+
+
+def test_shares_of_two_processes_make_the_whole_batch(batches: Batches) -> None:
+    whole = batches.training(3, range(4))
+    halves = [batches.training(3, members) for members in (range(2), range(2, 4))]
+    for field in fields(whole):
+        if field.name == "projection":
+            assert all(torch.equal(half.projection, whole.projection) for half in halves)
+        else:
+            joined = torch.cat([getattr(half, field.name) for half in halves])
+            assert torch.equal(joined, getattr(whole, field.name))
+
+
+def test_standardised_channels_have_mean_zero_and_variance_one(batches: Batches) -> None:
+    features = torch.stack([batches.cache.load(key).features[0] for key in batches.keys])
+    standardised = batches.statistics.standardise(features)
+    torch.testing.assert_close(standardised.mean((0, 2, 3)), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(standardised.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_tokens_are_found_again_at_their_positions_in_the_crop(
+    colours: Backbone, config: TrainConfig, pictures: Path, tmp_path: Path
+) -> None:
+    config = replace(config, views=6, tokens=200, positions=64, kernel_size=16.0, projection=0, crop_size=96)
+    batches = make(colours, config, pictures, tmp_path / "c")
+    batch = batches.training(1, range(3))
+    grid = batch.positions.flip(-1) * 2 - 1
+    pooled = F.grid_sample(batch.images, grid, align_corners=False).mean(-1).transpose(1, 2).flatten(0, 1)
+    observed = batch.observed * batches.statistics.std + batches.statistics.mean
+    unexplained = (pooled - observed).square().sum() / (observed - observed.mean(0)).square().sum()
+    assert float(unexplained) < 0.01
+
+
+def test_a_check_looks_at_the_same_tokens_every_time_and_never_at_the_crop_itself(batches: Batches) -> None:
+    first, again = batches.check(0), batches.check(0)
+    assert torch.equal(first.observed, again.observed)
+    sample = batches.cache.load(batches.heldout[0])
+    of_crop = batches.statistics.standardise(sample.features[0]).flatten(1).T
+    assert float(torch.cdist(first.observed, of_crop).min()) > 1e-3
+    assert torch.equal(first.projection, torch.eye(3))

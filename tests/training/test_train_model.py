@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from featup_cli.errors import UsageError
+from featup_cli.multiview.downsample import AttentionDownsampler
+from featup_cli.training.batches import Batch
+from featup_cli.training.config import TrainConfig
+from featup_cli.training.model import MultiViewModel
+from featup_cli.upsamplers.jbu.config import JBUConfig
+from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
+from featup_cli.upsamplers.resfu.config import ReSFUConfig
+from featup_cli.upsamplers.resfu.upsampler import ReSFU
+
+CHANNELS = 6
+
+
+def make_upsampler(method: str) -> nn.Module:
+    if method == "jbu":
+        return JBUUpsampler(JBUConfig(radius=1, key_size=4))
+    return ReSFU(CHANNELS, ReSFUConfig(projection=8, hidden=16, groups=2, filter_radius=2))
+
+
+def make_batch(directions: int) -> Batch:
+    features = torch.randn(2, CHANNELS, 4, 4)
+    projection = torch.randn(CHANNELS, directions) if directions else torch.eye(CHANNELS)
+    return Batch(
+        images=torch.rand(2, 3, 32, 32), lr_feats=features * 3 + 1, standardised=features, projection=projection,
+        offsets=torch.rand(10, 4, 2) * 2 - 1, positions=torch.rand(2, 5, 4, 2), observed=torch.randn(10, CHANNELS),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["jbu", "resfu"])
+def test_features_may_be_projected_before_upsampling(method: str) -> None:
+    upsampler, batch = make_upsampler(method).eval(), make_batch(3)
+    whole = upsampler(batch.images, batch.lr_feats, (9, 10))
+    values = torch.einsum("bchw,ck->bkhw", batch.lr_feats, batch.projection)
+    projected = upsampler(batch.images, batch.lr_feats, (9, 10), values)
+    torch.testing.assert_close(projected, torch.einsum("bchw,ck->bkhw", whole, batch.projection), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["jbu", "resfu"])
+def test_everything_that_is_fitted_gets_a_gradient(method: str, config: TrainConfig) -> None:
+    config = replace(config, downsampler="attention", tv_weight=0.1, magnitude_weight=0.1)
+    model = MultiViewModel(make_upsampler(method), CHANNELS, config)
+    for module in (model.downsampler, model.bilinear_downsampler):
+        assert isinstance(module, AttentionDownsampler)
+        nn.init.normal_(module.saliency.weight)
+    model(make_batch(3)).loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not without
+
+
+def test_attention_over_a_projection_sees_the_saliency_of_all_channels(config: TrainConfig) -> None:
+    model = MultiViewModel(make_upsampler("jbu"), CHANNELS, replace(config, downsampler="attention")).eval()
+    attention = model.downsampler
+    assert isinstance(attention, AttentionDownsampler)
+    nn.init.normal_(attention.saliency.weight)
+    nn.init.normal_(attention.saliency.bias)
+    batch = make_batch(3)
+    with torch.no_grad():
+        hr_feats = model.upsampler(batch.images, batch.lr_feats, (8, 8), batch.standardised)
+        grid = batch.positions.flip(-1) * 2 - 1
+        sampled = nn.functional.grid_sample(hr_feats, grid, padding_mode="border", align_corners=False)
+        pooled = attention(sampled.permute(0, 2, 3, 1).flatten(0, 1), batch.offsets)
+        error = (pooled @ batch.projection - batch.observed @ batch.projection).square()
+        torch.testing.assert_close(model(batch).error, error.mean(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model.score(batch)[0].float(), error.sum(), atol=1e-3, rtol=1e-4)
+
+
+def test_the_baseline_learns_without_touching_the_rest(config: TrainConfig) -> None:
+    model, batch = MultiViewModel(make_upsampler("jbu"), CHANNELS, config), make_batch(3)
+    model(batch).loss.backward()
+    before = [p.grad for p in (*model.upsampler.parameters(), *model.downsampler.parameters()) if p.grad is not None]
+    loss = model(batch).loss
+    nn.init.normal_(model.bilinear_downsampler.bias)
+    model.zero_grad()
+    other = model(batch)
+    other.loss.backward()
+    torch.testing.assert_close(other.loss, loss)
+    after = [p.grad for p in (*model.upsampler.parameters(), *model.downsampler.parameters()) if p.grad is not None]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_without_uncertainty_and_priors_the_loss_is_the_squared_error(config: TrainConfig) -> None:
+    model, batch = MultiViewModel(make_upsampler("jbu"), CHANNELS, replace(config, uncertainty=False)), make_batch(0)
+    losses = model(batch)
+    torch.testing.assert_close(losses.loss.detach(), losses.error)
+    for prior in ({"tv_weight": 1.0}, {"tv_weight": 1.0, "variation": "features"}, {"magnitude_weight": 1.0}):
+        model.config = replace(config, uncertainty=False, **prior)  # type: ignore[arg-type]
+        assert bool(model(batch).loss > losses.loss)
+
+
+def test_bfloat16_stays_close_to_float32(config: TrainConfig) -> None:
+    model, batch = MultiViewModel(make_upsampler("resfu"), CHANNELS, config), make_batch(3)
+    exact = float(model(batch).error.detach())
+    model.config = replace(config, precision="bfloat16")
+    half = float(model(batch).error.detach())
+    assert half != exact
+    assert half == pytest.approx(exact, rel=0.02)
+
+
+def test_frozen_parameters_keep_their_values_and_the_others_do_not(config: TrainConfig) -> None:
+    model = MultiViewModel(make_upsampler("jbu"), CHANNELS, replace(config, freeze="range_temp,range_proj"))
+    frozen = {name for name, parameter in model.upsampler.named_parameters() if not parameter.requires_grad}
+    assert any("range_temp" in name for name in frozen)
+    assert all("range_temp" in name or "range_proj" in name for name in frozen)
+    assert model.upsampler.get_parameter("stages.0.sigma_spatial").requires_grad
+    with pytest.raises(UsageError, match=r"freeze=sigma: .* known are .*sigma_spatial"):
+        MultiViewModel(make_upsampler("jbu"), CHANNELS, replace(config, freeze="sigma"))
+
+
+def test_a_fixed_downsampler_is_left_out(config: TrainConfig) -> None:
+    model = MultiViewModel(make_upsampler("jbu"), CHANNELS, replace(config, learn_downsampler=False))
+    model(make_batch(3)).loss.backward()
+    assert model.downsampler.bias.grad is None
+    assert model.bilinear_downsampler.bias.grad is None
