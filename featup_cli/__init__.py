@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from featup_cli.config import ImplicitConfig
     from featup_cli.io.tensors import FeatureFile, load_features
     from featup_cli.pipeline import Result, Upsampling, render, upsample
+    from featup_cli.training.config import TrainConfig
+    from featup_cli.training.run import Training, train
     from featup_cli.upsamplers.base import make_upsampler
+    from featup_cli.upsamplers.weights import load_upsampler, save_upsampler
     from featup_cli.visualization import visualize
 
 _HOMES = {
@@ -27,18 +30,24 @@ _HOMES = {
     "FeatureFile": "featup_cli.io.tensors",
     "ImplicitConfig": "featup_cli.config",
     "Result": "featup_cli.pipeline",
+    "TrainConfig": "featup_cli.training.config",
+    "Training": "featup_cli.training.run",
     "Upsampling": "featup_cli.pipeline",
     "load_backbone": "featup_cli.backbones",
     "load_features": "featup_cli.io.tensors",
+    "load_upsampler": "featup_cli.upsamplers.weights",
     "make_upsampler": "featup_cli.upsamplers.base",
     "render": "featup_cli.pipeline",
+    "save_upsampler": "featup_cli.upsamplers.weights",
+    "train": "featup_cli.training.run",
     "upsample": "featup_cli.pipeline",
     "visualize": "featup_cli.visualization",
 }
 
 __all__ = [
-    "Backbone", "BackboneConfig", "FeatureFile", "ImplicitConfig", "Result", "Upsampling", "__version__",
-    "load_backbone", "load_features", "make_upsampler", "render", "upsample", "visualize",
+    "Backbone", "BackboneConfig", "FeatureFile", "ImplicitConfig", "Result", "TrainConfig", "Training", "Upsampling",
+    "__version__", "load_backbone", "load_features", "load_upsampler", "make_upsampler", "render", "save_upsampler",
+    "train", "upsample", "visualize",
 ]  # fmt: skip
 
 

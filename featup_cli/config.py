@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from featup_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 METHODS: dict[str, str] = {
     "nearest": "copies each token to its cell",
     "bilinear": "interpolates between tokens",
     "bicubic": "interpolates with a cubic kernel",
+    "guided": "guided filter: features as local linear functions of colour",
+    "jbu": "one pass of a joint bilateral stack; serves every backbone",
+    "resfu": "one pass that mixes neighbours by learned similarity; weights belong to a backbone",
     "implicit": "fits implicit FeatUp to the picture from jittered views",
 }
+METHODS_WITH_WEIGHTS = ("jbu", "resfu")
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,10 @@ PRESETS: dict[str, ImplicitConfig] = {
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:
+    if get_origin(kind) is UnionType:  # the only unions of a setting are with None
+        if text == "none":
+            return None
+        kind = next(k for k in get_args(kind) if k is not type(None))
     choices = get_args(kind) if get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
     if choices and text not in choices:
         raise UsageError(f"{name}={text}: choose from {', '.join(choices)}")
@@ -134,6 +148,22 @@ def _parse(name: str, kind: Any, text: str) -> Any:
     return text
 
 
+def change_settings(config: Settings, texts: Iterable[str]) -> Settings:
+    """A frozen dataclass of settings with changes given as `key=value`; `none` where a setting may be None.
+
+    Raises:
+        UsageError: an unknown setting, or a value that can't be.
+    """
+    kinds = get_type_hints(type(config))
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in kinds:
+            raise UsageError(f"--set {text}: expected KEY=VALUE with KEY one of {', '.join(kinds)}")
+        changes[name] = _parse(name, kinds[name], value.strip())
+    return replace(config, **changes)
+
+
 def implicit_config(preset: str, given: Mapping[str, Any], texts: Iterable[str]) -> ImplicitConfig:
     """A preset with changes.
 
@@ -145,12 +175,4 @@ def implicit_config(preset: str, given: Mapping[str, Any], texts: Iterable[str])
         UsageError: an unknown setting, or a value that can't be.
     """
     changes = {name: value for name, value in given.items() if value is not None}
-    kinds = get_type_hints(ImplicitConfig)
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or name not in kinds:
-            raise UsageError(
-                f"--set {text}: expected KEY=VALUE with KEY one of {', '.join(f.name for f in fields(ImplicitConfig))}"
-            )
-        changes[name] = _parse(name, kinds[name], value.strip())
-    return replace(PRESETS[preset], **changes)
+    return change_settings(replace(PRESETS[preset], **changes), texts)

@@ -16,7 +16,7 @@ from featup_cli.errors import UsageError
 def versions() -> dict[str, str]:
     """Versions of the program and of what its results depend on."""
     found = {"featup-cli": __version__, "python": platform.python_version()}
-    for package in ("torch", "timm", "numpy", "pillow", "safetensors"):
+    for package in ("torch", "timm", "numpy", "pillow", "safetensors", "numba", "triton"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -53,10 +53,11 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Aliases, methods, devices, kernels and versions, as lists of rows."""
+    """Aliases, methods, upsamplers, devices, kernels and versions, as lists of rows."""
     from featup_kernels import backends
 
     from featup_cli.backbones.aliases import ALIASES
+    from featup_cli.upsamplers.pretrained import describe_shipped
 
     devices = [torch.device("cpu")] + [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
@@ -64,9 +65,8 @@ def describe_environment() -> dict[str, Any]:
     return {
         "backbones": [{"alias": name, "model": a.reference, "about": a.description} for name, a in ALIASES.items()],
         "methods": [{"method": name, "about": about} for name, about in METHODS.items()],
+        "upsamplers": describe_shipped(),
         "devices": [{"device": str(d), "about": describe_device(d)} for d in devices],
-        "kernels": [
-            {"backend": s.backend, "device": s.device, "status": s.why_not or "would run"} for s in backends()
-        ],
+        "kernels": [{"backend": s.backend, "device": s.device, "status": s.why_not or "would run"} for s in backends()],
         "versions": [{"package": name, "version": number} for name, number in versions().items()],
     }

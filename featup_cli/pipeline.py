@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
-from featup_cli.config import METHODS, ImplicitConfig
+from featup_cli.config import ImplicitConfig
 from featup_cli.environment import choose_device, describe_device, versions
 from featup_cli.errors import UsageError
 from featup_cli.io.atomic import atomic_path
@@ -22,7 +22,7 @@ from featup_cli.io.pictures import save_png
 from featup_cli.io.tensors import save_features
 from featup_cli.pca import fit_pca
 from featup_cli.shapes import resolve_network_size, resolve_output_size
-from featup_cli.upsamplers.base import Details, Progress, make_upsampler, no_progress
+from featup_cli.upsamplers.base import Announce, Details, Progress, Upsampler, check_method, make_upsampler, no_progress
 from featup_cli.upsamplers.implicit.saved import FittedModel, load_model, save_model
 from featup_cli.visualization import feature_picture
 
@@ -42,6 +42,8 @@ class Upsampling:
     device: str = "auto"
     seed: int = 0
     max_pixels: int = DEFAULT_MAX_PIXELS
+    upsampler: str = "auto"
+    allow_other_backbone: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,19 +140,32 @@ class Result:
 
 
 class Pipeline:
-    """A backbone, loaded once, and what to do with each picture.
+    """A backbone and an upsampler, loaded once, and what to do with each picture.
 
+    Args:
+        settings: what to do.
+        backbone: one that is loaded already.
+        announce: told of downloads; None for silence.
     Raises:
         UsageError, WeightsError: the settings can't be obeyed, or weights can't be had.
     """
 
-    def __init__(self, settings: Upsampling, backbone: Backbone | None = None) -> None:
-        if settings.method not in METHODS:
-            raise UsageError(f"unknown method {settings.method!r}; one of: {', '.join(METHODS)}")
+    def __init__(
+        self, settings: Upsampling, backbone: Backbone | None = None, announce: Announce | None = None
+    ) -> None:
+        check_method(settings.method, settings.upsampler)
         self.settings = settings
         self.device = backbone.device if backbone is not None else choose_device(settings.device)
         self.device_name = describe_device(self.device)
         self.backbone = backbone or load_backbone(settings.backbone, self.device)
+        # Implicit FeatUp is made anew for each picture, as it needs the size of the network's input.
+        self._upsampler: Upsampler | None = None
+        if settings.method != "implicit":
+            self._upsampler = make_upsampler(
+                settings.method, backbone=self.backbone, upsampler=settings.upsampler,
+                allow_other_backbone=settings.allow_other_backbone, offline=settings.backbone.offline,
+                announce=announce,
+            )  # fmt: skip
 
     def run(self, image: Any, progress: Progress = no_progress) -> Result:
         """Upsample the features of one picture.
@@ -171,7 +186,7 @@ class Pipeline:
         output = resolve_output_size(settings.output_size, picture.size, network, grid)
         start = time.perf_counter()
         lr_feats = backbone(picture.resized(network)[None])
-        upsampler = make_upsampler(
+        upsampler = self._upsampler or make_upsampler(
             settings.method, backbone=backbone, network_size=network, config=settings.implicit, seed=settings.seed,
             progress=progress,
         )  # fmt: skip
@@ -184,6 +199,7 @@ class Pipeline:
             "backbone": backbone.describe(),
             "method": settings.method,
             "settings": asdict(settings.implicit) if settings.method == "implicit" else {},
+            "upsampler": getattr(upsampler, "provenance", None),
             "seed": settings.seed,
             "network_size": list(network), "output_size": list(output), "grid": list(grid),
             "patch_size": backbone.stride, "pixel_convention": PIXEL_CONVENTION,
@@ -206,19 +222,23 @@ def upsample(
     device: str = "auto",
     seed: int = 0,
     progress: Progress = no_progress,
+    upsampler: Path | str = "auto",
+    allow_other_backbone: bool = False,
 ) -> Result:
     """Features per pixel of one picture: what `featup upsample` does, in memory and silent.
 
     Args:
         image: path, Pillow image, uint8 [H, W, 3] or float tensor [3, H, W] in [0, 1].
         backbone: name, settings, or a loaded backbone to use again.
-        method: nearest, bilinear, bicubic or implicit.
+        method: nearest, bilinear, bicubic, jbu, resfu or implicit.
         resize: network input, a short side or `HxW`; None for the backbone's own.
         output_size: `image`, `HxW`, (H, W), a factor such as `8x`, or None for the network input's size.
         implicit: settings of that method.
         device: auto, cpu, cuda, ...
         seed: the same seed on the same device gives the same result.
         progress: called with (stage, done, total, score).
+        upsampler: weights of jbu and resfu: `auto`, a released name or a file, as for `make_upsampler`.
+        allow_other_backbone: accept weights for another backbone with as many channels.
     Raises:
         FeatUpError: one of its subclasses; the message says what to do.
     """
@@ -228,7 +248,10 @@ def upsample(
         if isinstance(backbone, BackboneConfig)
         else BackboneConfig(name=str(getattr(backbone, "name", backbone)))
     )
-    settings = Upsampling(config, method, implicit or ImplicitConfig(), resize, output_size, device, seed)
+    settings = Upsampling(
+        config, method, implicit or ImplicitConfig(), resize, output_size, device, seed, upsampler=str(upsampler),
+        allow_other_backbone=allow_other_backbone,
+    )  # fmt: skip
     return Pipeline(settings, loaded).run(image, progress)
 
 

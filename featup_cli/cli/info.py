@@ -16,7 +16,7 @@ EXAMPLES = "Examples:  featup info  |  featup info --json"
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False,
 ) -> None:
-    """List backbone aliases, methods, devices, versions and the kernels that would run."""
+    """List backbone aliases, methods, upsamplers, devices, versions and the kernels that would run."""
     from featup_cli.environment import describe_environment
 
     facts = describe_environment()
@@ -35,6 +35,7 @@ def print_tables(facts: dict[str, Any]) -> None:
     for title, rows, columns in (
         ("Backbones, beside any timm name or reference", facts["backbones"], ("alias", "model", "about")),
         ("Methods", facts["methods"], ("method", "about")),
+        ("Weights for jbu and resfu (--upsampler)", facts["upsamplers"], ("upsampler", "method", "for", "where")),
         ("Devices", facts["devices"], ("device", "about")),
         ("Kernels", facts["kernels"], ("backend", "device", "status")),
         ("Versions", facts["versions"], ("package", "version")),

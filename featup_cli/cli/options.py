@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from featup_cli.backbones.aliases import parse_model_args
+from featup_cli.config import PRESETS
+
+if TYPE_CHECKING:
+    from featup_cli.backbones import BackboneConfig
 
 INPUT, BACKBONE, METHOD, OUTPUT, RUN = "Input", "Backbone", "Method", "Output", "Run"
 
@@ -25,6 +31,91 @@ class Storage(str, Enum):
     full = "full"
     factored = "factored"
 
+
+Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
+
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        help="Network input: short side in pixels, or HEIGHTxWIDTH. (default: the backbone's own short side)",
+        show_default=False, rich_help_panel=INPUT,
+    ),
+]  # fmt: skip
+MaxPixels = Annotated[
+    int, typer.Option("--max-pixels", min=1, help="Refuse pictures with more pixels.", rich_help_panel=INPUT)
+]
+BackboneName = Annotated[
+    str,
+    typer.Option(
+        "--backbone", "-b",
+        help="An alias (`featup info` lists them), a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER.",
+        rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+Layer = Annotated[
+    int | None,
+    typer.Option(
+        "--layer", help="Block or stage, counted from 0 or back from -1. (default: the last)",
+        show_default=False, rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+NoNorm = Annotated[
+    bool, typer.Option("--no-norm", help="Leave out the backbone's final norm.", rich_help_panel=BACKBONE)
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", help="Weights of the backbone: safetensors, or a checkpoint (never executed).",
+        show_default=False, rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+BackboneArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backbone-arg", metavar="KEY=VALUE",
+        help="Argument of the backbone's constructor, e.g. pad_type=same; mean= and std= too. Repeatable.",
+        show_default=False, rich_help_panel=BACKBONE,
+    ),
+]  # fmt: skip
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Use cached weights only (HF_HUB_OFFLINE=1).", rich_help_panel=BACKBONE)
+]
+RandomWeights = Annotated[
+    bool, typer.Option("--random-weights", help="Untrained backbone, for tests only.", rich_help_panel=BACKBONE)
+]
+UpsamplerWeights = Annotated[
+    str,
+    typer.Option(
+        "--upsampler", metavar="auto|NAME|FILE",
+        help="jbu, resfu: weights. auto: the package's own; NAME: of FeatUp's release (`featup info` lists them); "
+        "FILE: of `featup train` or `featup import-weights`.",
+        rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
+AllowOtherBackbone = Annotated[
+    bool,
+    typer.Option(
+        "--allow-other-backbone", help="jbu, resfu: use weights for another backbone if its channels fit.",
+        rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
+PresetOption = Annotated[
+    Preset,
+    typer.Option(
+        "--preset", help="implicit: default, our best trade of quality and time; paper, table 7 as printed.",
+        rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE",
+        help="implicit: any other setting of ImplicitConfig (docs/implicit.md). Repeatable.",
+        show_default=False, rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
+Seed = Annotated[int, typer.Option("--seed", help="Makes the result repeatable.", rich_help_panel=RUN)]
 
 OutputDir = Annotated[
     Path, typer.Option("-o", "--output", help="Folder for the results; made if missing.", rich_help_panel=OUTPUT)
@@ -54,3 +145,19 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.",
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON line a result on stdout; no progress bars.", rich_help_panel=RUN)
 ]
+
+
+def backbone_config(
+    name: str, layer: int | None, no_norm: bool, weights: Path | None, arguments: list[str] | None, offline: bool,
+    random_weights: bool,
+) -> BackboneConfig:  # fmt: skip
+    """Settings of a backbone from its options.
+
+    Raises:
+        UsageError: an argument that isn't KEY=VALUE.
+    """
+    model_args = parse_model_args(arguments or [])
+
+    from featup_cli.backbones import BackboneConfig
+
+    return BackboneConfig(name, layer, not no_norm, weights, model_args, offline, random_weights)

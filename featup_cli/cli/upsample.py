@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featup_cli.backbones.aliases import parse_model_args
 from featup_cli.cli import options
 from featup_cli.cli.console import EXIT_FAILED, Console, error_message, report_errors
-from featup_cli.cli.options import BACKBONE, INPUT, METHOD, OUTPUT, RUN
-from featup_cli.config import METHODS, PRESETS, ImplicitConfig, implicit_config
+from featup_cli.cli.options import METHOD, OUTPUT
+from featup_cli.config import METHODS, ImplicitConfig, implicit_config
 from featup_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,13 +20,12 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "Examples:  featup upsample photo.jpg  |  "
     "featup upsample *.jpg -o out --backbone dinov2 --method implicit  |  "
-    "featup upsample photo.jpg --method bilinear --output-size image  |  "
+    "featup upsample photo.jpg --method jbu --output-size image  |  "
     "featup upsample photo.jpg --backbone mobilenetv2_100 --layer 3 --weights mobilenet.safetensors"
 )
 METHOD_HELP = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
 
 Method = Enum("Method", {name: name for name in METHODS}, type=str)  # type: ignore[misc]
-Preset = Enum("Preset", {name: name for name in PRESETS}, type=str)  # type: ignore[misc]
 Downsampler = Enum("Downsampler", {name: name for name in ("attention", "simple")}, type=str)  # type: ignore[misc]
 Representation = Enum("Representation", {name: name for name in ("network", "buffer")}, type=str)  # type: ignore[misc]
 
@@ -35,75 +33,21 @@ Representation = Enum("Representation", {name: name for name in ("network", "buf
 @report_errors
 def upsample(
     images: Annotated[list[Path], typer.Argument(help="Pictures, in any format that Pillow reads.", metavar="IMAGE")],
-    resize: Annotated[
-        str | None,
-        typer.Option(
-            "--resize",
-            rich_help_panel=INPUT,
-            show_default=False,
-            help="Network input: short side in pixels, or HEIGHTxWIDTH. (default: the backbone's own short side)",
-        ),
-    ] = None,
-    max_pixels: Annotated[
-        int, typer.Option("--max-pixels", min=1, rich_help_panel=INPUT, help="Refuse pictures with more pixels.")
-    ] = 200_000_000,
-    backbone: Annotated[
-        str,
-        typer.Option(
-            "--backbone",
-            "-b",
-            rich_help_panel=BACKBONE,
-            help="An alias (`featup info` lists them), a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER.",
-        ),
-    ] = "tiny",
-    layer: Annotated[
-        int | None,
-        typer.Option(
-            "--layer",
-            rich_help_panel=BACKBONE,
-            show_default=False,
-            help="Block or stage, counted from 0 or back from -1. (default: the last)",
-        ),
-    ] = None,
-    no_norm: Annotated[
-        bool, typer.Option("--no-norm", rich_help_panel=BACKBONE, help="Leave out the backbone's final norm.")
-    ] = False,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights",
-            rich_help_panel=BACKBONE,
-            show_default=False,
-            help="Weights of the backbone: safetensors, or a checkpoint (never executed).",
-        ),
-    ] = None,
-    backbone_arg: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--backbone-arg",
-            rich_help_panel=BACKBONE,
-            metavar="KEY=VALUE",
-            show_default=False,
-            help="Argument of the backbone's constructor, e.g. pad_type=same; mean= and std= too. Repeatable.",
-        ),
-    ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", rich_help_panel=BACKBONE, help="Use cached weights only (HF_HUB_OFFLINE=1).")
-    ] = False,
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", rich_help_panel=BACKBONE, help="Untrained backbone, for tests only.")
-    ] = False,
+    resize: options.Resize = None,
+    max_pixels: options.MaxPixels = 200_000_000,
+    backbone: options.BackboneName = "tiny",
+    layer: options.Layer = None,
+    no_norm: options.NoNorm = False,
+    weights: options.Weights = None,
+    backbone_arg: options.BackboneArg = None,
+    offline: options.Offline = False,
+    random_weights: options.RandomWeights = False,
     method: Annotated[
         Method, typer.Option("--method", "-m", rich_help_panel=METHOD, help=METHOD_HELP)
     ] = Method.implicit,  # type: ignore[attr-defined]
-    preset: Annotated[
-        Preset,
-        typer.Option(
-            "--preset",
-            rich_help_panel=METHOD,
-            help="implicit: default, our best trade of quality and time; paper, table 7 as printed.",
-        ),
-    ] = Preset.default,  # type: ignore[attr-defined]
+    upsampler: options.UpsamplerWeights = "auto",
+    allow_other_backbone: options.AllowOtherBackbone = False,
+    preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     max_steps: Annotated[
         int | None,
         typer.Option(
@@ -176,16 +120,7 @@ def upsample(
             help="implicit: network, or an explicit buffer of features. (default: network)",
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            rich_help_panel=METHOD,
-            metavar="KEY=VALUE",
-            show_default=False,
-            help="implicit: any other setting of ImplicitConfig (docs/implicit.md). Repeatable.",
-        ),
-    ] = None,
+    settings: options.Settings = None,
     output: options.OutputDir = Path("features"),
     output_size: options.OutputSize = None,
     dtype: options.DTypeOption = options.DType.float16,
@@ -202,7 +137,7 @@ def upsample(
         bool, typer.Option("--picture/--no-picture", rich_help_panel=OUTPUT, help="Write STEM.png as well.")
     ] = True,
     device: options.Device = "auto",
-    seed: Annotated[int, typer.Option("--seed", rich_help_panel=RUN, help="Makes the result repeatable.")] = 0,
+    seed: options.Seed = 0,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -223,17 +158,17 @@ def upsample(
         refuse_overwriting(images, targets)
     if save_model and method.value != "implicit":
         raise UsageError(f"--save-model: method {method.value} fits no model; use --method implicit")
-    model_args = parse_model_args(backbone_arg or [])
+    chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
 
-    from featup_cli.backbones import BackboneConfig
     from featup_cli.pipeline import Pipeline, Upsampling
 
     pipeline = Pipeline(
         Upsampling(
-            backbone=BackboneConfig(backbone, layer, not no_norm, weights, model_args, offline, random_weights),
-            method=method.value, implicit=config, resize=resize, output_size=output_size, device=device, seed=seed,
-            max_pixels=max_pixels,
-        )
+            backbone=chosen, method=method.value, implicit=config, resize=resize, output_size=output_size,
+            device=device, seed=seed, max_pixels=max_pixels, upsampler=upsampler,
+            allow_other_backbone=allow_other_backbone,
+        ),
+        announce=None if quiet or as_json else console.note,
     )  # fmt: skip
     console.note(describe_backbone(pipeline))
     failed = 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from featup_cli.config import METHODS, ImplicitConfig
+from featup_cli.config import METHODS, METHODS_WITH_WEIGHTS, ImplicitConfig
 from featup_cli.errors import ShapeError, UsageError
 
 Extract = Callable[[Tensor], Tensor]
@@ -16,6 +17,9 @@ Extract = Callable[[Tensor], Tensor]
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, steps done, steps in all, running score as text)."""
+
+Announce = Callable[[str], None]
+"""Called with a sentence for the user."""
 
 
 def no_progress(stage: str, done: int, total: int, score: str) -> None:
@@ -36,7 +40,12 @@ class Details:
 
 
 class Upsampler(Protocol):
-    """An upsampler of features; `details` describes its last call."""
+    """An upsampler of features; `details` describes its last call.
+
+    One whose result is a weighted mean of the features it is given, with weights that depend on the picture alone and
+    sum to one, says so by the attribute `linear_in_features = True`: then any affine map of the channels (a probe, a
+    projection) may come before it instead of after it, with the same result.
+    """
 
     details: Details
 
@@ -55,6 +64,11 @@ class Upsampler(Protocol):
         ...
 
 
+def is_linear(upsampler: Upsampler) -> bool:
+    """Whether an affine map of the channels may come before the upsampler instead of after it."""
+    return bool(getattr(upsampler, "linear_in_features", False))
+
+
 def check_inputs(image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> None:
     """Raise ShapeError unless `image` is [B, 3, H, W], `lr_feats` [B, C, h, w] and the size positive."""
     if image.ndim != 4 or image.shape[1] != 3:
@@ -65,6 +79,14 @@ def check_inputs(image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) 
         raise ShapeError(f"output_size must be (height, width) of at least 1, not {output_size}")
 
 
+def check_method(method: str, upsampler: Path | str = "auto") -> None:
+    """Raise UsageError for an unknown method, or for weights (`upsampler`) given to one that has none."""
+    if method not in METHODS:
+        raise UsageError(f"unknown method {method!r}; one of: {', '.join(METHODS)}")
+    if str(upsampler) != "auto" and method not in METHODS_WITH_WEIGHTS:
+        raise UsageError(f"--upsampler {upsampler}: method {method} has no weights; use it with jbu or resfu")
+
+
 def make_upsampler(
     method: str,
     *,
@@ -73,27 +95,49 @@ def make_upsampler(
     config: ImplicitConfig | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
+    upsampler: Path | str = "auto",
+    allow_other_backbone: bool = False,
+    offline: bool = False,
+    announce: Announce | None = None,
 ) -> Upsampler:
     """Build an upsampler by name.
 
     Args:
         method: a key of `featup_cli.config.METHODS`.
-        backbone: needed by methods that look at views of the picture (`implicit`).
+        backbone: needed by methods that look at views of the picture (`implicit`). Weights of `jbu` and `resfu` are
+            checked against a loaded `Backbone`.
         network_size: (height, width) at which `backbone` sees the picture; needed with it.
         config: settings of `implicit`; None for its defaults.
         seed: makes methods that draw at random repeatable.
         progress: called as the work goes on.
+        upsampler: weights of `jbu` or `resfu`: `auto` for the package's own, a released name (`releases.RELEASES`), or
+            a file of `save_upsampler`.
+        allow_other_backbone: accept weights for another backbone with as many channels.
+        offline: never use the network.
+        announce: told of downloads; None for silence.
     Raises:
         UsageError: unknown method, or something that the method needs is missing.
+        WeightsError: weights can't be had or are for another backbone; they are never random.
     """
+    check_method(method, upsampler)
     if method in ("nearest", "bilinear", "bicubic"):
         from featup_cli.upsamplers.interpolation import Interpolation
 
         return Interpolation(method)
-    if method == "implicit":
-        if backbone is None or network_size is None:
-            raise UsageError("method implicit needs the backbone and its input size: it looks at jittered views")
-        from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
+    if method == "guided":
+        from featup_cli.upsamplers.guided_filter import GuidedFilter
 
-        return ImplicitUpsampler(backbone, network_size, config or ImplicitConfig(), seed, progress)
-    raise UsageError(f"unknown method {method!r}; one of: {', '.join(METHODS)}")
+        return GuidedFilter()
+    if method in METHODS_WITH_WEIGHTS:
+        from featup_cli.backbones.base import Backbone
+        from featup_cli.upsamplers.pretrained import load_pretrained
+
+        known = backbone if isinstance(backbone, Backbone) else None
+        return load_pretrained(
+            method, upsampler, known, allow_other_backbone=allow_other_backbone, offline=offline, announce=announce
+        )
+    if backbone is None or network_size is None:
+        raise UsageError("method implicit needs the backbone and its input size: it looks at jittered views")
+    from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
+
+    return ImplicitUpsampler(backbone, network_size, config or ImplicitConfig(), seed, progress)

@@ -11,6 +11,8 @@ from featup_cli.upsamplers.base import Details, check_inputs
 class Interpolation:
     """Interpolate between tokens, whose centres lie at half cells (`align_corners=False`)."""
 
+    linear_in_features = True
+
     def __init__(self, mode: str) -> None:
         self.mode = mode
         self.details = Details()

@@ -36,7 +36,9 @@ def run_process(*arguments: object, **options: object) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
 
 
-@pytest.mark.parametrize("command", [[], ["upsample"], ["render"], ["visualize"], ["info"]], ids=str)
+@pytest.mark.parametrize(
+    "command", [[], ["upsample"], ["render"], ["visualize"], ["info"], ["import-weights"]], ids=str
+)
 def test_help_loads_no_torch(command: list[str]) -> None:
     program = (
         "import sys\nfrom typer.testing import CliRunner\nfrom featup_cli.cli.app import app\n"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,11 +9,12 @@ import torch.nn.functional as F
 from featup_cli.config import METHODS
 from featup_cli.errors import ShapeError, UsageError
 from featup_cli.upsamplers.base import make_upsampler
+from featup_cli.upsamplers.weights import build_upsampler, save_upsampler
 
 IMAGE = torch.rand(2, 3, 40, 56)
 
 
-@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "guided"])
 @pytest.mark.parametrize("output", [(5, 9), (37, 53), (3, 4)])
 def test_interpolation_gives_the_exact_size_and_keeps_constants(method: str, output: tuple[int, int]) -> None:
     lr_feats = torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1).expand(2, 3, 5, 7)
@@ -32,7 +35,11 @@ def test_bilinear_is_centred_on_half_cells() -> None:
     assert torch.equal(make_upsampler("bilinear")(IMAGE[:1], lr_feats, (9, 11)), expected)
 
 
-def test_every_listed_method_can_be_made() -> None:
+def test_every_listed_method_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featup_cli.upsamplers.pretrained.SHIPPED", tmp_path)
+    for method, config in (("jbu", {}), ("resfu", {"channels": 3})):
+        about = {"backbone": "any", "provenance": {}, "card": ""}
+        save_upsampler(tmp_path / f"{method}.safetensors", build_upsampler(method, config), about)
     for method in METHODS:
         assert make_upsampler(method, backbone=lambda x: x, network_size=(16, 16)) is not None
 
