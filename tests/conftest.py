@@ -32,6 +32,14 @@ def shared_mobilenet() -> Path:
 
 
 @pytest.fixture
+def shared_camvid() -> Path:
+    path = SHARED / "data" / "camvid"
+    if not path.exists():
+        pytest.skip("needs ../shared/data, which this checkout does not have beside it")
+    return path
+
+
+@pytest.fixture
 def photo(tmp_path: Path) -> Path:
     """A small, coloured, non-square photograph-like JPEG: 72x96."""
     generator = np.random.default_rng(0)

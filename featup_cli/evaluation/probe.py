@@ -6,22 +6,44 @@ that differences between upsamplers can't come from a half-trained probe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+IGNORE = -1
+GRADIENT_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """How a fit ended.
+
+    Attributes:
+        iterations: of L-BFGS.
+        gradient: largest absolute entry of the final gradient, on standardised features.
+        loss: final objective, penalty included.
+    """
+
+    iterations: int
+    gradient: float
+    loss: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether the gradient has vanished, up to ten times the tolerance: float32 sums have noise of their own."""
+        return self.gradient <= 10 * GRADIENT_TOLERANCE
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A frozen linear classifier: `weight` [classes, C], `bias` [classes]."""
+    """A frozen linear map: `weight` [classes, C], `bias` [classes], and how its fit ended."""
 
     weight: Tensor
     bias: Tensor
+    convergence: Convergence
 
     def logits(self, features: Tensor) -> Tensor:
         """[C, H, W] to [classes, H, W]."""
@@ -48,36 +70,56 @@ def class_mixes(labels: Tensor, grid: tuple[int, int], classes: int) -> tuple[Te
     return shares / weight[..., None].clamp_min(1e-6), weight
 
 
-def fit_probe(tokens: Tensor, mixes: Tensor, weights: Tensor, *, l2: float = 1e-4, max_steps: int = 500) -> LinearProbe:
+def minimise(parameters: list[Tensor], loss: Callable[[], Tensor], max_steps: int) -> Convergence:
+    """Minimise a smooth function of `parameters`, in place, by L-BFGS until the gradient vanishes."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    solver = torch.optim.LBFGS(
+        parameters, max_iter=max_steps, max_eval=2 * max_steps, tolerance_grad=GRADIENT_TOLERANCE,
+        tolerance_change=0.0, history_size=50, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(closure)
+        final = closure()
+    gradient = max(float(p.grad.abs().max()) for p in parameters if p.grad is not None)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return Convergence(solver.state[parameters[0]]["n_iter"], gradient, float(final.detach()))
+
+
+def fit_probe(
+    tokens: Tensor, mixes: Tensor, weights: Tensor, *, l2: float = 1e-4, max_steps: int = 1000
+) -> LinearProbe:
     """Multinomial logistic regression on class mixes by L-BFGS, until the gradient vanishes.
+
+    The problem is convex with one optimum, so neither start nor order of the data matters.
 
     Args:
         tokens: [N, C] features; standardised inside, the returned probe takes raw ones.
         mixes: [N, classes] class shares.
         weights: [N] valid share of each token.
         l2: weight decay on the standardised features; makes the optimum unique.
-        max_steps: bound on the iterations; convergence comes first on all data tried.
+        max_steps: bound on the iterations; `convergence` of the result says whether it was enough.
     """
     mean, std = tokens.mean(0), tokens.std(0).clamp_min(1e-6)
-    x = (tokens - mean) / std
     keep = weights > 0
-    x, y, w = x[keep], mixes[keep], weights[keep] / weights[keep].sum()
-    weight = torch.zeros(y.shape[1], x.shape[1], requires_grad=True)
-    bias = torch.zeros(y.shape[1], requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=max_steps, tolerance_grad=1e-5, tolerance_change=1e-9, history_size=20,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    x, y, w = (tokens[keep] - mean) / std, mixes[keep], weights[keep] / weights[keep].sum()
+    weight, bias = x.new_zeros(y.shape[1], x.shape[1]), x.new_zeros(y.shape[1])
 
-    def closure() -> Tensor:
-        solver.zero_grad()
-        loss = -(w * (y * F.log_softmax(x @ weight.T + bias, -1)).sum(-1)).sum() + 0.5 * l2 * weight.square().sum()
-        loss.backward()
-        return loss
+    def loss() -> Tensor:
+        entropy = -(w * (y * F.log_softmax(x @ weight.T + bias, -1)).sum(-1)).sum()
+        return entropy + 0.5 * l2 * weight.square().sum()
 
-    solver.step(closure)
-    scaled = weight.detach() / std
-    return LinearProbe(scaled, bias.detach() - scaled @ mean)
+    convergence = minimise([weight, bias], loss, max_steps)
+    scaled = weight / std
+    return LinearProbe(scaled, bias - scaled @ mean, convergence)
 
 
 def confusion_matrix(prediction: Tensor, labels: Tensor, classes: int, mask: Tensor | None = None) -> Tensor:

@@ -1,0 +1,17 @@
+"""`featup eval`: evaluations that anybody can repeat on pictures of their own."""
+
+from __future__ import annotations
+
+import typer
+
+from featup_cli.cli.evaluate import boundary, consistency, probe, report
+
+app = typer.Typer(
+    help="Evaluate upsampled features, method by method, with intervals.",
+    epilog="docs/evaluation.md defines every score.",
+    no_args_is_help=True,
+)
+app.command("probe", epilog=probe.EXAMPLES)(probe.probe)
+app.command("consistency", epilog=consistency.EXAMPLES)(consistency.consistency)
+app.command("boundary", epilog=boundary.EXAMPLES)(boundary.boundary)
+app.command("report", epilog=report.EXAMPLES)(report.report)

@@ -1,0 +1,231 @@
+"""Pictures with labels: which belong together, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from featup_cli.errors import FeatUpError, InputError, UsageError
+from featup_cli.evaluation.probe import IGNORE
+from featup_cli.io.images import load_image
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
+DEFAULT_VOID = 255
+NUMBER_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and the file of its labels."""
+
+    picture: Path
+    label: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Both files."""
+        return self.picture, self.label
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What label values mean: classes 0, 1, ... by `names`, ids that are `void`, and indices of `thin` classes."""
+
+    names: tuple[str, ...]
+    void: tuple[int, ...]
+    thin: tuple[int, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"names": list(self.names), "void": list(self.void), "thin": [self.names[i] for i in self.thin]}
+
+
+def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes):
+        if path.stem in found:
+            raise InputError(f"{path}: {found[path.stem].name} has the same name; rename one")
+        found[path.stem] = path
+    return found
+
+
+def list_pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder, sorted.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
+        raise InputError(f"{folder}: holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+    return found
+
+
+def find_pairs(
+    data: Path, split: str, label_folder: str = "labels", suffixes: Sequence[str] = LABEL_SUFFIXES
+) -> list[Pair]:
+    """Pictures of a split with their label files.
+
+    In this order: `split` is a list file; DATA/SPLIT.txt is one; DATA/images/SPLIT and DATA/labels/SPLIT hold files of
+    the same stems. A line of a list is `picture label`, relative to DATA, or a stem in DATA/images and DATA/labels.
+
+    Raises:
+        UsageError: DATA has no such split.
+        InputError: a picture without label, a label without picture, or a list that can't be read; the message names
+            the file.
+    """
+    for list_file in (Path(split), data / f"{split}.txt"):
+        if list_file.is_file():
+            pairs = list(_read_list(list_file, data, label_folder, suffixes))
+            break
+    else:
+        folders = data / "images" / split, data / label_folder / split
+        if not all(folder.is_dir() for folder in folders):
+            raise UsageError(
+                f"{data}: no split {split!r}: expected the list {split}.txt, or the folders images/{split} and "
+                f"{label_folder}/{split}; a list elsewhere can be named instead of the split"
+            )
+        pictures, labels = _files(folders[0], PICTURE_SUFFIXES), _files(folders[1], suffixes)
+        for stem in sorted(pictures.keys() ^ labels.keys()):
+            if stem in pictures:
+                raise InputError(f"{pictures[stem]}: has no label of that name in {folders[1]}")
+            raise InputError(f"{labels[stem]}: has no picture of that name in {folders[0]}")
+        pairs = [Pair(pictures[stem], labels[stem]) for stem in sorted(pictures)]
+    if not pairs:
+        raise InputError(f"{data}: split {split!r} is empty")
+    return pairs
+
+
+def _read_list(list_file: Path, data: Path, label_folder: str, suffixes: Sequence[str]) -> Iterator[Pair]:
+    for number, line in enumerate(list_file.read_text().splitlines(), 1):
+        words = line.split()
+        if len(words) == 2:
+            yield Pair(data / words[0], data / words[1])
+        elif len(words) == 1:
+            yield Pair(
+                _with_suffix(data / "images" / words[0], PICTURE_SUFFIXES),
+                _with_suffix(data / label_folder / words[0], suffixes),
+            )
+        elif words:
+            raise InputError(f"{list_file}:{number}: expected `picture label`, without spaces in their names")
+
+
+def _with_suffix(path: Path, suffixes: Sequence[str]) -> Path:
+    """The file that exists of `path` with its own suffix replaced by one of `suffixes`; the first if none does."""
+    stem = path.with_suffix("") if path.suffix.lower() in PICTURE_SUFFIXES else path
+    candidates = [stem.with_name(stem.name + suffix) for suffix in suffixes]
+    return next((c for c in candidates if c.is_file()), candidates[0])
+
+
+def spread_evenly(items: Sequence[Any], count: int | None) -> list[Any]:
+    """`count` of the items, evenly spaced; all of them for None."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def load_classes(path: Path, thin: Sequence[str] | None = None) -> Classes:
+    """Classes of a JSON file: {"classes": [names], "void_id": id or ids, "thin": [names]}; void is 255 by default.
+
+    Args:
+        path: of the file.
+        thin: names that replace the file's own.
+    Raises:
+        InputError: no such file, or of another form; UsageError: a thin class that is none.
+    """
+    try:
+        content = json.loads(path.read_text())
+        names = tuple(str(name) for name in content["classes"])
+        void = content.get("void_id", DEFAULT_VOID)
+        void = tuple(int(v) for v in (void if isinstance(void, list) else [void]))
+        chosen = content.get("thin", []) if thin is None else thin
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the names of the classes with --classes") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f'{path}: expected {{"classes": [names], "void_id": 255, "thin": [names]}}') from None
+    for name in chosen:
+        if name not in names:
+            raise UsageError(f"thin class {name!r} is none of the classes: {', '.join(names)}")
+    if len(names) < 2 or set(void) & set(range(len(names))):
+        raise InputError(f"{path}: needs at least two classes, and void ids that are no class")
+    return Classes(names, void, tuple(names.index(name) for name in chosen))
+
+
+def read_numbers(path: Path) -> np.ndarray:
+    """One number for each pixel [H, W], from a picture of one channel (8 or 16 bits, or palette indices) or a .npy.
+
+    Raises:
+        InputError: missing, damaged, or of another form.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            numbers = np.load(path, allow_pickle=False)
+        else:
+            with Image.open(path) as image:
+                if image.mode not in NUMBER_MODES:
+                    raise InputError(f"{path}: is a {image.mode} picture; labels have one number for each pixel")
+                numbers = np.array(image)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{path}: can't be read as labels ({error})") from None
+    if numbers.ndim != 2 or numbers.size == 0:
+        raise InputError(f"{path}: expected one number for each pixel, not an array of shape {list(numbers.shape)}")
+    return numbers
+
+
+def read_class_labels(path: Path, classes: Classes) -> Tensor:
+    """Class ids int64 [H, W]; void is `IGNORE`.
+
+    Raises:
+        InputError: an id that is neither class nor void, no valid pixel, or a file that can't be read.
+    """
+    numbers = read_numbers(path)
+    if numbers.dtype.kind not in "iub":
+        raise InputError(f"{path}: class ids must be whole numbers, not {numbers.dtype}")
+    ids = torch.from_numpy(numbers.astype(np.int64))
+    void = torch.isin(ids, torch.tensor(classes.void))
+    unknown = ids[~void & ((ids < 0) | (ids >= len(classes.names)))]
+    if len(unknown):
+        listed = ", ".join(str(v) for v in unknown.unique().tolist()[:5])
+        raise InputError(
+            f"{path}: class id {listed} is neither one of the classes 0 to {len(classes.names) - 1} nor void "
+            f"({', '.join(str(v) for v in classes.void)})"
+        )
+    if bool(void.all()):
+        raise InputError(f"{path}: has no valid pixel, all are void; leave it out of the list")
+    return ids.masked_fill(void, IGNORE)
+
+
+def check_size(pair: Pair, label_size: Sequence[int], picture_size: Sequence[int]) -> None:
+    """Raise InputError unless labels and picture have the same (height, width)."""
+    if tuple(label_size) != tuple(picture_size):
+        raise InputError(
+            f"{pair.label}: {label_size[0]}x{label_size[1]} pixels, but its picture {pair.picture.name} has "
+            f"{picture_size[0]}x{picture_size[1]}"
+        )
+
+
+def find_problems(pairs: Sequence[Pair], read: Callable[[Path], Any]) -> list[str]:
+    """One line for each pair that can't be used; empty if all can.
+
+    Args:
+        pairs: all of them are read, before any long work starts.
+        read: takes a label file, returns an array of the picture's size.
+    """
+    problems = []
+    for pair in pairs:
+        try:
+            check_size(pair, read(pair.label).shape[-2:], load_image(pair.picture).size)
+        except FeatUpError as error:
+            problems.append(str(error))
+    return problems

@@ -1,0 +1,171 @@
+"""The parts that all evaluations share: source, cache, intervals, tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from featup_cli.config import METHODS
+from featup_cli.errors import UsageError, WeightsError
+from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
+from featup_cli.evaluation.cache import Arrays, Cache
+from featup_cli.evaluation.report import make_tables
+from featup_cli.evaluation.run import evaluate, mean_scores
+from featup_cli.evaluation.source import FeatureSource, Look, affine, choose_methods
+from featup_cli.pipeline import Upsampling
+from featup_cli.upsamplers.base import is_linear, no_progress
+from featup_cli.upsamplers.interpolation import Interpolation
+
+SMALL = Upsampling(resize=64, device="cpu")
+
+
+@dataclass(frozen=True)
+class File:
+    picture: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.picture,)
+
+
+class Brightness:
+    """Scores that can be told in advance: one for bilinear, two for nearest, times the number of the picture."""
+
+    name = "consistency"
+    probes = 0
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+        self.measured: list[str] = []
+
+    def prepare(self, source: FeatureSource, look: Look, item: File) -> float:
+        return float(item.picture.stem[-1])
+
+    def measure(self, source: FeatureSource, look: Look, method: str, prepared: float) -> Arrays:
+        self.measured.append(method)
+        return {"explained": np.array(prepared * (2 if method == "nearest" else 1)), "seconds": np.array(0.5)}
+
+    def score(self, rows: Arrays, counts: np.ndarray, probe: int = 0) -> Scores:
+        return mean_scores(rows, counts, ("explained",))
+
+    def details(self, rows: Arrays) -> dict[str, Any]:
+        return {}
+
+
+@pytest.fixture(scope="module")
+def source() -> FeatureSource:
+    return FeatureSource(SMALL)
+
+
+@pytest.fixture
+def items(photo: Path) -> list[File]:
+    paths = [photo.with_name(f"photo{n}.jpg") for n in (1, 2, 3)]
+    for path in paths:
+        path.write_bytes(photo.read_bytes() + path.stem.encode())
+    return [File(path) for path in paths]
+
+
+def test_a_run_holds_scores_paired_differences_and_each_picture(source: FeatureSource, items: list[File]) -> None:
+    task = Brightness()
+    run = evaluate(
+        task, items, ["bilinear", "nearest"], source, cache=Cache(None), progress=no_progress, record={"data": "three"}
+    )
+    nearest = run["methods"]["nearest"]
+    assert nearest["scores"] == {"explained": 4.0}
+    assert nearest["over_bilinear"]["scores"] == {"explained": 2.0}
+    assert [row["explained"] for row in nearest["per_picture"]] == [2.0, 4.0, 6.0]
+    low, high = nearest["over_bilinear"]["intervals"]["explained"]
+    assert 1.0 <= low < 2.0 < high <= 3.0
+    assert run["data"] == "three"
+    (table,) = make_tables([("", run)])
+    assert table.rows[1][1].startswith("4.00 [")
+    assert table.rows[1][2].startswith("+2.00 [")
+
+
+def test_an_interrupted_run_resumes_and_other_settings_do_not_reuse_it(
+    source: FeatureSource, items: list[File], tmp_path: Path
+) -> None:
+    cache, methods = Cache(tmp_path / "cache"), ["bilinear", "nearest"]
+
+    def run(task: Brightness, items: list[File]) -> dict[str, Any]:
+        return evaluate(task, items, methods, source, cache=cache, progress=no_progress, record={"data": ""})
+
+    first = Brightness()
+    run(first, items[:2])
+    assert len(first.measured) == 4
+    second = Brightness()
+    whole = run(second, items)
+    assert len(second.measured) == 2
+    assert whole["methods"]["bilinear"]["scores"] == {"explained": 2.0}
+    changed = Brightness()
+    changed.settings = {"another": 1}
+    run(changed, items)
+    assert len(changed.measured) == 6
+
+
+def test_a_damaged_cache_file_is_done_again(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.put({"a": 1}, {"x": np.arange(3)})
+    found = cache.get({"a": 1})
+    assert found is not None
+    assert found["x"].tolist() == [0, 1, 2]
+    assert cache.get({"a": 2}) is None
+    next(tmp_path.iterdir()).write_bytes(b"PK half a file")
+    assert cache.get({"a": 1}) is None
+
+
+def test_intervals_are_those_of_the_resamples_and_counts_draw_every_picture_equally() -> None:
+    counts = resample_counts(7, seed=0, resamples=4000)
+    assert (counts.sum(1) == 7).all()
+    np.testing.assert_allclose(counts.mean(0), 1, atol=0.1)
+    samples: list[Scores] = [{"a": float(i)} for i in range(1001)]
+    assert intervals(samples) == {"a": [25.0, 975.0]}
+    assert intervals([{"a": 1.0}, {"a": 1.0, "b": 2.0}]) == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_fast_path_gives_the_same_projection(photo: Path, source: FeatureSource, method: str) -> None:
+    try:
+        upsampler = source.upsampler(method, source.backbone.native_size)
+    except WeightsError:
+        pytest.skip(f"the package has no weights of {method} for tiny")
+    if not is_linear(upsampler):
+        pytest.skip("not linear: there is no fast path")
+    look = source.look(photo)
+    weight, bias = torch.randn(5, source.backbone.channels), torch.randn(5) * 10
+    fast, _ = source.projected(method, look, weight, bias, (41, 60))
+    slow, _ = FeatureSource(SMALL, fast=False, backbone=source.backbone).projected(method, look, weight, bias, (41, 60))
+    torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
+
+
+def test_methods_that_are_not_linear_are_projected_after_upsampling(
+    photo: Path, source: FeatureSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Squares(Interpolation):
+        linear_in_features = False
+
+        def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
+            return super().__call__(image, lr_feats, output_size) ** 2
+
+    monkeypatch.setattr(source, "upsampler", lambda method, size: Squares("nearest"))
+    look = source.look(photo)
+    weight, bias = torch.randn(3, source.backbone.channels), torch.randn(3)
+    result, _ = source.projected("any", look, weight, bias, (8, 10))
+    squares = Interpolation("nearest")(look.image, look.lr_feats, (8, 10))[0] ** 2
+    torch.testing.assert_close(result, affine(squares, weight, bias))
+
+
+def test_methods_are_taken_from_the_registry_and_wrong_names_refused(source: FeatureSource) -> None:
+    notes: list[str] = []
+    chosen = choose_methods("all", source, notes.append)
+    assert {"nearest", "bilinear", "bicubic", "implicit"} <= set(chosen)
+    assert choose_methods("bicubic,nearest", source, notes.append) == ["bicubic", "nearest"]
+    for text in ("bilinear,hopeful", "bilinear,bilinear"):
+        with pytest.raises(UsageError, match="--methods"):
+            choose_methods(text, source, notes.append)
