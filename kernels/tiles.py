@@ -70,9 +70,9 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def tile_shape(images: int, height: int, width: int, k: int, threads: int) -> tuple[int, int]:
+def tile_shape(images: int, height: int, width: int, k: int, threads: int, most_cols: int = 128) -> tuple[int, int]:
     """Rows and columns of the tiles: as many as a run holds, but enough tiles to keep the threads busy."""
-    cols = ceil_div(width, ceil_div(width, 128))
+    cols = ceil_div(width, ceil_div(width, most_cols))
     rows = (RUN - LANES - cols) // (cols + k - 1) + 1
     rows = min(rows, max(4, height * images * ceil_div(width, cols) // threads), height)
     return ceil_div(height, ceil_div(height, rows)), cols
@@ -138,12 +138,13 @@ def fill(target: Pointer, n: int, value: float) -> None:
 
 @inline
 def mix_run(
-    sums: Pointer, taps: Pointer, windows: Pointer, plane: int, n: int, unroll: tuple[int, ...], apart: int, step: int
-) -> None:
+    sums: Pointer, taps: Pointer, windows: Pointer, plane: int, n: int, unroll: tuple[int, ...], apart: int, step: int,
+    taps_apart: int = 0,
+) -> None:  # fmt: skip
     """Add to the sums of every channel a row of taps times the windows.
 
     sums[c, x] += taps[i, x] * windows[c, x + i * step]; planes of sums and taps are `apart`, those of the windows
-    `plane` apart.
+    `plane` apart. Taps that lie elsewhere than in a buffer of that layout are `taps_apart`.
     """
     window0, window1, window2, window3 = (
         windows, advance(windows, plane), advance(windows, 2 * plane), advance(windows, 3 * plane)
@@ -151,7 +152,7 @@ def mix_run(
     for x in range(n):
         sum0, sum1, sum2, sum3 = sums[x], sums[apart + x], sums[2 * apart + x], sums[3 * apart + x]
         for i in range(len(unroll)):
-            tap = taps[i * apart + x]
+            tap = taps[i * (taps_apart or apart) + x]
             sum0 += tap * window0[x + i * step]
             sum1 += tap * window1[x + i * step]
             sum2 += tap * window2[x + i * step]
@@ -222,7 +223,8 @@ def mix_tile(
     n = round_up((rows - 1) * stride + cols)
     for channel in range(0, channels, CHANNELS):
         load_channels(windows, plane, stride, source, image, channel, window_top, window_left, rows + k - 1, stride)
-        fill(sums, CHANNELS * RUN, 0)
+        for c in range(CHANNELS):
+            fill(advance(sums, c * RUN), n, 0)
         for t in range(0, k * k, len(unroll)):
             mix_run(sums, advance(taps, t * RUN), advance(windows, t // k * stride + t % k), plane, n, unroll, RUN, 1)
         for c in range(min(CHANNELS, channels - channel)):

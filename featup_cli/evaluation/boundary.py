@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +134,14 @@ def f_measure(right: np.ndarray, predicted: np.ndarray, found: np.ndarray, drawn
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
-@dataclass(frozen=True)
 class BoundaryTask:
     """Edges of upsampled features against boundaries that people drew, at the pictures' size."""
 
     name = "boundary"
     probes = 0
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Tolerance and thresholds."""
-        return {"tolerance": TOLERANCE, "thresholds": [float(t) for t in THRESHOLDS]}
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {"tolerance": TOLERANCE, "thresholds": THRESHOLDS.tolist()}
 
     def prepare(self, source: FeatureSource, look: Look, item: Pair) -> Tensor:
         """Boundaries of all annotators, bool [n, H, W]."""

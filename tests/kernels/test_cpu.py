@@ -38,6 +38,9 @@ def two_threads() -> Iterator[None]:
     "case",
     [
         Case("adaptive_conv", 2, 5, 50, 131, 5),
+        Case("adaptive_conv", 1, 3, 6, 300, 3),
+        Case("adaptive_conv", 2, 18, 50, 131, 5),  # too many channels to read the taps in place
+        Case("adaptive_conv", 2, 128, 9, 14, 5),  # few pixels: the channels are cut into blocks
         Case("adaptive_conv", 1, 2, 9, 10, 13),  # the longest prime window that is unrolled
         Case("adaptive_conv", 1, 1, 3, 4, 17),  # not unrolled
         Case("neighbor_mix", 1, 21, 50, 131, 3, (5, 12)),
@@ -114,7 +117,8 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.Monke
 
 def test_tiles_fit_into_their_buffers() -> None:
     for height, width, k in [(224, 224, 7), (1, 1, 1), (14, 14, 5), (5, 5000, 31), (3000, 1, 15)]:
-        rows, cols = tiles.tile_shape(1, height, width, k, 2)
-        assert 1 <= rows <= height
-        assert 1 <= cols <= width
-        assert (rows - 1) * (cols + k - 1) + cols + tiles.LANES <= tiles.RUN
+        for most_cols in (128, 256):
+            rows, cols = tiles.tile_shape(1, height, width, k, 2, most_cols)
+            assert 1 <= rows <= height
+            assert 1 <= cols <= min(width, most_cols)
+            assert (rows - 1) * (cols + k - 1) + cols + tiles.LANES <= tiles.RUN

@@ -119,3 +119,20 @@ def test_a_fixed_downsampler_is_left_out(config: TrainConfig) -> None:
     model(make_batch(3)).loss.backward()
     assert model.downsampler.bias.grad is None
     assert model.bilinear_downsampler.bias.grad is None
+
+
+def test_distillation_compares_every_pixel_with_the_packaged_jbu(config: TrainConfig) -> None:
+    batch = make_batch(3)
+    config = replace(config, target="jbu", pixels_per_token=4)
+    model = MultiViewModel(make_upsampler("resfu"), CHANNELS, config)
+    losses = model(batch)
+    losses.loss.backward()
+    assert model.teacher is not None
+    values = torch.einsum("bchw,ck->bkhw", batch.standardised, batch.projection)
+    taught = model.teacher(batch.images, batch.lr_feats, (16, 16), values)
+    guessed = model.upsampler(batch.images, batch.lr_feats, (16, 16), values)
+    torch.testing.assert_close(losses.error, (guessed - taught).square().mean().detach())
+    taught_itself = MultiViewModel(JBUUpsampler(JBUConfig()), CHANNELS, config)
+    assert taught_itself(batch).error < 1e-8
+    assert all(p.grad is not None for p in model.upsampler.parameters())
+    assert all(p.grad is None for p in model.teacher.parameters())
