@@ -31,7 +31,7 @@ def field(name: str, times: float = 1) -> Callable[[Row], str]:
 
 def quartiles(row: Row) -> str:
     """First and third quartile of the time."""
-    return f"{number(row['time_q1_ms'])}-{number(row['time_q3_ms'])}"
+    return f"{number(row['time_q1_ms'], 2)}-{number(row['time_q3_ms'], 2)}"
 
 
 def ratio_to(baseline: str) -> Callable[[Row], str]:
@@ -46,7 +46,10 @@ MEMORY: Columns = [
     ("absolute\npeak, MiB", field("peak_absolute_mib")),
 ]
 CASE: Columns = [("BxHxWxCxk", lambda row: row["shape"]), ("pass", lambda row: row["direction"])]
-FLOOR: Columns = [("floor\nms", field("floor_ms")), ("of it\n%", field("floor_share", 100))]
+FLOOR: Columns = [
+    ("floor\nms", lambda row: number(row.get("floor_ms"), 2)),
+    ("of it\n%", field("floor_share", 100)),
+]
 PAPER: Columns = [
     ("paper\nms", lambda row: number(row["published"]["featup_ms"])),
     ("times\nfaster", field("published_ratio")),

@@ -73,15 +73,16 @@ def _mix(source: Tensor, taps: Tensor, size: tuple[int, int], transposed: bool) 
     in_place = channels <= FEW_CHANNELS and size[1] >= LONG_ROW and not transposed
     # Rows of 256 taps, read in place, are long enough for the CPU to fetch them ahead.
     rows, cols = tile_shape(images, size[0], size[1], k, threads, 256 if in_place else 128)
-    out = empty(images, channels, *size, dtype=work_dtype(source))
+    out = empty(batch, images // batch * channels, *size, dtype=work_dtype(source))
     plane = window_plane(rows, cols, k)
     items = images * ceil_div(size[0], rows) * ceil_div(size[1], cols)
     scratch = (CHANNELS * RUN, CHANNELS * plane, k * k * RUN)
     run(
         _mix_tiles, items, scratch, out.dtype,
-        out.numpy(), as_array(source), as_array(taps), rows, cols, k, plane, unrolled(k), transposed, in_place,
+        out.numpy().reshape(images, channels, *size), as_array(source), as_array(taps), rows, cols, k, plane, unrolled(k),
+        transposed, in_place,
     )  # fmt: skip
-    return out.to(source.dtype).view(batch, -1, *size)
+    return out.to(source.dtype)
 
 
 @jit
