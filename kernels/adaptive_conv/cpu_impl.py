@@ -79,8 +79,8 @@ def _mix(source: Tensor, taps: Tensor, size: tuple[int, int], transposed: bool) 
     scratch = (CHANNELS * RUN, CHANNELS * plane, k * k * RUN)
     run(
         _mix_tiles, items, scratch, out.dtype,
-        out.numpy().reshape(images, channels, *size), as_array(source), as_array(taps), rows, cols, k, plane, unrolled(k),
-        transposed, in_place,
+        out.numpy().reshape(images, channels, *size), as_array(source), as_array(taps),
+        rows, cols, k, plane, unrolled(k), transposed, in_place,
     )  # fmt: skip
     return out.to(source.dtype)
 
