@@ -6,6 +6,7 @@ whole batch. Upsamplers have few parameters, so gradients travel in one piece.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,3 +83,5 @@ def join_workers() -> Iterator[Workers]:
         yield workers
     finally:
         dist.destroy_process_group()
+        # Gloo's threads end with the last reference to the group; left to the end of the process they may abort it.
+        gc.collect()
