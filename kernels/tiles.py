@@ -139,12 +139,12 @@ def fill(target: Pointer, n: int, value: float) -> None:
 @inline
 def mix_run(
     sums: Pointer, taps: Pointer, windows: Pointer, plane: int, n: int, unroll: tuple[int, ...], apart: int, step: int,
-    taps_apart: int = 0,
+    taps_apart: int,
 ) -> None:  # fmt: skip
     """Add to the sums of every channel a row of taps times the windows.
 
-    sums[c, x] += taps[i, x] * windows[c, x + i * step]; planes of sums and taps are `apart`, those of the windows
-    `plane` apart. Taps that lie elsewhere than in a buffer of that layout are `taps_apart`.
+    sums[c, x] += taps[i, x] * windows[c, x + i * step]; planes of sums are `apart`, those of taps `taps_apart` and
+    those of the windows `plane` apart.
     """
     window0, window1, window2, window3 = (
         windows, advance(windows, plane), advance(windows, 2 * plane), advance(windows, 3 * plane)
@@ -152,7 +152,7 @@ def mix_run(
     for x in range(n):
         sum0, sum1, sum2, sum3 = sums[x], sums[apart + x], sums[2 * apart + x], sums[3 * apart + x]
         for i in range(len(unroll)):
-            tap = taps[i * (taps_apart or apart) + x]
+            tap = taps[i * taps_apart + x]
             sum0 += tap * window0[x + i * step]
             sum1 += tap * window1[x + i * step]
             sum2 += tap * window2[x + i * step]
@@ -226,7 +226,8 @@ def mix_tile(
         for c in range(CHANNELS):
             fill(advance(sums, c * RUN), n, 0)
         for t in range(0, k * k, len(unroll)):
-            mix_run(sums, advance(taps, t * RUN), advance(windows, t // k * stride + t % k), plane, n, unroll, RUN, 1)
+            window = advance(windows, t // k * stride + t % k)
+            mix_run(sums, advance(taps, t * RUN), window, plane, n, unroll, RUN, 1, RUN)
         for c in range(min(CHANNELS, channels - channel)):
             target = pointer(out, (image * channels + channel + c) * height * width)
             store_tile(target, width, top, left, rows, cols, advance(sums, c * RUN), stride)

@@ -195,7 +195,7 @@ def _forward_tiles(
                 for i in range(0, side * side, len(unroll)):
                     mix_run(
                         advance(sums, row * COLS), advance(weights, i * APART + row * COLS),
-                        advance(row_windows, i * COLS), plane, round_up(cols), unroll, APART, COLS,
+                        advance(row_windows, i * COLS), plane, round_up(cols), unroll, APART, COLS, APART,
                     )  # fmt: skip
             for c in range(min(CHANNELS, channels - channel)):
                 target = pointer(out, (image * channels + channel + c) * height * width)
