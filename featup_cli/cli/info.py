@@ -1,22 +1,32 @@
-"""`featup info`: what there is to choose from, and what this machine can run."""
+"""`featup info`: what files hold; without a file, what there is to choose from and what this machine can run."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from featup_cli.cli.console import report_errors
+from featup_cli.cli.console import EXIT_FAILED, Console, report_errors
 
-EXAMPLES = "Examples:  featup info  |  featup info --json"
+EXAMPLES = "Examples:  featup info  |  featup info features/photo.safetensors  |  featup info *.safetensors --json"
 
 
 @report_errors
 def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout.")] = False,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Features, fitted models or upsampler weights; only headers are read.", metavar="[FILE]..."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout; a line for each file.")] = False,
 ) -> None:
-    """List backbone aliases, methods, upsamplers, devices, versions and the kernels that would run."""
+    """Say what files hold and how they were made; without a file, list backbones, methods, devices and versions."""
+    if files:
+        describe_files(files, Console(as_json=as_json))
+        return
     from featup_cli.environment import describe_environment
 
     facts = describe_environment()
@@ -24,6 +34,57 @@ def info(
         typer.echo(json.dumps(facts))
     else:
         print_tables(facts)
+
+
+def describe_files(files: list[Path], console: Console) -> None:
+    """Print what each file is; files that can't be read are reported, and the others still shown."""
+    from featup_cli.describe import describe_file
+    from featup_cli.errors import FeatUpError, error_message
+
+    failed = 0
+    for path in files:
+        try:
+            facts = describe_file(path)
+        except FeatUpError as error:
+            message = error_message(error)
+            console.error(str(message))
+            if console.as_json:
+                console.result("", {"file": str(path), "error": message})
+            failed += 1
+        else:
+            console.result("\n".join(describe_lines(facts)), facts)
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def describe_lines(facts: dict[str, Any]) -> list[str]:
+    """Facts about a file as aligned lines, nested ones indented."""
+    facts = dict(facts)
+    tensors, provenance = facts.pop("tensors"), facts.pop("provenance", None)
+    if facts["kind"] == "features":
+        facts["maps"] = {name: f"{tensor['shape']} {tensor['dtype']}" for name, tensor in tensors.items()}
+    facts["provenance"] = provenance or {}
+    lines = [plain(facts.pop("file"))]
+    for name, value in facts.items():
+        if name in ("provenance", "maps") and value:
+            lines += [f"  {name}", *(f"    {plain(key):19} {value_text(part)}" for key, part in value.items())]
+        else:
+            lines.append(f"  {name:21} {value_text(value)}")
+    return lines
+
+
+def value_text(value: Any) -> str:
+    """A JSON value in one line, without quotes where it is plain."""
+    if isinstance(value, dict):
+        return ", ".join(f"{plain(key)} {value_text(part)}" for key, part in value.items()) or "-"
+    if isinstance(value, str):
+        return plain(value)
+    return plain(json.dumps(value, ensure_ascii=False))
+
+
+def plain(text: str) -> str:
+    """Text of a file that may be anybody's: without line breaks and without control of the terminal."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
 def print_tables(facts: dict[str, Any]) -> None:
@@ -35,7 +96,7 @@ def print_tables(facts: dict[str, Any]) -> None:
     for title, rows, columns in (
         ("Backbones, beside any timm name or reference", facts["backbones"], ("alias", "model", "about")),
         ("Methods", facts["methods"], ("method", "about")),
-        ("Weights for jbu and resfu (--upsampler)", facts["upsamplers"], ("upsampler", "method", "for", "where")),
+        ("Weights of trained methods (--upsampler)", facts["upsamplers"], ("upsampler", "method", "for", "where")),
         ("Devices", facts["devices"], ("device", "about")),
         ("Kernels", facts["kernels"], ("backend", "device", "status")),
         ("Versions", facts["versions"], ("package", "version")),

@@ -1,0 +1,50 @@
+"""What a file of featup is, from its header alone: for `featup info FILE`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from featup_cli.io.mapped import open_features
+from featup_cli.io.tensors import DTYPES, opened, stored_provenance
+from featup_cli.upsamplers.implicit.saved import FORMAT as MODEL_FORMAT
+from featup_cli.upsamplers.weights import FORMAT as UPSAMPLER_FORMAT
+
+
+def describe_file(path: Path | str) -> dict[str, Any]:
+    """What a file holds and how it was made; no tensor is read.
+
+    Returns:
+        JSON values: `file`, `kind` (`features`, `fitted model` or `upsampler weights`), `bytes`, and `tensors`: shape
+        and dtype of each by name. Features have `shape` [C, H, W], `dtype`, `layout`, `storage` and `provenance`; the
+        others whatever their metadata say.
+    Raises:
+        InputError: the file is missing, damaged, or none of these.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        metadata = stored_provenance(path, file)
+        formats = (file.metadata() or {}).get("format"), metadata.get("format")
+        tensors = {name: _describe_tensor(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+    facts: dict[str, Any] = {"file": str(path), "kind": "features", "bytes": path.stat().st_size}
+    if MODEL_FORMAT in formats or UPSAMPLER_FORMAT in formats:
+        facts |= {
+            "kind": "fitted model" if MODEL_FORMAT in formats else "upsampler weights",
+            "parameters": sum(math.prod(tensor["shape"]) for tensor in tensors.values()),
+        }
+        return {**facts, **metadata, **facts, "tensors": tensors}  # the file can't overrule what it is
+    with open_features(path) as features:
+        return facts | {
+            "shape": list(features.shape), "dtype": _dtype_name(features.stored_dtype), "layout": "C H W",
+            "storage": features.storage, "tensors": tensors, "provenance": features.provenance,
+        }  # fmt: skip
+
+
+def _describe_tensor(stored: Any) -> dict[str, Any]:
+    kind = stored.get_dtype()
+    return {"shape": list(stored.get_shape()), "dtype": _dtype_name(DTYPES.get(kind, kind))}
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,161 @@
+"""One feature file on its way into another format: projected, converted and handed out in small pieces."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featup_cli.errors import InputError
+from featup_cli.io.mapped import open_features
+from featup_cli.io.stream import tensor_bytes
+from featup_cli.io.tensors import OPTIONAL, check_storable
+from featup_cli.pca import PCA
+
+PIECE = 8_000_000  # bytes of a piece, in float32
+
+NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, row-major, in this machine's byte order."""
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+@dataclass(frozen=True)
+class Source:
+    """A feature file, and what is to be done to its features.
+
+    Attributes:
+        path: the file.
+        channels: C, of the file.
+        size: (H, W).
+        dtype: of what is written.
+        provenance: how the features were made; empty for files that other programs wrote.
+        direct: whether the file holds the map itself, not factors of it.
+        pca: projects the features to K channels; None leaves them as they are.
+    """
+
+    path: Path
+    channels: int
+    size: tuple[int, int]
+    dtype: torch.dtype
+    provenance: dict[str, Any] = field(default_factory=dict)
+    direct: bool = True
+    pca: PCA | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of what is written: (C or K, H, W)."""
+        return (self.channels if self.pca is None else len(self.pca.basis), *self.size)
+
+    @property
+    def spooled(self) -> bool:
+        """Whether `planes` needs a temporary file as large as the result."""
+        return self.pca is not None or not self.direct
+
+    @property
+    def bytes(self) -> int:
+        """Of the features that are written."""
+        return tensor_bytes(self.shape, self.dtype)
+
+    def convert(self, features: Tensor) -> Tensor:
+        """Features in the basis and dtype of the output.
+
+        Raises:
+            OutputError: values are too large for the dtype.
+        """
+        if self.pca is not None:
+            features = self.pca.project(features)
+        if features.dtype != self.dtype:
+            check_storable(self.path, "features", features, self.dtype)
+        return features.to(self.dtype)
+
+    def bands(self) -> Iterator[tuple[int, Tensor]]:
+        """First row and features [C, rows, W] of one band after another."""
+        height, width = self.size
+        rows = max(PIECE // (4 * max(self.channels, self.shape[0]) * width), 1)
+        with open_features(self.path) as features:
+            for y in range(0, height, rows):
+                yield y, self.convert(features[:, y : y + rows])
+
+    def pixels(self) -> Iterator[memoryview]:
+        """The features as [H, W, C], in pieces."""
+        for _, band in self.bands():
+            yield raw(band.permute(1, 2, 0))
+
+    def planes(self, folder: Path) -> Iterator[memoryview]:
+        """The features as [C, H, W], in pieces.
+
+        Every channel of projected or factored features needs all that is stored: they are made once, band by band, into
+        a nameless temporary file in `folder`, and read from there in the order of the format.
+        """
+        if not self.spooled:
+            yield from self._stored_planes()
+            return
+        (channels, height, width), item = self.shape, self.dtype.itemsize
+        with tempfile.TemporaryFile(dir=folder) as spool:
+            for y, band in self.bands():
+                for channel in range(channels):
+                    spool.seek((channel * height + y) * width * item)
+                    spool.write(raw(band[channel]))
+            spool.seek(0)
+            while piece := spool.read(PIECE):
+                yield memoryview(piece)
+
+    def _stored_planes(self) -> Iterator[memoryview]:
+        height, width = self.size
+        rows = min(max(PIECE // (4 * width), 1), height)
+        step = max(PIECE // (4 * width * height), 1)
+        with open_features(self.path) as features:
+            for channel in range(0, self.channels, step):
+                for y in range(0, height, rows):
+                    yield raw(self.convert(features[channel : channel + step, y : y + rows]))
+
+    def maps(self) -> dict[str, Tensor]:
+        """The other maps of the file, low-resolution features projected as the features are; and the basis."""
+        with open_features(self.path) as features:
+            read = {name: features.read(name) for name in OPTIONAL}
+        found = {
+            name: self.convert(tensor) if name == "lr_features" else tensor.to(self.dtype)
+            for name, tensor in read.items()
+            if tensor is not None
+        }
+        return found | ({} if self.pca is None else {"pca_basis": self.pca.basis, "pca_mean": self.pca.mean})
+
+    @property
+    def provenance_text(self) -> str:
+        """The provenance as one JSON object."""
+        return json.dumps(self.provenance, ensure_ascii=False)
+
+    def picture(self) -> str:
+        """Path of the picture that the features were made of, as it was given.
+
+        Raises:
+            InputError: the file does not say.
+        """
+        path = self._input().get("path")
+        if not isinstance(path, str) or not path:
+            raise InputError(f"{self.path}: does not say which picture it was made of; use featup upsample on a file")
+        return path
+
+    def picture_size(self) -> tuple[int, int]:
+        """(height, width) of the picture that the features were made of.
+
+        Raises:
+            InputError: the file does not say.
+        """
+        size = self._input().get("size")
+        if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
+            raise InputError(f"{self.path}: does not say how large its picture was; make it with featup upsample")
+        return size[0], size[1]
+
+    def _input(self) -> dict[str, Any]:
+        found = self.provenance.get("input")
+        return found if isinstance(found, dict) else {}
