@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,6 +81,8 @@ class Backbone:
         device: where the network runs and the features are.
         half: compute in float16 (autocast, GPU only).
         details: more facts for the record, as JSON values.
+        attention_heads: heads of a transformer whose tokens may all attend to each other, else 0.
+        restride: makes the network with patches that begin every so many pixels; None if it has no such patches.
     """
 
     network: Network
@@ -100,6 +102,8 @@ class Backbone:
     device: torch.device
     half: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
+    attention_heads: int = 0
+    restride: Callable[[int], Network] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features of a batch of pictures; no gradient flows back to the pictures.
@@ -112,15 +116,19 @@ class Backbone:
             ShapeError: not such a batch, or a size that the network can't take.
         """
         self._check(images)
-        pixels = images.to(self.device, torch.float32)
-        mean, std = (pixels.new_tensor(value).view(1, 3, 1, 1) for value in (self.mean, self.std))
-        with torch.no_grad(), torch.autocast(self.device.type, torch.float16, enabled=self.half):
-            features = self.network((pixels - mean) / std)
+        features = self.run(self.network, images)
         height, width = images.shape[-2:]
         expected = (len(images), self.channels, height // self.stride, width // self.stride)
         if features.shape != expected:
             raise ShapeError(f"{self.name} gave features {tuple(features.shape)} instead of {expected}")
         return features.float().contiguous()
+
+    def run(self, network: Network, images: Tensor) -> Tensor:
+        """What a network says about pictures in [0, 1], normalised and at the precision of this backbone's own."""
+        pixels = images.to(self.device, torch.float32)
+        mean, std = (pixels.new_tensor(value).view(1, 3, 1, 1) for value in (self.mean, self.std))
+        with torch.no_grad(), torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            return network((pixels - mean) / std)
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or images.numel() == 0:
@@ -132,6 +140,26 @@ class Backbone:
             raise ShapeError(f"{self.name} takes {self.fixed_size} pixels (height, width) only, not {size}")
         if any(side % self.patch_multiple for side in size):
             raise ShapeError(f"{self.name} takes sides that are multiples of {self.patch_multiple}, not {size}")
+
+    def with_stride(self, stride: int) -> Backbone:
+        """The same network and weights with overlapping patches, one every `stride` pixels, centred on its cell.
+
+        Raises:
+            UsageError: a network that has no patches to move, or a stride that is no smaller one.
+        """
+        if stride == self.stride:
+            return self
+        if self.restride is None:
+            raise UsageError(
+                f"{self.name} can't take a smaller patch stride: it is no vision transformer of one patch convolution, "
+                "free input size and positions relative to the picture"
+            )
+        if not 0 < stride < self.stride:
+            raise UsageError(f"patch stride {stride}: {self.name} has {self.stride} pixels; give a smaller one")
+        height, width = (max(1, round(side / stride)) * stride for side in self.native_size)
+        return replace(
+            self, network=self.restride(stride), stride=stride, patch_multiple=stride, native_size=(height, width)
+        )
 
     def describe(self) -> dict[str, Any]:
         """All that fixes the features, as JSON values."""

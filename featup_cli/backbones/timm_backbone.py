@@ -7,6 +7,8 @@ import inspect
 import json
 import math
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +31,7 @@ from featup_cli.backbones.base import (
     measure_grid,
     run_probe,
 )
+from featup_cli.backbones.overlap import attention_heads, can_overlap, overlap_patches
 from featup_cli.errors import UsageError, WeightsError
 
 # Arguments of timm's factory that decide where weights come from or what the model returns: ours to set.
@@ -53,6 +56,50 @@ def load_timm(config: BackboneConfig, device: torch.device) -> Backbone:
     hierarchical network to its last stage only. Some networks have no norm over positions (their norm comes after
     pooling): then `norm_applied` is False. SAM's norm is its neck, which is used for the last block only.
     """
+    loaded = open_model(config)
+    layer = _check_layer(config, len(loaded.model.feature_info))
+    network, grid, norm_applied = _choose(config, loaded, layer, device)
+    backbone = wrap_network(config, loaded, network, grid, norm_applied, layer, device)
+
+    def restride(stride: int) -> Network:
+        twin = overlap_patches(loaded.model, stride)
+        return _networks(loaded.reference, twin, loaded.arguments, layer, device)[norm_applied]
+
+    heads = attention_heads(loaded.model)
+    return replace(backbone, attention_heads=heads, restride=restride if can_overlap(loaded.model) else None)
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A timm model with its weights.
+
+    Attributes:
+        reference: its timm name, or where it is.
+        model: in eval mode, frozen.
+        source: where its weights are from, as `Backbone.weights_source`.
+        arguments: that it was made with.
+        mean, std: input normalisation.
+        native_size: (height, width) of the input that it was made for.
+    """
+
+    reference: str
+    model: TimmModel
+    source: str
+    arguments: dict[str, Any]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    native_size: tuple[int, int]
+
+
+def open_model(config: BackboneConfig, with_head: bool = False) -> OpenModel:
+    """The model that `config` names, with its weights.
+
+    Args:
+        config: as for `load_backbone`.
+        with_head: whether a weights file must hold the parts after the features too.
+    Raises:
+        UsageError, WeightsError: as `load_backbone`.
+    """
     reference = resolve_alias(config.name)
     _check_name(reference)
     file = weight_files.read_weights(config.weights) if config.weights else None
@@ -61,12 +108,22 @@ def load_timm(config: BackboneConfig, device: torch.device) -> Backbone:
     if reserved := _RESERVED & arguments.keys():
         raise UsageError(f"--backbone-arg {sorted(reserved)[0]} can't be set: featup sets it itself")
 
-    model, source, arguments = _load_model(config, reference, file, arguments)
-    layer = _check_layer(config, len(model.feature_info))
-    digest = weight_files.digest(model.state_dict())
+    model, source, arguments = _load_model(config, reference, file, arguments, with_head)
     data_config = resolve_model_data_config(model)
-    native_size = _pair(arguments.get("img_size", data_config["input_size"][1:]))
-    network, grid, norm_applied = _choose(config, reference, model, arguments, layer, native_size, device)
+    return OpenModel(
+        reference, model, source, arguments,
+        mean=_triple("mean", data_config["mean"] if mean is None else mean),
+        std=_triple("std", data_config["std"] if std is None else std),
+        native_size=_pair(arguments.get("img_size", data_config["input_size"][1:])),
+    )  # fmt: skip
+
+
+def wrap_network(
+    config: BackboneConfig, loaded: OpenModel, network: Network, grid: Grid, norm_applied: bool, layer: int,
+    device: torch.device, details: Mapping[str, Any] | None = None,
+) -> Backbone:  # fmt: skip
+    """`network`, made of the model `loaded`, as a backbone; `details` are further facts for the record."""
+    model, reference, native = loaded.model, loaded.reference, loaded.native_size
     tag, architecture = (model.pretrained_cfg.get(key) for key in ("tag", "architecture"))
     return Backbone(
         network=network,
@@ -75,29 +132,31 @@ def load_timm(config: BackboneConfig, device: torch.device) -> Backbone:
         channels=grid.channels,
         stride=grid.stride,
         patch_multiple=grid.patch_multiple,
-        native_size=grid.fixed_size or (grid.nearest(native_size[0]), grid.nearest(native_size[1])),
+        native_size=grid.fixed_size or (grid.nearest(native[0]), grid.nearest(native[1])),
         fixed_size=grid.fixed_size,
-        mean=_triple("mean", data_config["mean"] if mean is None else mean),
-        std=_triple("std", data_config["std"] if std is None else std),
+        mean=loaded.mean,
+        std=loaded.std,
         norm_applied=norm_applied,
         layer=layer,
-        weights_source=source,
-        weights_sha256=digest,
+        weights_source=loaded.source,
+        weights_sha256=weight_files.digest(model.state_dict()),
         device=device,
         half=device.type == "cuda" and finite_in_half(network, grid, device),
         details={
             "architecture": architecture,
             "layers": len(model.feature_info),
-            "model_args": json.loads(json.dumps(arguments, default=str)),
+            "model_args": json.loads(json.dumps(loaded.arguments, default=str)),
             "timm": timm.__version__,
             "torch": torch.__version__,
+            **(details or {}),
         },
     )
 
 
 def _load_model(
-    config: BackboneConfig, reference: str, file: weight_files.WeightsFile | None, arguments: dict[str, Any]
-) -> tuple[TimmModel, str, dict[str, Any]]:
+    config: BackboneConfig, reference: str, file: weight_files.WeightsFile | None, arguments: dict[str, Any],
+    with_head: bool,
+) -> tuple[TimmModel, str, dict[str, Any]]:  # fmt: skip
     """The model in eval mode, where its weights are from, and the arguments it was made with."""
     published = not (config.random_weights or file)
     needs_hub = reference.startswith("hf-hub:") or (published and not reference.startswith("local-dir:"))
@@ -106,8 +165,8 @@ def _load_model(
         model, arguments = _create(config, reference, arguments, published, source)
     if file:
         source = f"file:{file.path}"
-        heads = (*_HEADS, *_names(model.pretrained_cfg.get("classifier")))
-        weight_files.load_weights(model, file, _checkpoint_converter(model), heads)
+        optional = () if with_head else (*_HEADS, *_names(model.pretrained_cfg.get("classifier")))
+        weight_files.load_weights(model, file, _checkpoint_converter(model), optional)
     return model.eval().requires_grad_(False), source, arguments
 
 
@@ -153,17 +212,12 @@ def _create(
 
 
 def _choose(
-    config: BackboneConfig,
-    reference: str,
-    model: TimmModel,
-    arguments: dict[str, Any],
-    layer: int,
-    native_size: tuple[int, int],
-    device: torch.device,
+    config: BackboneConfig, loaded: OpenModel, layer: int, device: torch.device
 ) -> tuple[Network, Grid, bool]:
     """The network up to `layer`, what it gives, and whether its norm acts: seen by trial, not by kind of model."""
-    raw, normed = _networks(reference, model, arguments, layer, device)
-    grid = measure_grid(config.name, raw, model.feature_info[layer]["reduction"], native_size, device)
+    model = loaded.model
+    raw, normed = _networks(loaded.reference, model, loaded.arguments, layer, device)
+    grid = measure_grid(config.name, raw, model.feature_info[layer]["reduction"], loaded.native_size, device)
     if not config.norm:
         return raw, grid, False
     raw_features = run_probe(raw, grid.probe_size, device)

@@ -28,6 +28,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("miou", "mIoU ↑"), Column("thin_miou", "thin mIoU ↑"), Column("band_miou", "band mIoU ↑"),
         Column("accuracy", "accuracy ↑"),
     ),
+    "probe-depth": (Column("rmse", "RMSE ↓", 3), Column("delta", "δ < 1.25 % ↑")),
     "consistency": (Column("explained", "explained % ↑"),),
     "boundary": (
         Column("ods", "F (ODS) ↑"),
@@ -35,6 +36,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("precision", "precision"),
         Column("recall", "recall"),
     ),
+    "retrieval": (
+        Column("class_accuracy", "class accuracy ↑"),
+        Column("thin_accuracy", "thin accuracy ↑"),
+        Column("accuracy", "accuracy ↑"),
+    ),
+    "cam": (Column("average_drop", "A.D. % ↓"), Column("average_increase", "A.I. % ↑")),
 }  # fmt: skip
 
 
@@ -121,6 +128,8 @@ def describe_run(run: dict[str, Any]) -> str:
     """One line: task, data, number of pictures, backbone, input size."""
     backbone = run["backbone"]
     layer = f" layer {backbone['layer']}" if backbone.get("layers") else ""
+    if "features" in backbone:
+        layer = f" {backbone['features']}"
     size = f", input {run['resize']}" if run.get("resize") else ""
     return (
         f"{run['task']} on {run['data']}, {run['pictures']} pictures, {backbone['name']}{layer} "

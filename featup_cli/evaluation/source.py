@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.backbones import Backbone
-from featup_cli.config import METHODS
+from featup_cli.config import METHODS, METHODS_OF_A_PICTURE
 from featup_cli.environment import versions
 from featup_cli.errors import FeatUpError, UsageError
 from featup_cli.io.images import Picture
@@ -95,7 +95,7 @@ class FeatureSource:
                 seed=self.settings.seed, progress=self.progress, upsampler=self.upsamplers.get(method, "auto"),
                 allow_other_backbone=self.settings.allow_other_backbone, offline=self.settings.backbone.offline,
             )  # fmt: skip
-            if method == "implicit":  # belongs to one picture
+            if method in METHODS_OF_A_PICTURE:
                 return upsampler
             self._loaded[method] = upsampler
         return self._loaded[method]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from featup_cli.cli.app import app
 
-COMMANDS = ("probe", "consistency", "boundary", "report")
+COMMANDS = ("probe", "consistency", "boundary", "cam", "retrieval", "report")
 
 
 def featup(*arguments: object) -> tuple[int, str, str]:
@@ -197,3 +197,125 @@ def test_camvid_is_read_as_it_lies(shared_camvid: Path, options: list[object]) -
     result = json.loads(stdout)["methods"]["bilinear"]
     assert 10 < result["scores"]["miou"] < 100
     assert "road" in result["iou"]
+
+
+def test_depth_probe_reads_depth_folders_and_refuses_options_of_classes(boxes: Path, options: list[object]) -> None:
+    for label in (boxes / "labels").rglob("*.png"):
+        ids = np.array(Image.open(label))
+        millimetres = np.where(ids == 1, 1500, np.linspace(5000, 2000, 64)[:, None]).astype(np.uint16)
+        (boxes / "depth" / label.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(millimetres).save(boxes / "depth" / label.parent.name / label.name)
+    command = ["eval", "probe", "--task", "depth", boxes, "--methods", "nearest,bilinear", "--seeds", "1", *options]
+    status, stdout, stderr = featup(*command, "--depth-scale", "1000", "--json")
+    assert status == 0, stderr
+    run = json.loads(stdout)
+    assert run["task"] == "probe-depth"
+    scores = run["methods"]["bilinear"]["scores"]
+    assert 0 < scores["rmse"] < 2
+    assert 0 < scores["delta"] <= 100
+    assert json.loads(featup(*command, "--json")[1])["methods"]["bilinear"]["scores"]["rmse"] == pytest.approx(
+        1000 * scores["rmse"], rel=1e-3
+    )
+    assert "RMSE ↓" in featup(*command)[1]
+    status, _, stderr = featup(*command, "--thin", "box")
+    assert (status, stderr) == (2, "error: --thin belongs to --task seg\n")
+    np.save(boxes / "depth" / "val" / "v0.npy", np.zeros((64, 96)))
+    (boxes / "depth" / "val" / "v0.png").unlink()
+    status, stdout, stderr = featup(*command)
+    assert (status, stdout) == (1, "")
+    assert "v0.npy: has no valid pixel" in stderr
+
+
+def test_cam_scores_maps_of_a_classifier_and_resumes(boxes: Path, options: list[object], tmp_path: Path) -> None:
+    network = ["--backbone", "test_resnet", "--random-weights"]
+    command = ["eval", "cam", boxes / "images" / "val", *network, "--methods", "nearest,bilinear", *options]
+    status, stdout, stderr = featup(*command, "--json")
+    assert status == 0, stderr
+    run = json.loads(stdout)
+    assert (run["task"], run["pictures"], run["settings"]["pooling"]) == ("cam", 2, "mean")
+    assert run["backbone"]["features"] == "before pooling"
+    result = run["methods"]["bilinear"]
+    expected = [100 * max(y - o, 0) / y for y, o in zip(result["confidence"], result["masked"], strict=True)]
+    assert [row["average_drop"] for row in result["per_picture"]] == pytest.approx(expected, rel=1e-3)
+    assert result["scores"]["average_drop"] == pytest.approx(sum(expected) / 2, rel=1e-3)
+    files = len(list((tmp_path / "cache").iterdir()))
+    assert json.loads(featup(*command, "--json")[1])["methods"] == run["methods"]
+    assert len(list((tmp_path / "cache").iterdir())) == files
+    # With labels, those that the network classifies otherwise are left out.
+    first, second = result["class"]
+    listed = boxes / "images" / "val" / "list.txt"
+    listed.write_text(f"v0.png {first}\nv1.png {second + 1}\n")
+    status, stdout, stderr = featup(*command, "--labels", listed, "--json")
+    run = json.loads(stdout)
+    assert (run["pictures"], run["labelled"]) == (1, 2)
+
+
+def test_cam_refuses_networks_without_classifier_and_classes_that_it_has_not(boxes: Path) -> None:
+    status, _, stderr = featup("eval", "cam", boxes / "images" / "val", "--backbone", "tiny")
+    assert status == 2
+    assert "tiny has no classifier" in stderr
+    assert "--backbone mobilenetv2" in stderr
+    network = ["--backbone", "test_resnet", "--random-weights", "--device", "cpu"]
+    status, _, stderr = featup("eval", "cam", boxes / "images" / "val", *network, "--class", "1000")
+    assert (status, stderr) == (2, "error: --class 1000: test_resnet has the classes 0 to 999\n")
+
+
+def test_retrieval_scores_labelled_pictures(boxes: Path, options: list[object]) -> None:
+    command = ["eval", "retrieval", boxes, "--methods", "nearest,bilinear", *options]
+    status, stdout, stderr = featup(*command, "--json", "--points", "5")
+    assert status == 0, stderr
+    run = json.loads(stdout)
+    assert (run["task"], run["data"], run["split"], run["pictures"]) == ("retrieval", "boxes", "val", 2)
+    result = run["methods"]["bilinear"]
+    assert set(result["scores"]) == {"class_accuracy", "thin_accuracy", "accuracy"}
+    assert result["scores"]["accuracy"] > 60
+    assert [row["queries"] for row in result["of_class"].values()] == [10, 10]
+    assert "thin accuracy ↑" in featup(*command)[1]
+
+
+def test_retrieval_of_points_writes_a_picture(boxes: Path, tmp_path: Path) -> None:
+    pictures = sorted((boxes / "images" / "val").iterdir())
+    target = tmp_path / "found.png"
+    command = ["eval", "retrieval", *pictures, "--methods", "nearest,bilinear", "--device", "cpu", "--resize", "64x96"]
+    status, stdout, stderr = featup(*command, "--at", "30,30", "--at", "80,60", "-o", target, "--json")
+    assert status == 0, stderr
+    record = json.loads(stdout)
+    assert record["picture"] == str(target)
+    assert [(row["method"], row["at"]) for row in record["matches"]][::3] == [
+        ("nearest", [30, 30]), ("bilinear", [80, 60]),
+    ]  # fmt: skip
+    with Image.open(target) as picture:
+        assert picture.width > 3 * 96
+    status, stdout, stderr = featup(*command, "--at", "30,30", "-o", target)
+    assert (status, stdout) == (0, f"{target}\n")
+    assert "bilinear: 30,30 is found at " in stderr
+
+
+def test_retrieval_says_what_is_missing_or_does_not_belong(boxes: Path) -> None:
+    a, b = sorted((boxes / "images" / "val").iterdir())
+    before = b.read_bytes()
+    for arguments, says in (
+        ([a], "give a second picture"),
+        ([a, b], "--at 120,80"),
+        ([a, b, "--at", "12"], "--at 12: expected X,Y"),
+        ([a, b, "--at", "1,1", "--split", "val"], "--split is for a folder"),
+        ([a, b, "--at", "1,1", "-o", b], "would be overwritten"),
+        ([boxes, "--at", "1,1"], "--at needs a second picture"),
+    ):
+        status, _, stderr = featup("eval", "retrieval", *arguments)
+        assert status == 2, arguments
+        assert says in stderr
+    assert b.read_bytes() == before
+
+
+def test_cam_of_mobilenet_reads_its_last_convolution(
+    shared_mobilenet: Path, photo: Path, options: list[object]
+) -> None:
+    status, stdout, stderr = featup(
+        "eval", "cam", photo, "--backbone", "mobilenetv2_100", "--weights", shared_mobilenet, "--methods", "bilinear",
+        *options, "--json",
+    )  # fmt: skip
+    assert status == 0, stderr
+    run = json.loads(stdout)
+    assert (run["backbone"]["channels"], run["backbone"]["stride"]) == (1280, 32)
+    assert 0 < run["methods"]["bilinear"]["confidence"][0] < 1

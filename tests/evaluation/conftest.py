@@ -37,3 +37,23 @@ def seg_data(tmp_path: Path) -> Path:
             Image.fromarray(labels).save(data / "labels" / split / f"p{number}.png")
     (data / "classes.json").write_text(json.dumps({"classes": ["ground", "box"], "void_id": 9, "thin": ["box"]}))
     return data
+
+
+@pytest.fixture
+def depth_data(tmp_path: Path) -> Path:
+    """images/{train,val} and depth/{train,val} of four and two pictures: a box before ground that recedes upwards."""
+    data = tmp_path / "slopes"
+    for split, numbers in (("train", range(4)), ("val", range(4, 6))):
+        for kind in ("images", "depth"):
+            (data / kind / split).mkdir(parents=True)
+        for number in numbers:
+            pixels, labels = make_picture(number)
+            slope = np.linspace(5, 2, SIZE[0])[:, None]
+            shade = np.where(labels == 1, 1.0, 0.6 + slope / 10)
+            depth = np.where(labels == 1, 1.5, slope)
+            depth[labels == 9] = 0
+            Image.fromarray((pixels * shade[..., None]).clip(0, 255).astype(np.uint8)).save(
+                data / "images" / split / f"p{number}.png"
+            )
+            np.save(data / "depth" / split / f"p{number}.npy", depth)
+    return data

@@ -133,8 +133,8 @@ def test_intervals_are_those_of_the_resamples_and_counts_draw_every_picture_equa
 def test_the_fast_path_gives_the_same_projection(photo: Path, source: FeatureSource, method: str) -> None:
     try:
         upsampler = source.upsampler(method, source.backbone.native_size)
-    except WeightsError:
-        pytest.skip(f"the package has no weights of {method} for tiny")
+    except (UsageError, WeightsError) as error:
+        pytest.skip(f"can't be had for tiny: {error}")
     if not is_linear(upsampler):
         pytest.skip("not linear: there is no fast path")
     look = source.look(photo)

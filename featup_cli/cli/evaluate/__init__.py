@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from featup_cli.cli.evaluate import boundary, consistency, probe, report
+from featup_cli.cli.evaluate import boundary, cam, consistency, probe, report, retrieval
 
 app = typer.Typer(
     help="Evaluate upsampled features, method by method, with intervals.",
@@ -14,4 +14,6 @@ app = typer.Typer(
 app.command("probe", epilog=probe.EXAMPLES)(probe.probe)
 app.command("consistency", epilog=consistency.EXAMPLES)(consistency.consistency)
 app.command("boundary", epilog=boundary.EXAMPLES)(boundary.boundary)
+app.command("cam", epilog=cam.EXAMPLES)(cam.cam)
+app.command("retrieval", epilog=retrieval.EXAMPLES)(retrieval.retrieval)
 app.command("report", epilog=report.EXAMPLES)(report.report)

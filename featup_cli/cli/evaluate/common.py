@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,7 @@ from featup_cli.config import ImplicitConfig
 from featup_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from featup_cli.backbones import BackboneConfig
+    from featup_cli.backbones import Backbone, BackboneConfig
     from featup_cli.evaluation.cache import Cache
     from featup_cli.evaluation.report import Table
     from featup_cli.evaluation.source import FeatureSource
@@ -44,6 +44,20 @@ Limit = Annotated[
     int | None,
     typer.Option(
         "--limit", min=1, help="Score this many pictures, evenly spaced. (default: all)",
+        show_default=False, rich_help_panel=INPUT,
+    ),
+]  # fmt: skip
+ClassesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes", help="Labels: JSON with `classes`, `void_id` and `thin`. (default: the folder's classes.json)",
+        show_default=False, rich_help_panel=INPUT,
+    ),
+]  # fmt: skip
+ThinClasses = Annotated[
+    str | None,
+    typer.Option(
+        "--thin", help="Labels: comma-separated names of thin classes. (default: those of the JSON file)",
         show_default=False, rich_help_panel=INPUT,
     ),
 ]  # fmt: skip
@@ -90,6 +104,13 @@ def parse_upsamplers(texts: Sequence[str] | None) -> dict[str, str]:
     return weights
 
 
+def refuse_given(values: Mapping[str, object], reason: str) -> None:
+    """Raise UsageError for the first option that was given (is not None), saying why it can't be."""
+    for name, value in values.items():
+        if value is not None:
+            raise UsageError(f"{name} {reason}")
+
+
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """The pictures given, and those in the folders given; files are checked to be there before any work.
 
@@ -114,8 +135,9 @@ def name_of(paths: Sequence[Path]) -> str:
 def make_source(
     backbone: BackboneConfig, implicit: ImplicitConfig, resize: str | None, allow_other_backbone: bool,
     upsamplers: Sequence[str] | None, fast: bool, device: str, seed: int, progress: Progress,
+    loaded: Backbone | None = None,
 ) -> FeatureSource:  # fmt: skip
-    """Backbone and methods as the options of a command say.
+    """Backbone and methods as the options of a command say; `loaded` is a backbone to use instead of a new one.
 
     Raises:
         UsageError, WeightsError: they can't be had.
@@ -129,7 +151,7 @@ def make_source(
         backbone, implicit=implicit, resize=resize, device=device, seed=seed,
         allow_other_backbone=allow_other_backbone,
     )  # fmt: skip
-    return FeatureSource(settings, fast=fast, upsamplers=weights, progress=progress)
+    return FeatureSource(settings, fast=fast, upsamplers=weights, backbone=loaded, progress=progress)
 
 
 def make_cache(folder: Path, no_cache: bool) -> Cache:

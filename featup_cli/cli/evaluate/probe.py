@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,7 +18,8 @@ from featup_cli.config import implicit_config
 
 EXAMPLES = (
     "Examples:  featup eval probe --task seg DATA -o run.json  |  "
-    "featup eval probe --task seg camvid --split val --methods bilinear,implicit --limit 12 --resize 352x480"
+    "featup eval probe --task seg camvid --split val --methods bilinear,implicit --limit 12 --resize 352x480  |  "
+    "featup eval probe --task depth DATA --depth-scale 1000"
 )
 
 
@@ -25,15 +27,22 @@ class ProbeTask(str, Enum):
     """What the probe predicts."""
 
     seg = "seg"
+    depth = "depth"
 
 
 @report_errors
 def probe(
     data: Annotated[
         Path,
-        typer.Argument(help="Folder with SPLIT.txt lists of `picture label` lines, or images/SPLIT and labels/SPLIT."),
+        typer.Argument(
+            help="Folder with SPLIT.txt lists of `picture label` lines, or images/SPLIT and labels/SPLIT "
+            "(depth: depth/SPLIT)."
+        ),
     ],
-    task: Annotated[ProbeTask, typer.Option("--task", help="seg: class labels.", rich_help_panel=INPUT)],
+    task: Annotated[
+        ProbeTask,
+        typer.Option("--task", help="seg: class labels. depth: a number for each pixel.", rich_help_panel=INPUT),
+    ],
     split: Annotated[
         str, typer.Option("--split", help="Split to score: its name, or a list file.", rich_help_panel=INPUT)
     ] = "val",
@@ -48,18 +57,13 @@ def probe(
             show_default=False, rich_help_panel=INPUT,
         ),
     ] = None,
-    classes: Annotated[
-        Path | None,
+    classes: common.ClassesFile = None,
+    thin: common.ThinClasses = None,
+    depth_scale: Annotated[
+        float | None,
         typer.Option(
-            "--classes", help="seg: JSON with `classes`, `void_id` and `thin`. (default: DATA/classes.json)",
-            show_default=False, rich_help_panel=INPUT,
-        ),
-    ] = None,
-    thin: Annotated[
-        str | None,
-        typer.Option(
-            "--thin", help="seg: comma-separated names of thin classes. (default: those of the JSON file)",
-            show_default=False, rich_help_panel=INPUT,
+            "--depth-scale", min=1e-9, rich_help_panel=INPUT, show_default=False,
+            help="depth: divide whole numbers (PNG) by this, e.g. 1000 for millimetres. (default: 1)",
         ),
     ] = None,
     resize: options.Resize = None,
@@ -93,26 +97,48 @@ def probe(
     as_json: common.RunJson = False,
 ) -> None:  # fmt: skip
     """Train a linear probe on low-resolution features, freeze it, apply it to the features of every method."""
+    if task is ProbeTask.depth:
+        common.refuse_given({"--classes": classes, "--thin": thin}, "belongs to --task seg")
+    else:
+        common.refuse_given({"--depth-scale": depth_scale}, "belongs to --task depth")
     console = Console(quiet, as_json)
     config = implicit_config(preset.value, {}, settings or [])
     chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
 
-    from featup_cli.evaluation.data import find_pairs, find_problems, load_classes, read_class_labels, spread_evenly
+    from featup_cli.evaluation.data import (
+        Pair,
+        find_pairs,
+        find_problems,
+        load_classes,
+        read_class_labels,
+        spread_evenly,
+    )
+    from featup_cli.evaluation.depth import DEPTH_FOLDER, DEPTH_SUFFIXES, read_depth, train_depth
     from featup_cli.evaluation.run import evaluate
     from featup_cli.evaluation.segmentation import train_segmentation
     from featup_cli.evaluation.source import choose_methods
 
-    meanings = load_classes(classes or data / "classes.json", thin.split(",") if thin else None)
-    train = spread_evenly(find_pairs(data, train_split), train_limit)
-    pairs = spread_evenly(find_pairs(data, split), limit)
-    common.refuse_problems(find_problems([*train, *pairs], partial(read_class_labels, classes=meanings)), console)
+    find: Callable[..., list[Pair]]
+    read: Callable[[Path], Any]
+    train_task: Callable[..., Any]
+    if task is ProbeTask.seg:
+        meanings = load_classes(classes or data / "classes.json", thin.split(",") if thin else None)
+        find, read = find_pairs, partial(read_class_labels, classes=meanings)
+        train_task = partial(train_segmentation, classes=meanings)
+    else:
+        find = partial(find_pairs, label_folder=DEPTH_FOLDER, suffixes=DEPTH_SUFFIXES)
+        read = partial(read_depth, scale=depth_scale or 1.0)
+        train_task = partial(train_depth, scale=depth_scale or 1.0)
+    train = spread_evenly(find(data, train_split), train_limit)
+    pairs = spread_evenly(find(data, split), limit)
+    common.refuse_problems(find_problems([*train, *pairs], read), console)
     store = common.make_cache(cache, no_cache)
     with console.progress() as progress:
         source = common.make_source(
             chosen, config, resize, allow_other_backbone, upsampler, fast, device, seed, progress
         )
         names = choose_methods(methods, source, console.note)
-        trained = train_segmentation(source, train, meanings, resamples=seeds, cache=store, progress=progress)
+        trained = train_task(source, train, resamples=seeds, cache=store, progress=progress)
         for fit in trained.settings["probe"]["fits"]:
             console.note(describe_fit(fit))
         run = evaluate(
