@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,8 +14,7 @@ from featup_cli.cli.console import EXIT_INTERRUPTED, Console, report_errors
 from featup_cli.cli.options import INPUT, METHOD, OUTPUT, RUN
 from featup_cli.config import change_settings
 from featup_cli.training.config import TrainConfig
-from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.resfu.config import ReSFUConfig
+from featup_cli.upsamplers.trainable import CONFIGS
 
 EXAMPLES = (
     "Examples:  featup train --images photos -o jbu.safetensors  |  "
@@ -24,8 +23,7 @@ EXAMPLES = (
 )
 UPSAMPLER = "upsampler."  # what the settings of the upsampler itself start with
 
-Trainable = Enum("Trainable", {name: name for name in ("jbu", "resfu")}, type=str)  # type: ignore[misc]
-DEFAULTS: dict[str, Any] = {"jbu": JBUConfig(), "resfu": ReSFUConfig()}
+Trainable = Enum("Trainable", {name: name for name in CONFIGS}, type=str)  # type: ignore[misc]
 
 
 @report_errors
@@ -49,7 +47,7 @@ def train(
         Trainable,
         typer.Option(
             "--method", "-m", rich_help_panel=METHOD,
-            help="jbu: weights serve every backbone, as they see the picture only; resfu: weights for this backbone.",
+            help="jbu: weights serve every backbone, as they see the picture only; all others: for this backbone.",
         ),
     ] = Trainable.jbu,  # type: ignore[attr-defined]
     settings: Annotated[
@@ -95,7 +93,7 @@ def train(
     texts = settings or []
     config = change_settings(TrainConfig(), [t for t in texts if not t.startswith(UPSAMPLER)])
     inner = [t.removeprefix(UPSAMPLER) for t in texts if t.startswith(UPSAMPLER)]
-    upsampler = change_settings(DEFAULTS[method.value], inner)
+    upsampler = change_settings(CONFIGS[method.value](), inner, UPSAMPLER)
     chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
 
     import torch

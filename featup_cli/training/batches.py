@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,35 +23,7 @@ CHECK_PROJECTION = 128  # directions in which held-out features are compared; wi
 STATISTICS_SAMPLES = 64
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B crops and T tokens of the views of each.
-
-    Attributes:
-        images: [B, 3, S, S] in [0, 1].
-        lr_feats: [B, C, h, w], the backbone's own features of the crops.
-        standardised: [B, C, h, w], the same with mean 0 and variance 1 over the training crops.
-        projection: [C, K], random directions for standardised features.
-        offsets: [B * T, P, 2] in -1 to 1, positions in the tokens' windows (window edge to edge).
-        positions: [B, T, P, 2], the same positions in the crops: (y, x) in 0 to 1.
-        observed: [B * T, C], the tokens' standardised features.
-    """
-
-    images: Tensor
-    lr_feats: Tensor
-    standardised: Tensor
-    projection: Tensor
-    offsets: Tensor
-    positions: Tensor
-    observed: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-
-@dataclass(frozen=True)
-class Statistics:
+class Statistics(NamedTuple):
     """Mean and standard deviation of every channel over some training crops: [C] each."""
 
     mean: Tensor
@@ -59,6 +32,37 @@ class Statistics:
     def standardise(self, features: Tensor) -> Tensor:
         """Features [..., C, h, w] with mean 0 and variance 1."""
         return (features.float() - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def to(self, device: torch.device) -> Statistics:
+        """The same statistics on another device."""
+        return Statistics(self.mean.to(device), self.std.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B crops and T tokens of the views of each.
+
+    Attributes:
+        images: [B, 3, S, S] in [0, 1].
+        lr_feats: [B, C, h, w], the backbone's own features of the crops.
+        statistics: of the features, over the training crops.
+        projection: [C, K], random directions for standardised features.
+        offsets: [B * T, P, 2] in -1 to 1, positions in the tokens' windows (window edge to edge).
+        positions: [B, T, P, 2], the same positions in the crops: (y, x) in 0 to 1.
+        observed: [B * T, C], the tokens' standardised features.
+    """
+
+    images: Tensor
+    lr_feats: Tensor
+    statistics: Statistics
+    projection: Tensor
+    offsets: Tensor
+    positions: Tensor
+    observed: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def measure_statistics(cache: FeatureCache, keys: Sequence[str]) -> Statistics:
@@ -142,7 +146,7 @@ class Batches:
         return Batch(
             images=torch.stack([sample.image for sample in samples]).float() / 255,
             lr_feats=lr_feats,
-            standardised=self.statistics.standardise(lr_feats),
+            statistics=self.statistics,
             projection=projection,
             offsets=torch.cat(offsets),
             positions=torch.stack(positions),

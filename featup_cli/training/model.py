@@ -1,11 +1,14 @@
 """The multi-view loss of an upsampler (FeatUp, equation 1), and the same for bilinear interpolation beside it.
 
-Upsamplers of this family mix pixels with weights that all channels share. So features are projected to a few random
-directions before upsampling instead of after it (section 3.3), which is the same and cheaper.
+Features are compared in a few random directions (section 3.3). Most upsamplers mix pixels with weights that all
+channels share: then features are projected before upsampling instead of after it, which is the same and cheaper. One
+that doesn't says so by the attribute `shares_weights = False`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,7 +27,10 @@ from featup_cli.multiview.losses import (
 from featup_cli.training.batches import Batch
 from featup_cli.training.config import TrainConfig
 from featup_cli.upsamplers.interpolation import Interpolation
-from featup_cli.upsamplers.pretrained import load_pretrained
+from featup_cli.upsamplers.pretrained import PretrainedUpsampler, load_pretrained
+
+Read = Callable[[Tensor], Tensor]
+"""What is compared of standardised features: a linear map of their channels."""
 
 
 class Losses(NamedTuple):
@@ -35,11 +41,21 @@ class Losses(NamedTuple):
     bilinear_error: Tensor
 
 
+class Comparison(NamedTuple):
+    """An upsampled map [B, K, H, W], and its tokens or pixels [N, K] beside those of bilinear and the target."""
+
+    hr_feats: Tensor
+    predicted: Tensor
+    bilinear: Tensor
+    target: Tensor
+
+
 class MultiViewModel(nn.Module):
     """All that is fitted: the upsampler, its downsampler and uncertainty, and a downsampler for bilinear.
 
     Args:
-        upsampler: called with (image, lr_feats, output_size, values).
+        upsampler: called with (image, lr_feats, output_size, values), or without values if it has `shares_weights`
+            and that is False.
         channels: of the features.
         config: settings.
     Raises:
@@ -59,7 +75,8 @@ class MultiViewModel(nn.Module):
         self.downsampler.requires_grad_(fits_downsampler)
         self.bilinear_downsampler.requires_grad_(fits_downsampler)
         freeze_parameters(upsampler, [name for name in config.freeze.split(",") if name])
-        self.teacher = None if config.target == "views" else load_pretrained(config.target).module.requires_grad_(False)
+        # Not a submodule, so that its weights are neither averaged nor saved with what is trained.
+        self.teacher = None if config.target == "views" else load_pretrained(config.target)
 
     def forward(self, batch: Batch) -> Losses:
         """Loss of a batch. The downsampler of bilinear features is fitted by the same loss, apart from the rest."""
@@ -90,31 +107,42 @@ class MultiViewModel(nn.Module):
         sums = [(result - target).square().sum(dtype=torch.float64) for result in (predicted, bilinear)]
         return torch.stack([*sums, target.square().sum(dtype=torch.float64)])
 
-    def _compare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The upsampled map, and what is compared [N, K]: the upsampler's result, bilinear's and the target."""
-        hr_feats, tokens = self._predict(batch)
-        hr_bilinear, bilinear_tokens = self._predict_bilinear(batch)
-        if self.teacher is None:
-            return hr_feats, tokens, bilinear_tokens, batch.observed @ batch.projection
-        values = torch.einsum("bchw,ck->bkhw", batch.standardised, batch.projection)
-        with torch.no_grad():
-            taught = self.teacher(batch.images, batch.lr_feats, self._output_size(batch), values)
-        pixels = [maps.movedim(1, 3).flatten(0, 2) for maps in (hr_feats, hr_bilinear, taught)]
-        return hr_feats, pixels[0], pixels[1], pixels[2]
+    def _compare(self, batch: Batch) -> Comparison:
+        """The upsampled map, and what is compared."""
+        if self.teacher is not None:
+            return self._compare_with_teacher(batch, self.teacher)
+        reads = [partial(_read, batch, downsampler) for downsampler in (self.downsampler, self.bilinear_downsampler)]
+        hr_feats, tokens = _pool(self._upsample(batch, reads[0]), batch, self.downsampler)
+        _, bilinear_tokens = _pool(self._interpolate(batch, reads[1]), batch, self.bilinear_downsampler)
+        return Comparison(hr_feats, tokens, bilinear_tokens, batch.observed @ batch.projection)
 
-    def _predict(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        values = _values(batch, self.downsampler)
-        kind = values.device.type
+    def _compare_with_teacher(self, batch: Batch, teacher: PretrainedUpsampler) -> Comparison:
+        """As `_compare`, for every pixel of what the teacher makes of the crops."""
+        read = partial(_project, batch)
+        hr_feats = self._upsample(batch, read)
+        # The teacher is linear in the features, so they may be projected before it.
+        taught = teacher(batch.images, read(_standardised(batch)), self._output_size(batch))
+        maps = (hr_feats, self._interpolate(batch, read), taught)
+        return Comparison(hr_feats, *(m.movedim(1, 3).flatten(0, 2) for m in maps))
+
+    def _upsample(self, batch: Batch, read: Read) -> Tensor:
+        """What `read` makes of standardised features, upsampled: [B, K, H, W]."""
+        inputs = (batch.images, batch.lr_feats, self._output_size(batch))
+        kind = batch.lr_feats.device.type
         # Only the upsampler is dear enough for half precision; what it is compared with stays exact.
         half = self.config.precision == "bfloat16" or (self.config.precision == "auto" and kind == "cuda")
+        if not getattr(self.upsampler, "shares_weights", True):
+            with torch.autocast(kind, torch.bfloat16, enabled=half):
+                hr_feats = self.upsampler(*inputs)
+            return read(batch.statistics.standardise(hr_feats))
+        values = read(_standardised(batch))
         with torch.autocast(kind, torch.bfloat16, enabled=half):
-            hr_values = self.upsampler(batch.images, batch.lr_feats, self._output_size(batch), values)
-        return _pool(hr_values.float(), batch, self.downsampler)
+            hr_values = self.upsampler(*inputs, values)
+        return hr_values.float()
 
-    def _predict_bilinear(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        values = _values(batch, self.bilinear_downsampler)
-        hr_feats = self.bilinear(batch.images, values, self._output_size(batch))
-        return _pool(hr_feats, batch, self.bilinear_downsampler)
+    def _interpolate(self, batch: Batch, read: Read) -> Tensor:
+        """As `_upsample`, by bilinear interpolation."""
+        return self.bilinear(batch.images, read(_standardised(batch)), self._output_size(batch))
 
     def _output_size(self, batch: Batch) -> tuple[int, int]:
         height, width = batch.lr_feats.shape[2:]
@@ -138,15 +166,24 @@ def freeze_parameters(module: nn.Module, names: list[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def _values(batch: Batch, downsampler: SimpleDownsampler) -> Tensor:
-    """What is upsampled: projected features [B, K, h, w], and behind them the saliency if there is one.
+def _standardised(batch: Batch) -> Tensor:
+    return batch.statistics.standardise(batch.lr_feats)
 
-    Saliency is linear in all channels, of which the projection keeps a few; so it is taken before.
+
+def _project(batch: Batch, standardised: Tensor) -> Tensor:
+    """The batch's directions [B, K, H, W] of standardised features [B, C, H, W]."""
+    return torch.einsum("bchw,ck->bkhw", standardised, batch.projection)
+
+
+def _read(batch: Batch, downsampler: SimpleDownsampler, standardised: Tensor) -> Tensor:
+    """Projected features [B, K, H, W], and behind them the saliency if there is one.
+
+    Saliency is linear in all channels, of which the projection keeps a few; so it is read beside it.
     """
-    projected = torch.einsum("bchw,ck->bkhw", batch.standardised, batch.projection)
+    projected = _project(batch, standardised)
     if not isinstance(downsampler, AttentionDownsampler):
         return projected
-    salience = downsampler.saliency(batch.standardised.movedim(1, 3)).movedim(3, 1)
+    salience = downsampler.saliency(standardised.movedim(1, 3)).movedim(3, 1)
     return torch.cat((projected, salience), 1)
 
 

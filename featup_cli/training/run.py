@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -27,9 +27,11 @@ from featup_cli.training.trainer import State, Trainer, stop_on_signals
 from featup_cli.training.workers import Workers, join_workers
 from featup_cli.upsamplers.base import Progress, no_progress
 from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
-from featup_cli.upsamplers.resfu.config import ReSFUConfig
+from featup_cli.upsamplers.trainable import SEE_PICTURE_ONLY, method_of
 from featup_cli.upsamplers.weights import backbone_identity, build_upsampler, save_upsampler
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Note = Callable[[str], None]
 
@@ -45,7 +47,7 @@ class Training:
     Attributes:
         images: folders, searched with all that is below.
         output: the weights file.
-        upsampler: settings of the upsampler, which also say which one it is.
+        upsampler: settings of the upsampler, of one of `trainable.CONFIGS`, which also say which one it is.
         backbone: whose features are to be upsampled.
         config: settings of the training.
         run_folder: configuration, curves and checkpoint; None for OUTPUT with suffix `.run`.
@@ -58,7 +60,7 @@ class Training:
 
     images: Sequence[Path]
     output: Path
-    upsampler: JBUConfig | ReSFUConfig = field(default_factory=JBUConfig)
+    upsampler: DataclassInstance = field(default_factory=JBUConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     config: TrainConfig = field(default_factory=TrainConfig)
     run_folder: Path | None = None
@@ -76,7 +78,7 @@ class Training:
     @property
     def method(self) -> str:
         """Name of the upsampler."""
-        return "jbu" if isinstance(self.upsampler, JBUConfig) else "resfu"
+        return method_of(self.upsampler)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class _Run:
         self.checkpoint = training.folder / "checkpoint.pt"
         if self.config.batch % workers.size:
             raise UsageError(f"batch={self.config.batch}: must be a multiple of the {workers.size} processes")
-        if isinstance(training.upsampler, ReSFUConfig) and training.upsampler.guidance == "features":
+        if getattr(training.upsampler, "guidance", "image") == "features":
             raise UsageError("upsampler.guidance=features: training on pictures needs guidance=image")
         if workers.is_main:
             check_writable(training.output)
@@ -201,10 +203,8 @@ class _Run:
         return device
 
     def _build_upsampler(self) -> nn.Module:
-        settings = asdict(self.training.upsampler)
-        if self.training.method == "resfu":
-            settings["channels"] = self.backbone.channels
-        return build_upsampler(self.training.method, settings)
+        channels = {} if self.training.method in SEE_PICTURE_ONLY else {"channels": self.backbone.channels}
+        return build_upsampler(self.training.method, channels | asdict(self.training.upsampler))
 
     def _describe_settings(self) -> dict[str, Any]:
         """All that fixes the result, besides the pictures, as JSON values."""
@@ -305,12 +305,8 @@ class _Run:
             f"{self.config.batch} crops. It explains {row.explained_variance:.1%} of {self.goal} of "
             f"{len(self.heldout)} held-out crops; bilinear interpolation {row.bilinear_explained_variance:.1%}."
         )
-        # Weights that see the picture only serve every backbone.
-        sees_features = not isinstance(upsampler, JBUUpsampler)
-        save_upsampler(
-            path, upsampler,
-            {"backbone": identity if sees_features else "any", "provenance": provenance, "card": card},
-        )  # fmt: skip
+        serves = "any" if training.method in SEE_PICTURE_ONLY else identity
+        save_upsampler(path, upsampler, {"backbone": serves, "provenance": provenance, "card": card})
 
     @property
     def goal(self) -> str:

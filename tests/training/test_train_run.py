@@ -19,11 +19,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from featup_cli.errors import FeatUpError, InputError, OutputError, UsageError
+from featup_cli.training.batches import seed_of
 from featup_cli.training.model import Losses, MultiViewModel
 from featup_cli.training.run import Training, train
 from featup_cli.training.trainer import Interrupted
+from featup_cli.upsamplers.baselines.config import (
+    CARAFEConfig,
+    DeconvConfig,
+    DySampleConfig,
+    FADEConfig,
+    PixelShuffleConfig,
+    ResizeConvConfig,
+    SAPAConfig,
+)
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
-from featup_cli.upsamplers.weights import load_upsampler
+from featup_cli.upsamplers.weights import build_upsampler, load_upsampler
 
 
 def weights(training: Training) -> dict[str, Tensor]:
@@ -99,13 +109,39 @@ def test_training_brings_the_error_down(training: Training) -> None:
     assert late > early
 
 
-def test_resfu_is_trained_for_its_backbone(training: Training) -> None:
-    upsampler = ReSFUConfig(projection=8, hidden=16, groups=2, filter_radius=2)
-    train(replace(training, upsampler=upsampler))
-    _, metadata = load_upsampler(training.output)
-    assert metadata["method"] == "resfu"
-    assert metadata["config"]["channels"] == metadata["backbone"]["channels"] == 96
+@pytest.mark.parametrize(
+    "upsampler",
+    [
+        ReSFUConfig(projection=8, hidden=16, groups=2, filter_radius=2), CARAFEConfig(compressed=8), SAPAConfig(),
+        FADEConfig(compressed=8), DySampleConfig(), PixelShuffleConfig(hidden=8), DeconvConfig(hidden=8),
+        ResizeConvConfig(hidden=8),
+    ],
+)  # fmt: skip
+def test_other_upsamplers_are_trained_for_their_backbone(training: Training, upsampler: Any) -> None:
+    config = replace(training.config, steps=2, check_interval=2, warmup=0, average=0.0)
+    training = replace(training, upsampler=upsampler, config=config)
+    train(training)
+    module, metadata = load_upsampler(training.output)
+    assert metadata["method"] == training.method
+    assert metadata["config"] == {"channels": 96, **asdict(upsampler)}
     assert metadata["backbone"]["name"] == "tiny"
+    assert metadata["backbone"]["channels"] == 96
+    torch.manual_seed(seed_of(training.seed, "initial weights"))
+    start = build_upsampler(training.method, metadata["config"])
+    changed = {name for name, value in start.named_parameters() if not torch.equal(value, module.get_parameter(name))}
+    assert changed >= {name for name, _ in start.named_parameters() if name.endswith("weight") and "norm" not in name}
+
+
+def test_distillation_resumes_and_leaves_its_teacher_out(training: Training) -> None:
+    config = replace(training.config, target="jbu", steps=4)
+    training = replace(training, upsampler=ResizeConvConfig(hidden=8), config=config, save_every=0)
+    train(moved(training, "whole"))
+    with pytest.raises(RuntimeError, match="killed"):
+        train(training, progress=at_step(3, die))
+    state = torch.load(training.folder / "checkpoint.pt", weights_only=True)["trainer"]
+    assert not any("teacher" in name for name in (*state["model"], *state["average"]))
+    train(replace(training, resume=True))
+    assert same(weights(training), weights(moved(training, "whole")))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(training: Training) -> None:

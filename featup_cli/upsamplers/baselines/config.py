@@ -1,0 +1,110 @@
+"""Settings of the baselines; free of torch, so that `--help` can show them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from featup_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What holds for the settings of every baseline: numbers are positive, sides of windows odd, kernels at least 3."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, bool) and value <= 0:
+                raise UsageError(f"{field.name}={value}: must be above 0")
+            if field.name.endswith("_size") and value % 2 == 0:
+                raise UsageError(f"{field.name}={value}: must be odd")
+            if field.name == "kernel_size" and value < 3:
+                raise UsageError(f"{field.name}={value}: must be at least 3")
+
+
+@dataclass(frozen=True)
+class CARAFEConfig(BaselineConfig):
+    """Settings of `CARAFE`; the defaults are the paper's.
+
+    Attributes:
+        kernel_size: side of the window that is reassembled, in pixels of a doubling's input.
+        encoder_size: side of the convolution that predicts kernels.
+        compressed: channels that it sees.
+    """
+
+    kernel_size: int = 5
+    encoder_size: int = 3
+    compressed: int = 64
+
+
+@dataclass(frozen=True)
+class SAPAConfig(BaselineConfig):
+    """Settings of `SAPA`.
+
+    Attributes:
+        kernel_size: side of the window that is mixed, in pixels of a doubling's input.
+        embedding: width of query and key.
+        guidance_channels: of the map that a stem makes of the picture.
+        gate: add the features' own query to that of the guidance, in shares that the features decide.
+    """
+
+    kernel_size: int = 5
+    embedding: int = 32
+    guidance_channels: int = 32
+    gate: bool = True
+
+
+@dataclass(frozen=True)
+class FADEConfig(BaselineConfig):
+    """Settings of `FADE`; the widths are the paper's.
+
+    Attributes:
+        kernel_size: side of the window that is reassembled, in pixels of a doubling's input.
+        encoder_size: side of the semi-shift convolution.
+        compressed: channels that it sees, of the picture and of the features.
+        gate: mix the result with bilinear interpolation, in shares that the features decide.
+    """
+
+    kernel_size: int = 5
+    encoder_size: int = 3
+    compressed: int = 64
+    gate: bool = True
+
+
+@dataclass(frozen=True)
+class DySampleConfig(BaselineConfig):
+    """Settings of `DySample`.
+
+    Attributes:
+        reach: factor of the predicted offsets, in pixels of a doubling's input.
+        dynamic_scope: multiply it by a predicted share of 0 to 1 (the paper's `+`); False uses one half everywhere.
+    """
+
+    reach: float = 0.5
+    dynamic_scope: bool = True
+
+
+@dataclass(frozen=True)
+class ConvolutionConfig(BaselineConfig):
+    """Settings of a baseline that convolves.
+
+    Attributes:
+        hidden: channels that are fully mixed; of all channels only pixels are mixed.
+    """
+
+    hidden: int = 64
+
+
+@dataclass(frozen=True)
+class PixelShuffleConfig(ConvolutionConfig):
+    """Settings of `PixelShuffle`."""
+
+
+@dataclass(frozen=True)
+class DeconvConfig(ConvolutionConfig):
+    """Settings of `Deconv`."""
+
+
+@dataclass(frozen=True)
+class ResizeConvConfig(ConvolutionConfig):
+    """Settings of `ResizeConv`."""

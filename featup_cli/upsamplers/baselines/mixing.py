@@ -1,0 +1,112 @@
+"""What baselines that mix pixels share: weights are predicted from features, and all channels use the same."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from featup_kernels import adaptive_conv
+from torch import Tensor, nn
+
+from featup_cli.upsamplers.baselines.doubling import DoublingUpsampler, Size, doublings, resize
+
+_LEAST_TAP = 1e-3  # of an initial kernel, so that every neighbour can win
+
+
+class PixelMixer(DoublingUpsampler):
+    """Mixes pixels, with weights that all channels share and that sum to one.
+
+    Weights depend on `codes`, a linear map of the normalised features. A linear map commutes with mixing pixels, so
+    codes are made once, at low resolution, and doubled beside the features: the same as making them anew from the
+    features of every grid, at a fraction of the cost.
+
+    Args:
+        channels: C, of the features.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.norm = nn.GroupNorm(math.gcd(32, channels), channels)
+
+    @abstractmethod
+    def encode(self, normalised: Tensor) -> Tensor:
+        """Codes [B, D, h, w] of normalised features [B, C, h, w]; linear."""
+
+    @abstractmethod
+    def predict(self, codes: Tensor, image: Tensor) -> Tensor:
+        """What `mix` needs to double a grid, from its codes [B, D, h, w] and the picture [B, 3, H', W']."""
+
+    @abstractmethod
+    def mix(self, maps: Tensor, weights: Tensor) -> Tensor:
+        """Double [B, K, h, w] with weights that `predict` made: [B, K, 2 h, 2 w]."""
+
+    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size, values: Tensor | None = None) -> Tensor:
+        """Upsample features.
+
+        Args:
+            image: [B, 3, H', W'] in [0, 1], at any size.
+            lr_feats: [B, C, h, w].
+            output_size: (H, W), any.
+            values: [B, K, h, w], mixed in place of `lr_feats` with the same weights: a linear map of them, say.
+        Returns:
+            [B, C, H, W], or [B, K, H, W] with `values`.
+        Raises:
+            ShapeError: a tensor of another shape.
+        """
+        self.check_call(image, lr_feats, output_size)
+        maps = lr_feats if values is None else values
+        codes = self.encode(self.norm(lr_feats))
+        steps = doublings((lr_feats.shape[2], lr_feats.shape[3]), output_size)
+        for step in range(1, steps + 1):
+            weights = self.predict(codes, image)
+            maps = self.mix(maps, weights)
+            if step < steps:
+                codes = self.mix(codes, weights)
+        return resize(maps, output_size)
+
+
+class Reassembler(PixelMixer):
+    """A `PixelMixer` whose weights are taps [B, 4, k * k, h, w], for `reassemble`."""
+
+    def mix(self, maps: Tensor, weights: Tensor) -> Tensor:
+        """Double [B, K, h, w] with taps [B, 4, k * k, h, w]: [B, K, 2 h, 2 w]."""
+        return reassemble(maps, weights)
+
+
+def reassemble(maps: Tensor, taps: Tensor) -> Tensor:
+    """Double a grid: each new pixel is a weighted sum of the window around the old pixel that it lies in.
+
+    out[b, c, 2 y + i, 2 x + j] = sum over t of taps[b, 2 i + j, t, y, x] * maps[b, c, y + t // k - r, x + t % k - r]
+
+    with r = k // 2, and the border repeating its outer pixels (CARAFE, section 3).
+
+    Args:
+        maps: [B, C, h, w].
+        taps: [B, 4, k * k, h, w], k odd, used as given.
+    Returns:
+        [B, C, 2 h, 2 w].
+    """
+    padded = F.pad(maps, (math.isqrt(taps.shape[2]) // 2,) * 4, mode="replicate")
+    by_old = torch.stack([adaptive_conv(padded, part.to(padded.dtype)) for part in taps.unbind(1)], 2)
+    return F.pixel_shuffle(by_old.flatten(1, 2), 2)
+
+
+def by_old_pixel(maps: Tensor) -> Tensor:
+    """Gather the four new pixels of each old one: [B, D, 2 h, 2 w] to [B, D, 4, h, w], row-major."""
+    return F.pixel_unshuffle(maps, 2).unflatten(1, (maps.shape[1], 4))
+
+
+def bilinear_taps(kernel_size: int) -> Tensor:
+    """Taps [4, k * k] with which `reassemble` interpolates bilinearly; k at least 3."""
+    radius = kernel_size // 2
+    axis = torch.zeros(2, kernel_size)
+    axis[:, radius] = 0.75
+    axis[0, radius - 1] = axis[1, radius + 1] = 0.25
+    return torch.einsum("iy,jx->ijyx", axis, axis).reshape(4, -1)
+
+
+def initial_logits(taps: Tensor) -> Tensor:
+    """Logits whose softmax is close to `taps`, none of which is left at zero."""
+    return (taps + _LEAST_TAP).log()
