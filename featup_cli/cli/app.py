@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from featup_cli._version import __version__
-from featup_cli.cli import bench, compare, evaluate, import_weights, info, render, train, upsample, visualize
+from featup_cli.cli import bench, compare, evaluate, export, import_weights, info, render, train, upsample, visualize
 
 app = typer.Typer(
     name="featup",
@@ -42,6 +42,7 @@ app.command("upsample", epilog=upsample.EXAMPLES)(upsample.upsample)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("render", epilog=render.EXAMPLES)(render.render)
 app.command("visualize", epilog=visualize.EXAMPLES)(visualize.visualize)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
 app.command("import-weights", epilog=import_weights.EXAMPLES)(import_weights.import_weights)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)

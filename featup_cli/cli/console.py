@@ -12,34 +12,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from featup_cli.errors import FeatUpError
+from featup_cli.errors import FeatUpError, error_message
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the machine or the accelerator ran out of memory."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(s in str(error) for s in ("out of memory", "can't allocate memory"))
-    )
-
-
-def error_message(error: BaseException) -> str | None:
-    """The line to show for an expected error, or None for one that deserves its traceback."""
-    if isinstance(error, FeatUpError):
-        return one_line(error)
-    if is_out_of_memory(error):
-        return "out of memory: give a smaller --output-size or --resize, fewer images at once, or --device cpu"
-    return None
 
 
 def report_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -62,6 +41,14 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def _say(text: str, err: bool = False) -> None:
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        print(text, file=stream)  # above a progress bar; typer's echo would write into it
+    else:
+        typer.echo(text, err=err)
+
+
 @dataclass(frozen=True)
 class Console:
     """Where a command's output goes; `quiet` leaves errors only, `as_json` writes JSON Lines to stdout."""
@@ -77,18 +64,18 @@ class Console:
     def note(self, text: str) -> None:
         """Tell the user something, unless output is for machines or off."""
         if not (self.quiet or self.as_json):
-            typer.echo(text, err=True)
+            _say(text, err=True)
 
     def error(self, text: str) -> None:
         """Report a failure; never suppressed."""
-        typer.echo(f"error: {text}", err=True)
+        _say(f"error: {text}", err=True)
 
     def result(self, text: str, record: dict[str, Any]) -> None:
         """Give a result: `record` as one JSON line, or `text` for people and pipes."""
         if self.as_json:
-            typer.echo(json.dumps(record))
+            _say(json.dumps(record))
         elif not self.quiet:
-            typer.echo(text)
+            _say(text)
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int, str], None]]:

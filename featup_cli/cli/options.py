@@ -88,15 +88,15 @@ UpsamplerWeights = Annotated[
     str,
     typer.Option(
         "--upsampler", metavar="auto|NAME|FILE",
-        help="jbu, resfu: weights. auto: the package's own; NAME: of FeatUp's release (`featup info` lists them); "
-        "FILE: of `featup train` or `featup import-weights`.",
+        help="Weights of a trained method. auto: the package's own; NAME: of FeatUp's release (`featup info` lists "
+        "them); FILE: of `featup train` or `featup import-weights`.",
         rich_help_panel=METHOD,
     ),
 ]  # fmt: skip
 AllowOtherBackbone = Annotated[
     bool,
     typer.Option(
-        "--allow-other-backbone", help="jbu, resfu: use weights for another backbone if its channels fit.",
+        "--allow-other-backbone", help="Use upsampler weights for another backbone if its channels fit.",
         rich_help_panel=METHOD,
     ),
 ]  # fmt: skip
@@ -141,6 +141,15 @@ StorageOption = Annotated[
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...", rich_help_panel=RUN, envvar="FEATUP_DEVICE")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="SIZE",
+        help="What the whole process may use, such as 2GB; results are made in bands that fit. "
+        "(default: 60 % of what is free)",
+        show_default=False, rich_help_panel=RUN,
+    ),
+]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=RUN)]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON line a result on stdout; no progress bars.", rich_help_panel=RUN)

@@ -34,21 +34,24 @@ def render(
         bool, typer.Option("--picture/--no-picture", rich_help_panel=OUTPUT, help="Write STEM.png as well.")
     ] = True,
     device: options.Device = "auto",
+    memory: options.Memory = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
     """Render features of any size from a fitted model, without backbone or fit."""
-    from featup_cli import pipeline
+    from featup_cli.memory import parse_bytes
+    from featup_cli.rendering import render_files
+    from featup_cli.writing import Output
 
     console = Console(quiet, as_json)
-    with console.progress() as progress:
-        result = pipeline.render(model, image=image, output_size=output_size, device=device, progress=progress)
     target = output / f"{model.name.removesuffix('.safetensors').removesuffix('.model')}.safetensors"
-    written = {"output": str(result.save(target, dtype=dtype.value, storage=storage.value))}
-    if picture:
-        written["picture"] = str(result.save_picture(target.with_suffix(".png")))
-    shape = list(result.features.shape)
-    console.note(f"{model}: {shape[0]} channels, {shape[1]}x{shape[2]}, {result.seconds:.1f} s")
-    console.result(
-        "\n".join(written.values()), {"model": str(model), **written, "shape": shape, "seconds": result.seconds}
-    )
+    with console.progress() as progress:
+        written = render_files(
+            model, target, Output(dtype.value, storage.value, picture=picture), image=image, output_size=output_size,
+            device=device, memory=None if memory is None else parse_bytes(memory), progress=progress,
+        )  # fmt: skip
+    paths = {name: str(path) for name, path in written.paths.items()}
+    channels, height, width = written.shape
+    console.note(f"{model}: {channels} channels, {height}x{width}, {written.seconds:.1f} s")
+    record = {"model": str(model), **paths, "shape": list(written.shape), "seconds": round(written.seconds, 3)}
+    console.result("\n".join(paths.values()), record)

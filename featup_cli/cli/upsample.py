@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from featup_cli.cli import options
-from featup_cli.cli.console import EXIT_FAILED, Console, error_message, report_errors
-from featup_cli.cli.options import METHOD, OUTPUT
+from featup_cli.cli.console import Console, report_errors
+from featup_cli.cli.options import INPUT, METHOD, OUTPUT, RUN
 from featup_cli.config import METHODS, ImplicitConfig, implicit_config
 from featup_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from featup_cli.pipeline import Pipeline
 
 EXAMPLES = (
     "Examples:  featup upsample photo.jpg  |  "
     "featup upsample *.jpg -o out --backbone dinov2 --method implicit  |  "
     "featup upsample photo.jpg --method jbu --output-size image  |  "
-    "featup upsample photo.jpg --backbone mobilenetv2_100 --layer 3 --weights mobilenet.safetensors"
+    "featup upsample photo.jpg --backbone mobilenetv2_100 --layer 3 --weights mobilenet.safetensors  |  "
+    "featup upsample photos --recursive -o out --method jbu --devices 0,1"
 )
 METHOD_HELP = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
 
@@ -32,7 +30,17 @@ Representation = Enum("Representation", {name: name for name in ("network", "buf
 
 @report_errors
 def upsample(
-    images: Annotated[list[Path], typer.Argument(help="Pictures, in any format that Pillow reads.", metavar="IMAGE")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Pictures in any format that Pillow reads, folders, quoted patterns ('a/*.jpg'), lists of paths "
+            "(LIST.txt), or - for a list on standard input.",
+            metavar="IMAGE|FOLDER|LIST.txt|-",
+        ),
+    ],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", rich_help_panel=INPUT, help="Search the subfolders of folders.")
+    ] = False,
     resize: options.Resize = None,
     max_pixels: options.MaxPixels = 200_000_000,
     backbone: options.BackboneName = "tiny",
@@ -136,12 +144,62 @@ def upsample(
     picture: Annotated[
         bool, typer.Option("--picture/--no-picture", rich_help_panel=OUTPUT, help="Write STEM.png as well.")
     ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Make what is up to date anew.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", rich_help_panel=RUN, help="List what would be made or skipped, and why.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", rich_help_panel=RUN, help="Stop at the first picture that fails.")
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            min=1,
+            rich_help_panel=RUN,
+            show_default=False,
+            help="Pictures that the backbone sees at once, at most. (default: 8 on a GPU, 2 on a CPU)",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            rich_help_panel=RUN,
+            show_default=False,
+            help="Threads of a worker that read, and that write. (default: its share of the cores, at most 8)",
+        ),
+    ] = None,
     device: options.Device = "auto",
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            rich_help_panel=RUN,
+            show_default=False,
+            help="One worker process for each: 0,1 for two GPUs, cpu:2 for two on the CPU. (default: one, on --device)",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="INDEX/COUNT|auto",
+            rich_help_panel=RUN,
+            show_default=False,
+            help="Do one part of the pictures, such as 3/16; auto: the part that torchrun or SLURM gives this process.",
+        ),
+    ] = None,
+    memory: options.Memory = None,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Upsample the features of pictures: writes STEM.safetensors and STEM.png for each."""
+    """Upsample the features of pictures: writes STEM.safetensors and STEM.png for each; goes on where it stopped."""
     console = Console(quiet, as_json)
     config = implicit_config(
         preset.value,
@@ -153,91 +211,32 @@ def upsample(
         },
         texts=settings or [],
     )  # fmt: skip
-    targets = unique_targets(images, output)
-    if picture:
-        refuse_overwriting(images, targets)
     if save_model and method.value != "implicit":
         raise UsageError(f"--save-model: method {method.value} fits no model; use --method implicit")
     chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
 
-    from featup_cli.pipeline import Pipeline, Upsampling
+    from featup_cli.batch.run import plan_run
+    from featup_cli.batch.shards import join_shards, local_device, parse_shard
+    from featup_cli.cli.running import report_preview, report_run
+    from featup_cli.memory import parse_bytes
+    from featup_cli.pipeline import Output, Upsampling
 
-    pipeline = Pipeline(
+    run = plan_run(
+        images,
+        output,
         Upsampling(
             backbone=chosen, method=method.value, implicit=config, resize=resize, output_size=output_size,
-            device=device, seed=seed, max_pixels=max_pixels, upsampler=upsampler,
-            allow_other_backbone=allow_other_backbone,
+            device=local_device(device) if shard == "auto" else device, seed=seed, max_pixels=max_pixels,
+            upsampler=upsampler, allow_other_backbone=allow_other_backbone,
+            memory=None if memory is None else parse_bytes(memory),
         ),
-        announce=None if quiet or as_json else console.note,
+        Output(dtype=dtype.value, storage=storage.value, model=save_model, picture=picture),
+        recursive=recursive, devices=devices, shard=parse_shard(shard) if shard is not None else None,
+        overwrite=overwrite, batch=batch, threads=jobs,
     )  # fmt: skip
-    console.note(describe_backbone(pipeline))
-    failed = 0
-    for image, target in zip(images, targets, strict=True):
-        try:
-            upsample_one(pipeline, console, image, target, dtype.value, storage.value, save_model, picture)
-        except Exception as error:  # one bad picture must not stop the others; the unexpected is raised again
-            message = error_message(error)
-            if message is None or len(images) == 1:
-                raise
-            console.error(message)
-            if as_json:
-                console.result("", {"input": str(image), "error": message})
-            failed += 1
-    if failed:
-        console.error(f"{failed} of {len(images)} images failed")
-        raise typer.Exit(EXIT_FAILED)
-
-
-def upsample_one(
-    pipeline: Pipeline, console: Console, image: Path, target: Path, dtype: str, storage: str,
-    save_model: bool, picture: bool,
-) -> None:  # fmt: skip
-    """Upsample one picture, write its files and report."""
-    with console.progress() as progress:
-        result = pipeline.run(image, progress)
-    for note in result.notes:
-        console.note(f"note: {note}")
-    written = {"output": str(result.save(target, dtype=dtype, storage=storage))}
-    if save_model:
-        written["model"] = str(result.save_model(target.with_suffix(".model.safetensors")))
-    if picture:
-        written["picture"] = str(result.save_picture(target.with_suffix(".png")))
-    channels, height, width = result.features.shape
-    scores = "  ".join(f"{name} {value:.3f}" for name, value in result.scores.items())
-    console.note(f"{image}: {channels} channels, {height}x{width}, {result.seconds:.1f} s  {scores}".rstrip())
-    record = {
-        "input": str(image), **written, "shape": [channels, height, width],
-        "seconds": result.seconds, "scores": result.scores,
-    }  # fmt: skip
-    console.result("\n".join(written.values()), record)
-
-
-def unique_targets(images: list[Path], folder: Path) -> list[Path]:
-    """FOLDER/STEM.safetensors for each picture.
-
-    Raises:
-        UsageError: two pictures would be written to the same file.
-    """
-    targets: dict[Path, Path] = {}
-    for image in images:
-        target = folder / f"{image.stem}.safetensors"
-        if target in targets:
-            raise UsageError(f"{image} and {targets[target]} would both be written to {target}; rename one")
-        targets[target] = image
-    return list(targets)
-
-
-def refuse_overwriting(images: list[Path], targets: list[Path]) -> None:
-    """Raise UsageError if the picture of a result would replace an input, as photo.png in its own folder would."""
-    for target in (t.with_suffix(".png") for t in targets):
-        if target.exists() and any(image.exists() and target.samefile(image) for image in images):
-            raise UsageError(f"{target}: would be overwritten, but it is an input; choose another --output")
-
-
-def describe_backbone(pipeline: Pipeline) -> str:
-    """One line that says which backbone runs, where, and how to get a bigger one."""
-    b = pipeline.backbone
-    line = f"backbone {b.name} ({b.resolved}, {b.channels} channels, stride {b.stride}) on {pipeline.device_name}"
-    if b.resolved == "tiny":
-        line += "; for richer features: --backbone dinov2 (downloads weights; `featup info` lists more)"
-    return line
+    if dry_run:
+        raise typer.Exit(report_preview(run, console))
+    with join_shards(shard) as worst:
+        status = worst(report_run(run, console, fail_fast=fail_fast))
+    if status:
+        raise typer.Exit(status)

@@ -1,0 +1,162 @@
+"""Which pictures are meant: files, folders, glob patterns, lists of paths."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageFile
+
+from featup_cli.batch.records import Item, Record
+
+LIST_SUFFIX = ".txt"
+STANDARD_INPUT = "-"
+
+
+class Source(NamedTuple):
+    """A picture, and its path below the folder, pattern or list that it came from; `named`: given by its own name."""
+
+    path: str
+    name: str
+    named: bool = False
+
+
+@dataclass
+class Inputs:
+    """All pictures in a stable order, a record of each argument that gave none, and the folders that were searched."""
+
+    sources: list[Source] = field(default_factory=list)
+    problems: list[Record] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    def add_problem(self, path: str, reason: str) -> None:
+        """Note that a path gives no pictures."""
+        self.problems.append(Record(Item(path, ""), "failed", error=f"{path}: {reason}"))
+
+
+def picture_suffixes() -> frozenset[str]:
+    """Lower-case suffixes of the formats that Pillow decodes by itself."""
+    Image.init()
+    # Stubs only know a format's name; of MPEG there is no more than that either.
+    decoded = {
+        kind for kind, (factory, _) in Image.OPEN.items()
+        if kind != "MPEG" and not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
+    }  # fmt: skip
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in decoded)
+
+
+def find_inputs(arguments: Iterable[str | Path], recursive: bool = False, skip: Path | str | None = None) -> Inputs:
+    """The pictures that the arguments of `featup upsample` mean, each once, in a stable order.
+
+    An argument is a folder (its pictures, sorted by path; with `recursive` those of its subfolders too, whether links
+    or not), a list `*.txt` or `-` for standard input (one path a line, in the order of the list), a glob pattern that
+    names no file (`**` for any depth; sorted), or a picture. Hidden files and files without the suffix of a picture
+    are left out of folders; what is named itself never is.
+
+    Args:
+        arguments: as given.
+        recursive: search subfolders.
+        skip: a folder that is not searched, as its files are results.
+    """
+    found = Inputs()
+    search = _Search(recursive, os.path.realpath(skip) if skip is not None else None, found)
+    for argument in map(str, arguments):
+        if argument == STANDARD_INPUT:
+            found.sources += _listed(sys.stdin.buffer.read(), "")
+        elif os.path.isdir(argument):
+            found.sources += search.folder(argument)
+        elif argument.lower().endswith(LIST_SUFFIX):
+            try:
+                found.sources += _listed(Path(argument).read_bytes(), os.path.dirname(argument))
+            except OSError as error:
+                found.add_problem(argument, f"can't be read ({error.strerror or error}); give a list of paths")
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            found.sources += search.pattern(argument)
+        else:
+            found.sources.append(Source(argument, os.path.basename(argument), named=True))
+    unique = {os.path.abspath(source.path): source for source in reversed(found.sources)}
+    if len(unique) < len(found.sources):
+        found.sources = list(reversed(unique.values()))
+    return found
+
+
+@dataclass
+class _Search:
+    recursive: bool
+    skip: str | None
+    found: Inputs
+    suffixes: frozenset[str] = field(default_factory=picture_suffixes)
+
+    def folder(self, folder: str) -> list[Source]:
+        """The pictures in a folder; a problem is noted if there is none."""
+        self.found.folders.append(folder)
+        before = len(self.found.problems)
+        names = sorted(self._below(folder, "", ()))
+        if not names and len(self.found.problems) == before:
+            more = "" if self.recursive else "; --recursive searches its subfolders too"
+            self.found.add_problem(folder, f"holds no pictures{more}")
+        return [Source(os.path.join(folder, name), name) for name in names]
+
+    def _below(self, folder: str, prefix: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
+        try:
+            status = os.stat(folder)
+            here = (status.st_dev, status.st_ino)
+            if here in parents or os.path.realpath(folder) == self.skip:  # a link to a parent would never end
+                return
+            with os.scandir(folder) as entries:
+                subfolders = []
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        subfolders.append(entry.name)
+                    # A link that leads nowhere is kept: that its picture is missing must be told.
+                    elif self._is_picture(entry.name) and (entry.is_file() or entry.is_symlink()):
+                        yield prefix + entry.name
+        except OSError as error:
+            self.found.add_problem(folder, f"can't be read ({error.strerror or error}); check its permissions")
+            return
+        if self.recursive:
+            for name in subfolders:
+                yield from self._below(os.path.join(folder, name), f"{prefix}{name}/", (*parents, here))
+
+    def _is_picture(self, name: str) -> bool:
+        return os.path.splitext(name)[1].lower() in self.suffixes
+
+    def pattern(self, pattern: str) -> list[Source]:
+        """The pictures that match, with names below the part of the pattern that holds no wildcard."""
+        parts = Path(pattern).parts
+        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+        base = os.path.join(*parts[:fixed]) if fixed else "."
+        matches = sorted(glob.iglob(pattern, recursive=True))
+        sources = [
+            Source(path, os.path.relpath(path, base)) for path in matches
+            if self._is_picture(path) and not os.path.isdir(path)
+        ]  # fmt: skip
+        if not sources:
+            self.found.add_problem(pattern, "matches no picture")
+        return sources
+
+
+def _listed(content: bytes, base: str) -> list[Source]:
+    """The pictures of a list; relative paths are below `base`."""
+    lines = [os.fsdecode(line.rstrip(b"\r")) for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+    names = [os.path.normpath(line) for line in lines if line.strip() and not line.startswith("#")]
+    # Names keep a relative path as it is. Paths from elsewhere are named below the folder that they share.
+    outside = [os.path.abspath(os.path.join(base, name)) for name in names if _leaves(name)]
+    shared = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else ""
+    sources = []
+    for name in names:
+        path = os.path.join(base, name)
+        sources.append(Source(path, os.path.relpath(path, shared) if _leaves(name) else name))
+    return sources
+
+
+def _leaves(path: str) -> bool:
+    """Whether a path leads out of the folder that it is relative to."""
+    return os.path.isabs(path) or path.split(os.sep, 1)[0] == os.pardir

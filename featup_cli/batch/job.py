@@ -1,0 +1,281 @@
+"""What one worker does: a stream of items in, a record of each out."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from featup_cli.batch.claims import Claims
+from featup_cli.batch.records import Item, Record, wanted_files
+from featup_cli.batch.resume import why_make
+from featup_cli.config import METHODS_OF_A_PICTURE
+from featup_cli.errors import error_message, one_line
+from featup_cli.io.images import Picture
+from featup_cli.memory import default_memory
+from featup_cli.pipeline import Output, Pipeline, Plan, Upsampling
+from featup_cli.shapes import resolve_network_size, resolve_output_size
+from featup_cli.upsamplers.base import Announce, Progress, no_progress
+
+READ_SHARE, WRITE_SHARE = 8, 2  # one part in so many of the memory is for pictures in wait, and for features in work
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+FLOATS = 3  # full-size float32 maps that a picture's features take while they are made and written
+
+
+class Stopped(BaseException):
+    """Ends the work on a picture when the run is stopped; nothing catches it on the way."""
+
+
+class Queue(Protocol):
+    """Where a worker gets its items."""
+
+    def take(self, wait: bool) -> Item | None:
+        """The next item; None if there is none now, and with `wait` only if there never will be one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do with each picture: plain values, which any engine can send to its workers.
+
+    Attributes:
+        settings: of the pipeline.
+        output: which files to write.
+        folder: of the outputs, where the claims are.
+        overwrite: make what is up to date anew.
+        batch: pictures that the backbone sees at once; None for 8 on an accelerator and 2 on a CPU.
+        threads: that read, and that write; None for the number of cores, at most 8.
+    """
+
+    settings: Upsampling
+    output: Output
+    folder: str
+    overwrite: bool = False
+    batch: int | None = None
+    threads: int | None = None
+
+    def files(self, item: Item) -> dict[str, str]:
+        """The files that are wanted for an item, by kind."""
+        return wanted_files(item.target, picture=self.output.picture, model=self.output.model)
+
+
+@dataclass
+class _Entry:
+    """A picture in work."""
+
+    item: Item
+    picture: Picture
+    plan: Plan
+    lr_feats: Tensor | None = None  # [1, C, h, w]
+    error: Exception | None = None
+
+
+class Worker:
+    """A loaded pipeline that works on a stream of items: reads ahead, extracts in batches, writes beside.
+
+    Args:
+        job: what to do.
+        announce: told of downloads; None for silence.
+        progress: called as the work on a picture goes on, by several threads if there are several pictures.
+        claims: on the pictures; None for new ones.
+    Raises:
+        UsageError, WeightsError: the settings can't be obeyed, or weights can't be had.
+    """
+
+    def __init__(
+        self, job: Job, announce: Announce | None = None, progress: Progress = no_progress, claims: Claims | None = None
+    ) -> None:
+        self.job = job
+        self.pipeline = Pipeline(job.settings, announce=announce)
+        self._check_sizes()
+        self.request = self.pipeline.request(job.output)
+        self.progress = progress
+        self.claims = claims or Claims(job.folder)
+        on_cpu = self.pipeline.device.type == "cpu"
+        self.batch = job.batch or (2 if on_cpu else 8)
+        self.threads = job.threads or min(available_cores(), 8)
+        # Fits draw from the one random state of the process, so that two at once would not be repeatable. On a CPU,
+        # all but interpolation keep every core busy with one picture.
+        several = job.settings.method in INTERPOLATIONS if on_cpu else job.settings.method not in METHODS_OF_A_PICTURE
+        self.writers = self.threads if several else 1
+        self.ahead = self.batch + self.threads
+        memory = job.settings.memory or default_memory(self.pipeline.device)
+        self._read_room, self._write_room = memory // READ_SHARE, Room(memory // WRITE_SHARE)
+        self._stop = threading.Event()
+
+    def _check_sizes(self) -> None:
+        """Raise UsageError for sizes that no picture can have, before the first one."""
+        settings, b, side = self.job.settings, self.pipeline.backbone, (1000, 1000)
+        resolve_network_size(side, settings.resize, b.native_size, b.patch_multiple, b.fixed_size, "any picture")
+        resolve_output_size(settings.output_size, side, side, side)
+
+    @property
+    def about(self) -> str:
+        """One line that says which backbone runs, where, and how to get a bigger one."""
+        b = self.pipeline.backbone
+        line = f"backbone {b.name} ({b.resolved}, {b.channels} channels, stride {b.stride})"
+        line += f" on {self.pipeline.device_name}"
+        if b.resolved == "tiny":
+            line += "; for richer features: --backbone dinov2 (downloads weights; `featup info` lists more)"
+        return line
+
+    @property
+    def depth(self) -> int:
+        """Items that the worker holds at once when it is busy."""
+        return self.ahead + self.writers
+
+    def stream(self, queue: Queue) -> Iterator[Record]:
+        """Records in the order of the items; those that another run works on come back as `busy`.
+
+        Closing the iterator breaks off the work within a step of it, and leaves no partial file.
+        """
+        readers = ThreadPoolExecutor(self.threads, "read")
+        writers = ThreadPoolExecutor(self.writers, "write")
+        reading: deque[Future[_Entry | Record]] = deque()
+        writing: deque[Future[Record]] = deque()
+        largest = 0  # bytes of the largest picture so far; the next ones may be as large
+        gc.collect()
+        gc.freeze()  # collections need not look at what is loaded, again for each picture
+        try:
+            while True:
+                while len(reading) < self.ahead and self._has_room(len(reading) + len(writing), largest):
+                    item = queue.take(wait=not reading and not writing)
+                    if item is None:
+                        break
+                    reading.append(readers.submit(self._read, item))
+                if not reading and not writing:
+                    return
+                if reading and len(writing) <= self.writers:
+                    entry = reading[0].result()
+                    largest = max(largest, entry.picture.pixels.nbytes if isinstance(entry, _Entry) else 1)
+                    if isinstance(entry, _Entry) and entry.lr_feats is None:
+                        self._extract(_mates(entry, reading, self.batch))
+                    reading.popleft()
+                    writing.append(writers.submit(self._write, entry))
+                if writing and (writing[0].done() or len(writing) > self.writers or not reading):
+                    record = writing.popleft().result()
+                    if record.status != "busy":
+                        self.claims.release(record.item.target)
+                    yield record
+        finally:
+            gc.unfreeze()
+            self._stop.set()
+            for pool in (readers, writers):
+                pool.shutdown(wait=True, cancel_futures=True)
+            self.claims.close()
+
+    def _has_room(self, pictures: int, largest: int) -> bool:
+        """Whether one more picture may be read; one always may, and of unknown size no more than one."""
+        return pictures == 0 or 0 < largest * (pictures + 1) < self._read_room
+
+    def _read(self, item: Item) -> _Entry | Record:
+        if not self.claims.take(item.target):
+            return Record(item, "busy")
+        try:
+            files = self.job.files(item)
+            if not self.job.overwrite and why_make(item, self.request, files) is None:
+                return Record(item, "skipped", files)
+            picture = self.pipeline.read(item.picture)
+            return _Entry(item, picture, self.pipeline.plan(picture))
+        except Exception as error:
+            return failure(item, error)
+
+    def _extract(self, entries: list[_Entry]) -> None:
+        """Features of pictures that the network sees at one size; if they fail together, of the first alone."""
+        try:
+            lr_feats = self.pipeline.extract([entry.picture for entry in entries], entries[0].plan)
+        except Exception as error:
+            if len(entries) > 1:
+                self._extract(entries[:1])
+            else:
+                entries[0].error = error
+            return
+        for i, entry in enumerate(entries):
+            entry.lr_feats = lr_feats[i : i + 1].clone()
+
+    def _write(self, entry: _Entry | Record) -> Record:
+        if isinstance(entry, Record):
+            return entry
+        try:
+            if entry.lr_feats is None:
+                raise entry.error or RuntimeError("no features")
+            channels, (height, width) = entry.lr_feats.shape[1], entry.plan.output
+            with self._write_room.hold(4 * FLOATS * channels * height * width):
+                self._watch("", 0, 0, "")
+                written = self.pipeline.write(
+                    entry.picture, entry.plan, entry.lr_feats, Path(entry.item.target), self.job.output, self._watch
+                )
+        except Exception as error:
+            return failure(entry.item, error)
+        return Record(
+            entry.item, "done", {kind: str(path) for kind, path in written.paths.items()}, tuple(written.shape),
+            round(written.seconds, 3), written.scores, tuple(written.notes),
+        )  # fmt: skip
+
+    def _watch(self, stage: str, done: int, total: int, score: str) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        if stage:
+            self.progress(stage, done, total, score)
+
+
+def _mates(first: _Entry, reading: Iterable[Future[_Entry | Record]], most: int) -> list[_Entry]:
+    """The first picture, and others that are read already and that the network sees at the same size."""
+    entries = [first]
+    for entry in (future.result() for future in reading if future.done()):
+        if len(entries) == most:
+            break
+        if not isinstance(entry, _Entry) or entry is first or entry.lr_feats is not None:
+            continue
+        if entry.plan.network == first.plan.network:
+            entries.append(entry)
+    return entries
+
+
+class Room:
+    """Lets threads hold bytes of memory up to a limit; one that wants more than there is at all waits to be alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Wait for `count` bytes, and hold them."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + count <= self._limit)
+            self._held += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= count
+                self._changed.notify_all()
+
+
+def failure(item: Item, error: Exception) -> Record:
+    """The record of a picture that failed, with one line that names it; FEATUP_DEBUG=1 adds where it happened."""
+    message = error_message(error)
+    if message is None:
+        message = f"unexpected {type(error).__name__}: {one_line(error)}; FEATUP_DEBUG=1 shows where"
+    if os.environ.get("FEATUP_DEBUG", "0") != "0":
+        message += "\n" + "".join(traceback.format_exception(error)).rstrip()
+    if item.picture not in message:
+        message = f"{item.picture}: {message}"
+    return Record(item, "failed", error=message, exit_code=getattr(error, "exit_code", 1))
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

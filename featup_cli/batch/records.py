@@ -1,0 +1,64 @@
+"""What goes into a run and what comes out of it, one for each picture. Plain values: they travel between processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+SUFFIX = ".safetensors"
+Status = Literal["done", "skipped", "failed", "busy"]
+
+
+class Item(NamedTuple):
+    """A picture to upsample and the feature file to write. Text, not Path: there may be a million of them."""
+
+    picture: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a picture.
+
+    Attributes:
+        item: the picture and its feature file.
+        status: `done`; `skipped`: up to date already; `failed`; `busy`: another run is at it, ask again later (only
+            inside a run).
+        files: what was written or is up to date, by kind: `output`, and `picture` and `model` if they were asked for.
+        shape: [C, H, W] of the features, if they were made.
+        seconds: wall time of its features, if they were made.
+        scores: numbers that the method reports about itself.
+        notes: sentences that the user should read.
+        error: why it failed, in one line that names the file.
+        exit_code: of a process that fails for this reason alone.
+    """
+
+    item: Item
+    status: Status
+    files: dict[str, str] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
+    seconds: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    exit_code: int = 1
+
+    def as_json(self) -> dict[str, Any]:
+        """The line of `--json`."""
+        line: dict[str, Any] = {"input": self.item.picture, **self.files, "status": self.status}
+        if self.status == "done":
+            line |= {"shape": list(self.shape), "seconds": self.seconds, "scores": self.scores}
+        if self.error:
+            line["error"] = self.error
+        return line
+
+
+def wanted_files(target: str, *, picture: bool, model: bool) -> dict[str, str]:
+    """The files that belong to a feature file, itself included, by kind."""
+    stem = target.removesuffix(SUFFIX)
+    files = {"output": target}
+    if model:
+        files["model"] = f"{stem}.model{SUFFIX}"
+    if picture:
+        files["picture"] = f"{stem}.png"
+    return files

@@ -1,0 +1,71 @@
+"""Which pictures are done: by what was asked for, not by the name of a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from featup_cli.batch.records import Item
+from featup_cli.errors import InputError
+from featup_cli.io.tensors import read_provenance
+
+
+def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -> str | None:
+    """Why the files of a picture must be made, or None if they are up to date.
+
+    They are if all are there, the feature file is whole, and it records the same request and the same bytes of the
+    picture. The picture is read, but not decoded, and only if everything else agrees.
+
+    Args:
+        item: the picture and its feature file.
+        request: `Pipeline.request` of this run.
+        files: all that is wanted, by kind; `output` is the feature file.
+    """
+    if not os.path.lexists(files["output"]):
+        return "no features yet"
+    try:
+        provenance = read_provenance(files["output"])
+    except InputError as error:
+        return f"can't be used: {error}"
+    recorded = provenance.get("request")
+    if not isinstance(recorded, dict):
+        return "the features don't record what was asked for"
+    if recorded != request:
+        return f"made with other settings: {_differences(recorded, request)}"
+    for kind, path in files.items():
+        if not os.path.isfile(path) or os.path.getsize(path) == 0:
+            return f"no {kind} yet"
+    source = provenance.get("input")
+    if _sha256(item.picture) != (source.get("sha256") if isinstance(source, dict) else None):
+        return "made from another picture"
+    return None
+
+
+def _sha256(path: str) -> str | None:
+    """Digest of a regular file; None if there is none, as a pipe could not be read again."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        digest = hashlib.sha256()
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+    except OSError:
+        return None  # reading it as a picture will say what is wrong
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
+    """`method nearest -> bilinear, seed 0 -> 1`, for people."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines.append(_differences(before, after, f"{prefix}{key}."))
+        else:
+            lines.append(f"{prefix}{key} {before} -> {after}")
+    return ", ".join(lines)

@@ -1,0 +1,209 @@
+"""A run over many pictures, planned before any work starts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from featup_cli.batch.claims import Claims, remove_abandoned
+from featup_cli.batch.inputs import find_inputs
+from featup_cli.batch.job import Job, Worker, available_cores
+from featup_cli.batch.names import name_outputs
+from featup_cli.batch.queue import ItemQueue
+from featup_cli.batch.records import Item, Record
+from featup_cli.batch.resume import why_make
+from featup_cli.batch.shards import Shard
+from featup_cli.batch.workers import run_workers
+from featup_cli.errors import InputError, UsageError
+from featup_cli.io.atomic import check_writable
+from featup_cli.memory import default_memory
+from featup_cli.pipeline import Output, Upsampling
+from featup_cli.upsamplers.base import Announce, Progress, no_progress
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do with a picture: `skip`, `make`, `redo`, or `fail` if there is no such picture; and why."""
+
+    item: Item
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Pictures, what couldn't be found among the inputs, and a job for each worker.
+
+    `jobs` and `items` are plain values: another engine can send them to workers of its own, which call
+    `Worker(job).stream(ItemQueue(items))`.
+    """
+
+    items: Sequence[Item]
+    problems: Sequence[Record]
+    jobs: Sequence[Job]
+
+    def __len__(self) -> int:
+        """How many records the run gives."""
+        return len(self.items) + len(self.problems)
+
+    def records(self, announce: Announce | None = None, progress: Progress = no_progress) -> Generator[Record]:
+        """Do the work: one record for each picture as it finishes.
+
+        Closing the iterator breaks the run off, and leaves no partial file; the same run goes on later.
+
+        Args:
+            announce: told of backbone and downloads; None for silence.
+            progress: called as the work on a single picture goes on; not with several workers.
+        Raises:
+            UsageError, WeightsError: the settings can't be obeyed, or weights can't be had.
+            OutputError: the output folder can't be written.
+        """
+        yield from self.problems
+        if not self.items:
+            return
+        if len(self.items) > 1:  # a single picture that fails leaves no folder behind
+            check_writable(self.items[0].target)
+        claims = Claims(self.jobs[0].folder)
+        remove_abandoned(self.items, claims)
+        queue = ItemQueue(self.items)
+        if len(self.jobs) > 1:
+            try:
+                yield from run_workers(self.jobs, queue, announce)
+            finally:
+                remove_abandoned(self.items, claims)  # of workers that died
+                claims.close()
+            return
+        worker = Worker(self.jobs[0], announce, progress, claims)
+        if announce is not None:
+            announce(worker.about)
+        for record in worker.stream(queue):
+            if record.status == "busy":
+                queue.put_back(record.item)
+            else:
+                yield record
+
+    def preview(self, announce: Announce | None = None) -> Iterator[Preview]:
+        """What the run would do with each picture, in order; nothing is written."""
+        for problem in self.problems:
+            yield Preview(problem.item, "fail", problem.error)
+        job = self.jobs[0]
+        worker = Worker(job, announce)
+
+        def look(item: Item) -> Preview:
+            if not Path(item.picture).exists():
+                return Preview(item, "fail", "no such file")
+            reason = why_make(item, worker.request, job.files(item))
+            if reason is None:
+                return Preview(item, "redo" if job.overwrite else "skip", "up to date")
+            return Preview(item, "redo" if Path(item.target).exists() else "make", reason)
+
+        with ThreadPoolExecutor(worker.threads) as pool:
+            for start in range(0, len(self.items), 1000):
+                yield from pool.map(look, self.items[start : start + 1000])
+
+
+def plan_run(
+    inputs: Iterable[str | Path],
+    folder: Path | str,
+    settings: Upsampling,
+    output: Output,
+    *,
+    recursive: bool = False,
+    devices: str | None = None,
+    shard: Shard | None = None,
+    overwrite: bool = False,
+    batch: int | None = None,
+    threads: int | None = None,
+) -> Run:
+    """Find the pictures, name their outputs, and make a job for each worker; see `upsample_many`."""
+    found = find_inputs(inputs, recursive, skip=folder)
+    if not found.sources and not found.problems:
+        raise InputError("no pictures were given")
+    items = name_outputs(found, folder, picture=output.picture, model=output.model)
+    job = Job(settings, output, str(folder), overwrite, batch, threads)
+    return Run((shard or Shard()).of(items), found.problems, split_job(job, devices))
+
+
+def split_job(job: Job, devices: str | None) -> list[Job]:
+    """A job for each of `devices` (`0,1`, `cuda:0`, `cpu:2` for two processes); workers of one device share its memory.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    names = parse_devices(devices) if devices is not None else [job.settings.device]
+    if len(names) == 1:
+        return [replace(job, settings=replace(job.settings, device=names[0]))]
+    sharing = Counter(names)
+    jobs = []
+    for name in names:
+        memory = job.settings.memory
+        if sharing[name] > 1:
+            memory = (memory or default_memory(torch.device(name))) // sharing[name]
+        threads = job.threads or max(1, min(8, available_cores() // len(names)))
+        jobs.append(replace(job, settings=replace(job.settings, device=name, memory=memory), threads=threads))
+    return jobs
+
+
+def parse_devices(text: str) -> list[str]:
+    """`0,1` to cuda:0 and cuda:1; `cpu:2` to cpu twice; other names as they are.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    names: list[str] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(?:(\d+)|cpu(?::(\d+))?|(cuda(?::\d+)?|[a-z]+(?::\d+)?))\s*", part)
+        if not match or match[2] == "0":
+            raise UsageError(f"--devices {text}: expected GPU numbers (0,1), or cpu:2 for two processes on the CPU")
+        if match[1]:
+            names.append(f"cuda:{match[1]}")
+        elif match[3]:
+            names.append(match[3])
+        else:
+            names += ["cpu"] * int(match[2] or 1)
+    return names
+
+
+def upsample_many(
+    inputs: Iterable[str | Path],
+    folder: Path | str = "features",
+    *,
+    settings: Upsampling | None = None,
+    output: Output | None = None,
+    recursive: bool = False,
+    devices: str | None = None,
+    shard: Shard | None = None,
+    overwrite: bool = False,
+    batch: int | None = None,
+    threads: int | None = None,
+) -> Iterator[Record]:
+    """Features per pixel of many pictures: what `featup upsample` does, silently; one record for each as it finishes.
+
+    A picture that fails gives a record that says why, and the others go on. What is up to date is skipped. With several
+    workers, call it below `if __name__ == "__main__":`, as they are processes that import the main module.
+
+    Args:
+        inputs: pictures, folders, glob patterns, lists `*.txt`, or `-`; see `find_inputs`.
+        folder: for the outputs; made if missing.
+        settings: what to do with each picture.
+        output: which files to write.
+        recursive: search subfolders.
+        devices: one worker for each: `0,1`, `cpu:2`; None for one on `settings.device`.
+        shard: the share of this run among several.
+        overwrite: make what is up to date anew.
+        batch: pictures that the backbone sees at once; None to choose by device.
+        threads: of a worker that read, and that write; None to choose by cores.
+    Raises:
+        UsageError, InputError, WeightsError, OutputError: nothing can be done at all; before the first record.
+    """
+    run = plan_run(
+        inputs, folder, settings or Upsampling(), output or Output(), recursive=recursive, devices=devices, shard=shard,
+        overwrite=overwrite, batch=batch, threads=threads,
+    )  # fmt: skip
+    return run.records()

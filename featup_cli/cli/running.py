@@ -1,0 +1,139 @@
+"""A run over pictures as the user sees it: a bar, lines, a summary, the exit status."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from featup_cli.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, Console
+
+if TYPE_CHECKING:
+    from featup_cli.batch.records import Record
+    from featup_cli.batch.run import Run
+
+Counts = Counter[str]
+"""Pictures by status."""
+
+
+def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
+    """Do the work of a run and report it.
+
+    Returns:
+        The exit status: 0, that of the error if there was a single picture, else 1 if any failed.
+    Raises:
+        Exit: interrupted.
+    """
+    counts: Counts = Counter()
+    start = time.monotonic()
+    status = 0
+    announce = None if console.quiet or console.as_json else console.note
+    try:
+        with _progress(run, console, counts) as (show, stage), closing(run.records(announce, stage)) as records:
+            for record in records:
+                counts[record.status] += 1
+                _report(record, console, alone=len(run) == 1)
+                show()
+                if record.status == "failed":
+                    status = record.exit_code if len(run) == 1 else EXIT_FAILED
+                    if fail_fast:
+                        break
+    except KeyboardInterrupt:
+        if len(run) == 1:
+            raise
+        typer.echo(f"interrupted after {_describe(counts)}; the same command goes on from here", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if len(run) > 1:
+        seconds = time.monotonic() - start
+        speed = f", {counts['done'] / seconds:.1f} a second" if counts["done"] else ""
+        console.note(f"{_describe(counts)}; {seconds:.1f} s{speed}")
+    if counts["failed"] and len(run) > 1:
+        rest = len(run) - counts.total()
+        console.error(f"{counts['failed']} of {len(run)} images failed" + (f"; {rest} not tried" if rest else ""))
+    return status
+
+
+def report_preview(run: Run, console: Console) -> int:
+    """Say what a run would do; returns the exit status."""
+    counts: Counts = Counter()
+    for preview in run.preview(None if console.quiet or console.as_json else console.note):
+        counts[preview.action] += 1
+        text = f"{preview.action}  {preview.item.picture}"
+        if preview.action != "fail":
+            text += f" -> {preview.item.target}"
+        console.result(
+            f"{text}  ({preview.reason})",
+            {
+                "input": preview.item.picture, "output": preview.item.target, "action": preview.action,
+                "reason": preview.reason,
+            },
+        )  # fmt: skip
+    text = f"would make {counts['make']}, make {counts['redo']} anew, skip {counts['skip']}"
+    console.note(text + (f"; {counts['fail']} can't be made" if counts["fail"] else ""))
+    return EXIT_FAILED if counts["fail"] else 0
+
+
+def _report(record: Record, console: Console, alone: bool) -> None:
+    for note in record.notes:
+        console.note(f"note: {note}")
+    if record.status == "failed":
+        console.error(record.error)
+        if console.as_json:
+            console.result("", record.as_json())
+        return
+    if record.status == "skipped":
+        if alone:  # of several the summary tells
+            console.note(f"{record.item.picture}: up to date, skipped; --overwrite makes it anew")
+    else:
+        channels, height, width = record.shape
+        scores = "  ".join(f"{name} {value:.3f}" for name, value in record.scores.items())
+        line = f"{record.item.picture}: {channels} channels, {height}x{width}, {record.seconds:.1f} s  {scores}"
+        console.note(line.rstrip())
+    console.result("\n".join(record.files.values()), record.as_json())
+
+
+def _describe(counts: Counts) -> str:
+    return f"{counts['done']} done, {counts['skipped']} skipped, {counts['failed']} failed"
+
+
+@contextmanager
+def _progress(run: Run, console: Console, counts: Counts) -> Iterator[tuple[Callable[[], None], Callable[..., None]]]:
+    """Two functions: one shows `counts` in an overall bar, one the stages of a single picture; never both."""
+    if len(run) == 1:
+        with console.progress() as stage:
+            yield lambda: None, stage
+        return
+    if not console.shows_progress:
+        yield lambda: None, _ignore
+        return
+    import sys
+
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(), TextColumn("{task.fields[others]}"),
+    )  # fmt: skip
+    # Lines printed meanwhile go above the bar, but into a pipe or file if stdout is one.
+    above = sys.stdout.isatty()
+    with Progress(*columns, console=RichConsole(stderr=True), transient=True, redirect_stdout=above) as bar:
+        task = bar.add_task("pictures", total=len(run), speed="", others="")
+        start = time.monotonic()
+
+        def show() -> None:
+            speed = counts["done"] / (time.monotonic() - start)
+            bar.update(
+                task, completed=counts.total(), speed=f"{speed:.1f} a second",
+                others=f"{counts['skipped']} skipped, {counts['failed']} failed",
+            )  # fmt: skip
+
+        yield show, _ignore
+
+
+def _ignore(*progress: Any) -> None:
+    """Report nothing."""

@@ -1,0 +1,225 @@
+"""Runs over folders: what is done, skipped, made anew, and what a failure does."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import featup_cli
+from featup_cli.batch.claims import Claims
+from featup_cli.batch.run import plan_run
+from featup_cli.io.tensors import load_features
+from featup_cli.pipeline import Output, Pipeline, Upsampling
+from tests.batch.runs import check_whole, hidden_files, make_pictures, numbered, upsample
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of three pictures, one below."""
+    make_pictures(tmp_path / "in", ["a.png", "b.jpg", "sub/c.png"])
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def test_a_folder_is_done_with_its_subfolders(pictures: Path, out: Path) -> None:
+    ran = upsample(pictures, "-r", "-o", out)
+    assert ran.status == 0
+    assert [Path(line["output"]).relative_to(out).as_posix() for line in ran.lines] == [
+        "a.safetensors", "b.safetensors", "sub/c.safetensors"
+    ]  # fmt: skip
+    assert ran.names("done") == ["a.png", "b.jpg", "c.png"]
+    assert check_whole(out) == {"a", "b", "c"}
+    assert hidden_files(out) == []
+
+
+def test_lists_on_standard_input_and_patterns_are_done(
+    pictures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pictures)
+    assert upsample("-", "-o", out, stdin=b"sub/c.png\na.png\n").names("done") == ["a.png", "c.png"]
+    assert upsample("*.jpg", "-o", out).names("done") == ["b.jpg"]
+    assert (out / "sub" / "c.safetensors").exists()
+
+
+def test_pictures_of_mixed_sizes_come_out_as_when_alone(tmp_path: Path, out: Path) -> None:
+    paths = make_pictures(tmp_path / "in", ["0.png", "2.png", "4.png"], (40, 56))
+    paths += make_pictures(tmp_path / "in", ["1.png", "3.png"], (72, 33))
+    assert upsample(tmp_path / "in", "-o", out, "--batch", 4, "--dtype", "float32").status == 0
+    for path in paths:
+        alone = featup_cli.upsample(path, method="bilinear", resize=32, device="cpu")
+        features = load_features(out / f"{path.stem}.safetensors").features
+        assert features.shape == alone.features.shape
+        assert float((features - alone.features).abs().max()) < 1e-4
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+CHANGES: dict[str, tuple[Callable[[Path, Path], object], list[object], list[str]]] = {
+    "nothing": (lambda pictures, out: None, [], []),
+    "a setting": (lambda pictures, out: None, ["--output-size", "2x"], ["a.png", "b.jpg"]),
+    "the number format": (lambda pictures, out: None, ["--dtype", "float32"], ["a.png", "b.jpg"]),
+    "overwrite": (lambda pictures, out: None, ["--overwrite"], ["a.png", "b.jpg"]),
+    "a picture": (lambda pictures, out: Image.new("RGB", (40, 40), "red").save(pictures / "a.png"), [], ["a.png"]),
+    "a newer copy": (lambda pictures, out: (pictures / "a.png").touch(), [], []),
+    "no png": (lambda pictures, out: (out / "b.png").unlink(), [], ["b.jpg"]),
+    "no png, none wanted": (lambda pictures, out: (out / "b.png").unlink(), ["--no-picture"], ["a.png", "b.jpg"]),
+    "cut short": (lambda pictures, out: damage(out / "a.safetensors"), [], ["a.png"]),
+    "garbage": (lambda pictures, out: (out / "a.safetensors").write_bytes(b"garbage" * 9), [], ["a.png"]),
+    "of another picture": (
+        lambda pictures, out: shutil.copy(out / "b.safetensors", out / "a.safetensors"), [], ["a.png"]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_only_what_is_not_up_to_date_is_made(pictures: Path, out: Path, change: str) -> None:
+    happens, options, expected = CHANGES[change]
+    assert upsample(pictures, "-o", out).status == 0
+    happens(pictures, out)
+    looked = upsample(pictures, "-o", out, "--dry-run", *options)
+    assert [Path(line["input"]).name for line in looked.lines if line["action"] != "skip"] == expected
+    ran = upsample(pictures, "-o", out, *options)
+    assert ran.status == 0
+    assert ran.names("done") == expected
+    assert check_whole(out) == {"a", "b"}
+    if change != "overwrite":
+        assert upsample(pictures, "-o", out, *options).names("done") == []
+
+
+def test_a_dry_run_says_why_and_writes_nothing(pictures: Path, out: Path) -> None:
+    ran = upsample(pictures, "none.jpg", "-o", out, "--dry-run")
+    assert ran.status == 1
+    assert [line["action"] for line in ran.lines] == ["make", "make", "fail"]
+    assert not out.exists()
+    upsample(pictures, "-o", out)
+    reasons = [line["reason"] for line in upsample(pictures, "-o", out, "--dry-run", "--seed", 3).lines]
+    assert reasons == ["made with other settings: seed 0 -> 3"] * 2
+
+
+def test_failures_stay_alone_and_are_told_in_one_line_each(pictures: Path, out: Path) -> None:
+    (pictures / "bad.png").write_text("no picture")
+    (pictures / "gone.png").symlink_to("nowhere")
+    ran = upsample(pictures, "-o", out)
+    assert ran.status == 1
+    assert ran.by_name == {"a.png": "done", "b.jpg": "done", "bad.png": "failed", "gone.png": "failed"}
+    assert [line.split(": ")[1] for line in ran.stderr.splitlines()[:2]] == [
+        str(pictures / "bad.png"), str(pictures / "gone.png")
+    ]  # fmt: skip
+    assert "2 of 4 images failed" in ran.stderr
+    assert check_whole(out) == {"a", "b"}
+
+
+def test_fail_fast_stops_at_the_first_failure(tmp_path: Path, out: Path) -> None:
+    make_pictures(tmp_path / "in", numbered(12))
+    (tmp_path / "in" / "03.png").write_text("no picture")
+    ran = upsample(tmp_path / "in", "-o", out, "--fail-fast")
+    assert ran.status == 1
+    assert ran.by_name == {"00.png": "done", "01.png": "done", "02.png": "done", "03.png": "failed"}
+    assert "1 of 12 images failed; 8 not tried" in ran.stderr
+    assert hidden_files(out) == []
+
+
+def test_a_bug_with_one_picture_is_a_failure_of_that_picture(
+    pictures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Pipeline.write
+
+    def broken(self: Pipeline, picture: object, *rest: object) -> object:
+        if picture.source.endswith("a.png"):  # type: ignore[attr-defined]
+            raise KeyError("oops")
+        return write(self, picture, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pipeline, "write", broken)
+    ran = upsample(pictures, "-o", out)
+    assert ran.by_name == {"a.png": "failed", "b.jpg": "done"}
+    assert f"error: {pictures / 'a.png'}: unexpected KeyError: 'oops'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    monkeypatch.setenv("FEATUP_DEBUG", "1")
+    assert "Traceback" in upsample(pictures, "-o", out).stderr
+
+
+def test_a_batch_that_fails_is_tried_one_by_one(pictures: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extract, sizes = Pipeline.extract, []
+
+    def one_at_a_time(self: Pipeline, batch: list[object], plan: object) -> object:
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise RuntimeError("out of memory")
+        return extract(self, batch, plan)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Pipeline, "extract", one_at_a_time)
+    assert upsample(pictures, "-r", "-o", out, "--batch", 3).names("done") == ["a.png", "b.jpg", "c.png"]
+    assert sizes.count(1) == 3
+
+
+def test_a_size_that_no_picture_can_have_ends_the_run_before_it_starts(pictures: Path, out: Path) -> None:
+    for option in (["--output-size", "huge"], ["--resize", "99999"], ["--resize", "0x4"]):
+        ran = upsample(pictures, "-o", out, *option)
+        assert ran.status == 2
+        assert len(ran.stderr.splitlines()) == 1
+        assert option[0] in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a folder that even root can't write")
+def test_a_folder_that_can_not_be_written_ends_the_run_in_one_line(pictures: Path) -> None:
+    ran = upsample(pictures, "-o", "/proc/out")
+    assert ran.status == 1
+    assert len(ran.stderr.splitlines()) == 1
+    assert "/proc/out" in ran.stderr
+
+
+def test_a_picture_that_vanishes_during_the_run_fails_alone(pictures: Path, out: Path) -> None:
+    settings = Upsampling(method="bilinear", resize=32, device="cpu")
+    run = plan_run([pictures], out, settings, Output())
+    (pictures / "a.png").unlink()
+    assert [record.status for record in run.records()] == ["failed", "done"]
+
+
+def test_shards_do_all_pictures_once(twelve: Path, out: Path) -> None:
+    done = [upsample(twelve, "-o", out, "--shard", f"{i}/5").names("done") for i in range(1, 6)]
+    assert sorted(name for part in done for name in part) == numbered(12)
+
+
+def test_more_shards_than_pictures_are_no_error(pictures: Path, out: Path) -> None:
+    assert upsample(pictures, "-o", out, "--shard", "3/3").lines == []
+
+
+def test_python_gets_records(pictures: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = featup_cli.Upsampling(method="nearest", resize=32, device="cpu")
+    records = list(featup_cli.upsample_many([pictures], out, settings=settings, recursive=True))
+    assert [(record.status, record.shape) for record in records] == [("done", (96, 32, 48))] * 3
+    assert [record.status for record in featup_cli.upsample_many([pictures], out, settings=settings)] == ["skipped"] * 2
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_unfinished_files_of_a_dead_run_are_removed_and_foreign_ones_kept(pictures: Path, out: Path) -> None:
+    out.mkdir()
+    unfinished = [".a-0123456789ab.safetensors", ".b.model-0123456789ab.safetensors", ".b-0123456789ab.png"]
+    foreign = [".z-0123456789ab.safetensors", ".a-note.safetensors"]
+    for name in (*unfinished, *foreign):
+        (out / name).touch()
+    upsample(pictures, "-o", out)
+    assert hidden_files(out) == sorted(foreign)
+
+
+def test_claims_are_by_picture_and_the_last_one_cleans_up(tmp_path: Path) -> None:
+    first = Claims(tmp_path)
+    assert first.take(str(tmp_path / "x.safetensors"))
+    first.release(str(tmp_path / "x.safetensors"))
+    first.close()
+    assert hidden_files(tmp_path) == []
+    nowhere = Claims(tmp_path / "none")
+    assert nowhere.take("x.safetensors")
+    nowhere.close()
