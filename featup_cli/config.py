@@ -19,11 +19,28 @@ METHODS: dict[str, str] = {
     "bilinear": "interpolates between tokens",
     "bicubic": "interpolates with a cubic kernel",
     "guided": "guided filter: features as local linear functions of colour",
+    "classical-jbu": "joint bilateral upsampling by fixed Gaussians (Kopf et al., 2007); nothing is learned",
     "jbu": "one pass of a joint bilateral stack; serves every backbone",
     "resfu": "one pass that mixes neighbours by learned similarity; weights belong to a backbone",
     "implicit": "fits implicit FeatUp to the picture from jittered views",
+    "strided": "runs a ViT with overlapping patches (Amir et al., 2021; FeatUp, section 6.2); seconds a picture",
+    "large-image": "runs the backbone on an enlarged picture (FeatUp, section 4); up to 64 times its cost",
+    "dip": "fits a deep image prior to the features (Ulyanov et al., 2018); half a minute a picture on a CPU",
+    "carafe": "doublings by kernels that the features predict (Wang et al., 2019); to be trained",
+    "sapa": "doublings by likeness of picture and features (Lu et al., 2022); to be trained",
+    "fade": "doublings by kernels that picture and features predict (Lu et al., 2022); to be trained",
+    "dysample": "doublings by sampling at predicted points (Liu et al., 2023); to be trained",
+    "pixelshuffle": "doublings by sub-pixel convolution (Shi et al., 2016); to be trained",
+    "deconv": "doublings by transposed convolution (Noh et al., 2015); to be trained",
+    "resize-conv": "doublings by interpolation and convolution (Odena et al., 2016); to be trained",
 }
-METHODS_WITH_WEIGHTS = ("jbu", "resfu")
+METHODS_WITH_WEIGHTS = (
+    "jbu", "resfu", "carafe", "sapa", "fade", "dysample", "pixelshuffle", "deconv", "resize-conv",
+)  # fmt: skip
+METHODS_WITH_BACKBONE = ("implicit", "strided", "large-image")
+"""Methods that run the backbone themselves, so that they need it and its input size."""
+METHODS_OF_A_PICTURE = (*METHODS_WITH_BACKBONE, "dip")
+"""Methods whose upsampler is made anew for each picture: they depend on its input size, or fit it and say how far."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +165,13 @@ def _parse(name: str, kind: Any, text: str) -> Any:
     return text
 
 
-def change_settings(config: Settings, texts: Iterable[str]) -> Settings:
+def change_settings(config: Settings, texts: Iterable[str], prefix: str = "") -> Settings:
     """A frozen dataclass of settings with changes given as `key=value`; `none` where a setting may be None.
 
+    Args:
+        config: the settings.
+        texts: the changes.
+        prefix: what the user wrote before each key, for messages.
     Raises:
         UsageError: an unknown setting, or a value that can't be.
     """
@@ -159,8 +180,9 @@ def change_settings(config: Settings, texts: Iterable[str]) -> Settings:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or name not in kinds:
-            raise UsageError(f"--set {text}: expected KEY=VALUE with KEY one of {', '.join(kinds)}")
-        changes[name] = _parse(name, kinds[name], value.strip())
+            keys = ", ".join(prefix + key for key in kinds)
+            raise UsageError(f"--set {prefix}{text}: expected KEY=VALUE with KEY one of {keys}")
+        changes[name] = _parse(prefix + name, kinds[name], value.strip())
     return replace(config, **changes)
 
 

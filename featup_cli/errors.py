@@ -24,6 +24,10 @@ class WeightsError(FeatUpError):
     """Weights can't be had, or don't fit the model."""
 
 
+class MemoryBudgetError(FeatUpError):
+    """A result that can't be made in the memory that may be used; the message holds the estimate."""
+
+
 class UsageError(FeatUpError):
     """An option or argument that can't be obeyed."""
 
@@ -34,3 +38,24 @@ class ShapeError(FeatUpError, ValueError):
     """A tensor of the wrong shape; the message says what was expected and what came."""
 
     exit_code = 2
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the machine or the accelerator ran out of memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(s in str(error) for s in ("out of memory", "can't allocate memory"))
+    )
+
+
+def error_message(error: BaseException) -> str | None:
+    """The line to show for an expected error, or None for one that deserves its traceback."""
+    if isinstance(error, FeatUpError):
+        return one_line(error)
+    if is_out_of_memory(error):
+        return "out of memory: give a smaller --output-size or --resize, fewer images at once, or --device cpu"
+    return None

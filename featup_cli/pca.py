@@ -60,7 +60,7 @@ def _like(tokens: Tensor, template: Tensor, channels_first: bool) -> Tensor:
     return tokens.T.reshape(-1, *template.shape[1:]) if channels_first else tokens
 
 
-def _fix_signs(basis: Tensor) -> Tensor:
+def fix_signs(basis: Tensor) -> Tensor:
     """Turn each row so that its squared loadings, each with the sign of its loading, have a positive sum.
 
     Depends on the axis alone, not on the order of the data. Unlike the sign of the largest loading it does not jump
@@ -129,5 +129,5 @@ def fit_pca(tokens: Tensor, components: int, *, seed: int = 0) -> PCA:
         total = float(_moments(tokens, mean, cross=False).sum())
         basis, variances = _randomised(tokens, mean, components, seed)
     ratio = variances / total if total > 0 else torch.zeros_like(variances)
-    basis = _fix_signs(basis).to(dtype).contiguous()
+    basis = fix_signs(basis).to(dtype).contiguous()
     return PCA(mean, basis, variances.sqrt().to(dtype), ratio.to(dtype), total)

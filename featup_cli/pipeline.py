@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
-from featup_cli.config import ImplicitConfig
+from featup_cli.config import METHODS_OF_A_PICTURE, ImplicitConfig
 from featup_cli.environment import choose_device, describe_device, versions
-from featup_cli.errors import UsageError
-from featup_cli.io.atomic import atomic_path
 from featup_cli.io.images import DEFAULT_MAX_PIXELS, Picture, as_picture, load_image
-from featup_cli.io.pictures import save_png
-from featup_cli.io.tensors import save_features
-from featup_cli.pca import fit_pca
+from featup_cli.result import Result
 from featup_cli.shapes import resolve_network_size, resolve_output_size
-from featup_cli.upsamplers.base import Announce, Details, Progress, Upsampler, check_method, make_upsampler, no_progress
-from featup_cli.upsamplers.implicit.saved import FittedModel, load_model, save_model
-from featup_cli.visualization import feature_picture
+from featup_cli.upsamplers.base import Announce, Progress, Upsampler, check_method, make_upsampler, no_progress
+from featup_cli.writing import Output, Task, Written, write_files
 
 PIXEL_CONVENTION = "cell centres at half units (align_corners=False); [C, H, W]; first row is the top"
-FACTORED_COMPONENTS = 128
 
 
 @dataclass(frozen=True)
@@ -44,99 +38,16 @@ class Upsampling:
     max_pixels: int = DEFAULT_MAX_PIXELS
     upsampler: str = "auto"
     allow_other_backbone: bool = False
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
-class Result:
-    """Features of one picture.
+class Plan:
+    """Sizes for one picture, all (height, width): of the network's input, its grid of tokens, and the result."""
 
-    Attributes:
-        features: [C, H, W] float32, on the CPU.
-        lr_features: [C, h, w], the backbone's own; None for a rendered model.
-        picture: the picture that they come from; None if it isn't at hand.
-        details: scores, extra maps and notes of the method.
-        provenance: all that fixes the result, as JSON values.
-        model: the fitted network, if the method fits one.
-    """
-
-    features: Tensor
-    lr_features: Tensor | None
-    picture: Picture | None
-    details: Details
-    provenance: dict[str, Any]
-    model: FittedModel | None = None
-
-    @property
-    def scores(self) -> dict[str, float]:
-        """Numbers that the method reports about itself."""
-        return self.details.scores
-
-    @property
-    def notes(self) -> list[str]:
-        """Sentences that the user should read."""
-        return [*(self.picture.notes if self.picture else ()), *self.details.notes]
-
-    @property
-    def uncertainty(self) -> Tensor | None:
-        """[h, w], predicted spread of each token; None unless the method predicts it."""
-        return self.details.maps.get("uncertainty")
-
-    @property
-    def seconds(self) -> float:
-        """Wall time of backbone and upsampler."""
-        return float(self.provenance["seconds"])
-
-    @cached_property
-    def factored(self) -> tuple[Tensor, Tensor, Tensor]:
-        """`features` as coefficients [K, H, W], basis [K, C] and mean [C]: K principal components of the tokens."""
-        if self.model is not None:
-            pca = self.model.pca
-        else:
-            source = self.features if self.lr_features is None else self.lr_features
-            pca = fit_pca(source.flatten(1).T, FACTORED_COMPONENTS)
-        return pca.project(self.features), pca.basis, pca.mean
-
-    def save(self, path: Path | str, *, dtype: str = "float16", storage: str = "full") -> Path:
-        """Write a feature file.
-
-        Args:
-            path: of the safetensors file.
-            dtype: float16, bfloat16 or float32.
-            storage: `full`, or `factored` for coefficients and basis.
-        Raises:
-            OutputError: it can't be written; nothing is left behind.
-        """
-        maps = dict(self.details.maps)
-        save_features(
-            path,
-            features=None if storage == "factored" else self.features,
-            factored=self.factored if storage == "factored" else None,
-            lr_features=self.lr_features, uncertainty=maps.pop("uncertainty", None), extras=maps,
-            provenance=self.provenance | {"storage": storage}, dtype=getattr(torch, dtype),
-        )  # fmt: skip
-        return Path(path)
-
-    def save_picture(self, path: Path | str) -> Path:
-        """Write the PCA picture: image, low-resolution features, upsampled features."""
-        save_png(path, self.render_picture())
-        return Path(path)
-
-    def render_picture(self) -> np.ndarray:
-        """The PCA picture as uint8 [H, W, 3]; one basis for low and high resolution."""
-        image = self.picture.pixels if self.picture else None
-        return feature_picture(image, self.lr_features, self.features, self.uncertainty)
-
-    def save_model(self, path: Path | str) -> Path:
-        """Write the fitted network.
-
-        Raises:
-            UsageError: the method fits none.
-        """
-        if self.model is None:
-            raise UsageError(f"method {self.provenance['method']} fits no model; use implicit")
-        with atomic_path(Path(path)) as temporary:
-            save_model(temporary, self.model, self.provenance)
-        return Path(path)
+    network: tuple[int, int]
+    grid: tuple[int, int]
+    output: tuple[int, int]
 
 
 class Pipeline:
@@ -158,14 +69,13 @@ class Pipeline:
         self.device = backbone.device if backbone is not None else choose_device(settings.device)
         self.device_name = describe_device(self.device)
         self.backbone = backbone or load_backbone(settings.backbone, self.device)
-        # Implicit FeatUp is made anew for each picture, as it needs the size of the network's input.
-        self._upsampler: Upsampler | None = None
-        if settings.method != "implicit":
-            self._upsampler = make_upsampler(
-                settings.method, backbone=self.backbone, upsampler=settings.upsampler,
-                allow_other_backbone=settings.allow_other_backbone, offline=settings.backbone.offline,
-                announce=announce,
-            )  # fmt: skip
+        # Made here in any case, so that what can't be had is refused before the first picture.
+        made = make_upsampler(
+            settings.method, backbone=self.backbone, network_size=self.backbone.native_size,
+            upsampler=settings.upsampler, allow_other_backbone=settings.allow_other_backbone,
+            offline=settings.backbone.offline, announce=announce,
+        )  # fmt: skip
+        self._upsampler: Upsampler | None = None if settings.method in METHODS_OF_A_PICTURE else made
 
     def run(self, image: Any, progress: Progress = no_progress) -> Result:
         """Upsample the features of one picture.
@@ -176,39 +86,112 @@ class Pipeline:
         Raises:
             InputError: the picture can't be read; UsageError: a size can't be obeyed.
         """
+        picture = self.read(image) if isinstance(image, (str, Path)) else as_picture(image)
+        plan = self.plan(picture)
+        start = time.perf_counter()
+        lr_feats = self.extract([picture], plan)
+        upsampler = self._upsampler_for(plan, progress)
+        with torch.no_grad():
+            hr_feats = upsampler(picture.tensor()[None].to(self.device), lr_feats, plan.output)
+        seconds = time.perf_counter() - start
+        provenance = self._provenance(picture, plan, upsampler, seconds)
+        return Result(
+            hr_feats[0].cpu(), lr_feats[0].cpu(), picture, upsampler.details, provenance,
+            getattr(upsampler, "model", None),
+        )  # fmt: skip
+
+    def read(self, path: Path | str) -> Picture:
+        """Read a picture; safe in another thread.
+
+        Raises:
+            InputError: the picture can't be read.
+        """
+        return load_image(path, self.settings.max_pixels)
+
+    def plan(self, picture: Picture) -> Plan:
+        """Sizes for a picture.
+
+        Raises:
+            UsageError: a size can't be obeyed.
+        """
         settings, backbone = self.settings, self.backbone
-        picture = load_image(image, settings.max_pixels) if isinstance(image, (str, Path)) else as_picture(image)
         network = resolve_network_size(
             picture.size, settings.resize, backbone.native_size, backbone.patch_multiple, backbone.fixed_size,
             picture.source or "image",
         )  # fmt: skip
         grid = (network[0] // backbone.stride, network[1] // backbone.stride)
-        output = resolve_output_size(settings.output_size, picture.size, network, grid)
-        start = time.perf_counter()
-        lr_feats = backbone(picture.resized(network)[None])
-        upsampler = self._upsampler or make_upsampler(
-            settings.method, backbone=backbone, network_size=network, config=settings.implicit, seed=settings.seed,
-            progress=progress,
+        return Plan(network, grid, resolve_output_size(settings.output_size, picture.size, network, grid))
+
+    def extract(self, pictures: Sequence[Picture], plan: Plan) -> Tensor:
+        """The backbone's features [B, C, h, w] of pictures whose plans have the same network size."""
+        return self.backbone(torch.stack([picture.resized(plan.network) for picture in pictures]))
+
+    def request(self, output: Output) -> dict[str, Any]:
+        """All that was asked for and fixes what the files hold, as JSON values; of the picture nothing."""
+        settings = self.settings
+        backbone = {name: value for name, value in self.backbone.describe().items() if name != "device"}
+        provenance = getattr(self._upsampler, "provenance", None) or {}
+        asked = {
+            "backbone": backbone,
+            "method": settings.method,
+            "settings": asdict(settings.implicit) if settings.method == "implicit" else {},
+            "upsampler": provenance.get("sha256"),
+            "seed": settings.seed, "resize": settings.resize, "output_size": settings.output_size,
+            **asdict(output),
+        }  # fmt: skip
+        # As it reads back from a file: tuples become lists.
+        request: dict[str, Any] = json.loads(json.dumps(asked, default=str))
+        return request
+
+    def write(
+        self, picture: Picture, plan: Plan, lr_feats: Tensor, target: Path, output: Output,
+        progress: Progress = no_progress,
+    ) -> Written:  # fmt: skip
+        """Upsample features in bands within the memory that may be used, and stream them to files.
+
+        Args:
+            picture: of `read`.
+            plan: of `plan`.
+            lr_feats: [1, C, h, w], of `extract`.
+            target: STEM.safetensors; STEM.png and STEM.model.safetensors lie beside it.
+            output: which files are written, and how.
+            progress: called as the work goes on.
+        Raises:
+            MemoryBudgetError: the result can't be made in that memory.
+            OutputError: a file can't be written; nothing is left behind.
+        """
+        upsampler = self._upsampler_for(plan, progress)
+        task = Task(
+            upsampler, self.settings.method, picture, lr_feats, plan.output, self.settings.memory, show=picture
         )  # fmt: skip
-        with torch.no_grad():
-            hr_feats = upsampler(picture.tensor()[None].to(self.device), lr_feats, output)
-        seconds = time.perf_counter() - start
-        details = upsampler.details
-        provenance = {
+        request = self.request(output)
+
+        def describe(seconds: float) -> dict[str, Any]:
+            return self._provenance(picture, plan, upsampler, seconds) | {"request": request}
+
+        return write_files(task, target, output, describe, progress)
+
+    def _upsampler_for(self, plan: Plan, progress: Progress) -> Upsampler:
+        """The one upsampler, or for methods that fit each picture a new one."""
+        return self._upsampler or make_upsampler(
+            self.settings.method, backbone=self.backbone, network_size=plan.network, config=self.settings.implicit,
+            seed=self.settings.seed, progress=progress,
+        )  # fmt: skip
+
+    def _provenance(self, picture: Picture, plan: Plan, upsampler: Upsampler, seconds: float) -> dict[str, Any]:
+        settings, backbone = self.settings, self.backbone
+        return {
             "input": {"path": picture.source, "sha256": picture.sha256, "size": list(picture.size)},
             "backbone": backbone.describe(),
             "method": settings.method,
             "settings": asdict(settings.implicit) if settings.method == "implicit" else {},
             "upsampler": getattr(upsampler, "provenance", None),
             "seed": settings.seed,
-            "network_size": list(network), "output_size": list(output), "grid": list(grid),
+            "network_size": list(plan.network), "output_size": list(plan.output), "grid": list(plan.grid),
             "patch_size": backbone.stride, "pixel_convention": PIXEL_CONVENTION,
             "versions": versions(), "device": self.device_name,
-            "seconds": round(seconds, 3), "scores": details.scores,
+            "seconds": round(seconds, 3), "scores": upsampler.details.scores,
         }  # fmt: skip
-        return Result(
-            hr_feats[0].cpu(), lr_feats[0].cpu(), picture, details, provenance, getattr(upsampler, "model", None)
-        )
 
 
 def upsample(
@@ -230,7 +213,7 @@ def upsample(
     Args:
         image: path, Pillow image, uint8 [H, W, 3] or float tensor [3, H, W] in [0, 1].
         backbone: name, settings, or a loaded backbone to use again.
-        method: nearest, bilinear, bicubic, jbu, resfu or implicit.
+        method: a key of `featup_cli.config.METHODS`.
         resize: network input, a short side or `HxW`; None for the backbone's own.
         output_size: `image`, `HxW`, (H, W), a factor such as `8x`, or None for the network input's size.
         implicit: settings of that method.
@@ -253,35 +236,3 @@ def upsample(
         allow_other_backbone=allow_other_backbone,
     )  # fmt: skip
     return Pipeline(settings, loaded).run(image, progress)
-
-
-def render(
-    model: Path | str | FittedModel,
-    *,
-    output_size: str | tuple[int, int] | None = None,
-    image: Path | str | None = None,
-    device: str = "auto",
-    progress: Progress = no_progress,
-) -> Result:
-    """Features of any size from a fitted model.
-
-    Args:
-        model: file of `featup upsample --save-model`, or the model of a result.
-        output_size: as for `upsample`; `image` means the size of the original picture.
-        image: the original picture, for finer edges than the reduced copy in the model.
-    Raises:
-        InputError: no such model; UsageError: an unusable size.
-    """
-    fitted, provenance = (model, {}) if isinstance(model, FittedModel) else load_model(Path(model))
-    original = tuple(provenance.get("input", {}).get("size") or fitted.guidance.size)
-    output = resolve_output_size(output_size, (original[0], original[1]), fitted.network_size, fitted.grid)
-    where = choose_device(device)
-    picture = load_image(image) if image is not None else fitted.guidance
-    start = time.perf_counter()
-    features = fitted.to(where).render(picture.tensor().to(where), output, progress)
-    seconds = time.perf_counter() - start
-    record = provenance | {
-        "output_size": list(output), "seconds": round(seconds, 3),
-        "device": describe_device(where), "versions": versions(),
-    }  # fmt: skip
-    return Result(features.cpu(), None, picture, Details(), record, fitted)

@@ -107,6 +107,20 @@ def _source_image(file: FeatureFile) -> Path | None:
     return Path(path) if isinstance(path, str) and os.path.isfile(path) else None
 
 
+def feature_panels(
+    colours: Colours, lr_features: Tensor | None, features: Tensor, size: tuple[int, int]
+) -> list[tuple[str, np.ndarray]]:
+    """Titled pictures of low-resolution features, if there are any, and of upsampled ones of `size`.
+
+    `features` may be a reduced copy.
+    """
+    panels = []
+    if lr_features is not None:
+        h, w = lr_features.shape[1:]
+        panels.append((f"Low-resolution features, {h} x {w}", colours.picture(lr_features)))
+    return [*panels, (f"Upsampled features, {size[0]} x {size[1]}", colours.picture(features))]
+
+
 def _panels(
     file: FeatureFile, name: str, colours: Colours, image: np.ndarray | None, show: Sequence[str] | None
 ) -> list[tuple[str, np.ndarray]]:
@@ -114,11 +128,8 @@ def _panels(
     wanted = ("features", "uncertainty") if show is None else show
     panels = [] if image is None else [("Image", image)]
     if "features" in wanted:
-        if file.lr_features is not None:
-            h, w = file.lr_features.shape[1:]
-            panels.append((f"Low-resolution features, {h} x {w}", colours.picture(file.lr_features)))
-        height, width = file.features.shape[1:]
-        panels.append((f"Upsampled features, {height} x {width}", colours.picture(file.features)))
+        size = (file.features.shape[1], file.features.shape[2])
+        panels += feature_panels(colours, file.lr_features, file.features, size)
     if "uncertainty" in wanted:
         if file.uncertainty is not None:
             panels.append(("Uncertainty", heatmap(file.uncertainty)))
@@ -135,7 +146,7 @@ def _panels(
     return panels
 
 
-def _row(panels: list[tuple[str, np.ndarray]], frame: tuple[int, int]) -> np.ndarray:
+def panel_row(panels: list[tuple[str, np.ndarray]], frame: tuple[int, int]) -> np.ndarray:
     """Panels side by side, all maps of the picture at exactly the same size so that they can be compared by eye."""
     height, width = panel_size(frame)
     fitted = [(title, rgb if title.endswith("kernel") else resize_rgb(rgb, (height, width))) for title, rgb in panels]
@@ -147,7 +158,7 @@ def _render(
 ) -> np.ndarray:
     size = (file.features.shape[1], file.features.shape[2])
     if layout == "side-by-side":
-        return _row(_panels(file, name, colours, image, show), size if image is None else image.shape[:2])
+        return panel_row(_panels(file, name, colours, image, show), size if image is None else image.shape[:2])
     # One map alone: the upsampled features, or what was asked for instead.
     show = ("features",) if show is None else show
     if len(show) != 1:

@@ -17,7 +17,7 @@ from featup_cli.benchmark.kernels import Note, first_line
 from featup_cli.benchmark.measure import copies_for, time_and_weigh
 from featup_cli.benchmark.memory import why_it_does_not_fit
 from featup_cli.benchmark.settings import Settings
-from featup_cli.config import METHODS
+from featup_cli.config import METHODS, METHODS_OF_A_PICTURE
 from featup_cli.errors import FeatUpError
 from featup_cli.upsamplers.base import Upsampler, make_upsampler
 
@@ -93,8 +93,8 @@ def count_flops(call: Callable[[], Any]) -> int | None:
 
 
 def feed_forward_methods() -> list[str]:
-    """Every registered method that is no fit to the picture."""
-    return [name for name in METHODS if name != "implicit"]
+    """Every registered method that neither fits the picture nor runs a backbone."""
+    return [name for name in METHODS if name not in METHODS_OF_A_PICTURE]
 
 
 def measure_upsamplers(settings: Settings, device: torch.device, note: Note) -> list[dict[str, Any]]:

@@ -184,5 +184,6 @@ def _pixels_of_tensor(image: Tensor) -> np.ndarray:
     # Written so that NaN fails too. Bicubic resizing overshoots by up to a tenth; 0-255 and normalised images by more.
     if not (low >= -0.25 and high <= 1.25):
         raise InputError(f"a tensor image must be in [0, 1], not {low:g} to {high:g}; undo its normalisation")
-    pixels: np.ndarray = (image.cpu().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    levels = image.cpu().float().clamp(0, 1).mul_(255).round_().byte()  # in place: pictures may be large
+    pixels: np.ndarray = levels.permute(1, 2, 0).contiguous().numpy()
     return pixels

@@ -104,10 +104,10 @@ def sample_tokens(features: Tensor, limit: int) -> Tensor:
     return tokens.T.float().cpu()
 
 
-def fit_colours(samples: Sequence[Tensor], components: Components) -> Colours:
-    """Fit one basis and one robust scale on the tokens [N, C] of all maps that are to be compared."""
+def fit_colours(samples: Sequence[Tensor], components: Components, pca: PCA | None = None) -> Colours:
+    """Fit one basis (unless `pca` is given) and one robust scale on the tokens [N, C] of all maps to be compared."""
     tokens = torch.cat(list(samples))
-    pca = fit_pca(tokens, max(components))
+    pca = pca or fit_pca(tokens, max(components))
     low, high = robust_range(_pick(pca.project(tokens).T, components))
     return Colours(pca, components, low, high)
 

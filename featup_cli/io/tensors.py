@@ -57,7 +57,7 @@ class FeatureFile:
     path: Path | None = None
 
 
-def _non_finite(tensor: Tensor) -> int:
+def non_finite(tensor: Tensor) -> int:
     """How many values are NaN or infinite; almost free when none is, and never a full-size temporary."""
     low, high = tensor.aminmax()
     if bool(torch.isfinite(low) & torch.isfinite(high)):
@@ -65,12 +65,17 @@ def _non_finite(tensor: Tensor) -> int:
     return sum([int((~torch.isfinite(part)).sum()) for part in tensor.split(16)])
 
 
-def _storable(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = tensor.detach()
+def check_storable(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Raise unless a tensor has the rank of its layout and `dtype` can hold its values.
+
+    Raises:
+        ShapeError: another rank, or an empty tensor.
+        OutputError: values that are NaN, infinite, or too large for `dtype`.
+    """
     layout = LAYOUTS[name]
     if tensor.ndim != len(layout.split()) or tensor.numel() == 0:
         raise ShapeError(f"{name} must be [{layout}] and not empty, not {list(tensor.shape)}")
-    if bad := _non_finite(tensor):
+    if bad := non_finite(tensor):
         raise OutputError(f"{path}: not written: {name} holds {bad} NaN or infinite values; try --dtype float32")
     peak = max(abs(float(value)) for value in tensor.aminmax())
     if peak > torch.finfo(dtype).max:
@@ -79,7 +84,11 @@ def _storable(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tens
             f"{path}: not written: {name} holds values up to {peak:g}, too large for {short}; "
             "use --dtype bfloat16 or --dtype float32"
         )
-    return tensor.to("cpu", dtype).contiguous()
+
+
+def as_stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor as a file holds it: on the CPU, contiguous, of `dtype`."""
+    return tensor.detach().to("cpu", dtype).contiguous()
 
 
 def save_features(
@@ -119,8 +128,10 @@ def save_features(
     for name, tensor in given.items():
         if tensor is None:
             continue
-        stored[name] = _storable(path, name, tensor, torch.float32 if name in ("basis", "mean") else dtype)
-    _check_agreement({name: tuple(tensor.shape) for name, tensor in stored.items()}, ShapeError, "")
+        kind = torch.float32 if name in ("basis", "mean") else dtype
+        check_storable(path, name, tensor, kind)
+        stored[name] = as_stored(tensor, kind)
+    check_agreement({name: tuple(tensor.shape) for name, tensor in stored.items()}, ShapeError, "")
 
     seen: set[int] = set()
     for name, tensor in stored.items():
@@ -137,7 +148,7 @@ def save_features(
             raise OutputError(f"{path}: can't be written: {reason}; choose another output") from None
 
 
-def _check_agreement(shapes: Mapping[str, tuple[int, ...]], error: type[Exception], prefix: str) -> None:
+def check_agreement(shapes: Mapping[str, tuple[int, ...]], error: type[Exception], prefix: str) -> None:
     """Tensors of one file must agree on C, the factors on K, and kernels must be one or two."""
     channels = {name: shapes[name][0] for name in ("features", "lr_features", "mean") if name in shapes}
     if "basis" in shapes:
@@ -183,7 +194,8 @@ def _refuse_other_formats(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[Any]:
+    """A safetensors file whose header is sound; whatever else is given is refused in one line."""
     _refuse_other_formats(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -195,7 +207,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise InputError(f"{path}: can't be read ({error.strerror or error}); check the file") from None
 
 
-def _provenance(path: Path, file: Any) -> dict[str, Any]:
+def stored_provenance(path: Path, file: Any) -> dict[str, Any]:
+    """How the features of an open file were made."""
     text = (file.metadata() or {}).get("featup", "{}")
     try:
         provenance = json.loads(text)
@@ -206,8 +219,8 @@ def _provenance(path: Path, file: Any) -> dict[str, Any]:
     return provenance
 
 
-def _read(path: Path, file: Any, name: str, layout: str) -> Tensor:
-    """One checked tensor; a leading batch of one is dropped."""
+def checked_shape(path: Path, file: Any, name: str, layout: str) -> list[int]:
+    """Shape of a stored tensor, without a leading batch of one, if rank, size and dtype are as they must be."""
     stored = file.get_slice(name)
     shape, dtype = list(stored.get_shape()), stored.get_dtype()
     rank = len(layout.split())
@@ -219,10 +232,19 @@ def _read(path: Path, file: Any, name: str, layout: str) -> Tensor:
         raise InputError(f"{path}: {name} is {shape} and holds no values; make the file again")
     if dtype not in DTYPES:
         raise InputError(f"{path}: {name} has dtype {dtype}; save it as {', '.join(DTYPES)}")
-    tensor: Tensor = file.get_tensor(name).reshape(shape)
-    if bad := _non_finite(tensor):
+    return shape
+
+
+def check_finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """The tensor, if all values that were read are numbers."""
+    if bad := non_finite(tensor):
         raise InputError(f"{path}: {name} holds {bad} NaN or infinite values; make the file again with --dtype float32")
     return tensor
+
+
+def _read(path: Path, file: Any, name: str, layout: str) -> Tensor:
+    shape = checked_shape(path, file, name, layout)
+    return check_finite(path, name, file.get_tensor(name).reshape(shape))
 
 
 def _features_name(path: Path, file: Any) -> str:
@@ -238,6 +260,16 @@ def _features_name(path: Path, file: Any) -> str:
     listed = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:4])
     found = f"{listed}{', ...' if len(shapes) > 4 else ''}" if shapes else "no such tensor"
     raise InputError(f"{path}: holds {found}; name the one [C, H, W] tensor `features` and save the file again")
+
+
+def stored_parts(path: Path, file: Any) -> dict[str, str]:
+    """Which stored tensor is `features`, or which are its factors, and the optional maps: stored names by part."""
+    names = set(file.keys())
+    if "features" in names or not names.issuperset(FACTORS):
+        parts = {"features": "features" if "features" in names else _features_name(path, file)}
+    else:
+        parts = {name: name for name in FACTORS}
+    return parts | {name: name for name in OPTIONAL if name in names}
 
 
 def _expand(coefficients: Tensor, basis: Tensor, mean: Tensor) -> Tensor:
@@ -266,18 +298,11 @@ def load_features(path: Path | str) -> FeatureFile:
         InputError: the file is missing, damaged, of another format, or holds tensors of wrong shape, dtype or values.
     """
     path = Path(path)
-    with _opened(path) as file:
-        provenance = _provenance(path, file)
-        names = set(file.keys())
-        factored = "features" not in names and names.issuperset(FACTORS)
-        if factored:
-            tensors = {name: _read(path, file, name, LAYOUTS[name]) for name in FACTORS}
-        else:
-            name = "features" if "features" in names else _features_name(path, file)
-            tensors = {"features": _read(path, file, name, LAYOUTS["features"])}
-        tensors |= {name: _read(path, file, name, LAYOUTS[name]) for name in OPTIONAL if name in names}
-    _check_agreement({name: tuple(tensor.shape) for name, tensor in tensors.items()}, InputError, f"{path}: ")
-    if factored:
+    with opened(path) as file:
+        provenance = stored_provenance(path, file)
+        tensors = {part: _read(path, file, name, LAYOUTS[part]) for part, name in stored_parts(path, file).items()}
+    check_agreement({name: tuple(tensor.shape) for name, tensor in tensors.items()}, InputError, f"{path}: ")
+    if "features" not in tensors:
         tensors["features"] = _expand(*(tensors.pop(name) for name in FACTORS))
     return FeatureFile(**tensors, provenance=provenance, path=path)
 
@@ -289,5 +314,5 @@ def read_provenance(path: Path | str) -> dict[str, Any]:
         InputError: as `load_features`, as far as the header tells.
     """
     path = Path(path)
-    with _opened(path) as file:
-        return _provenance(path, file)
+    with opened(path) as file:
+        return stored_provenance(path, file)

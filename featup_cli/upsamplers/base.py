@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from featup_cli.config import METHODS, METHODS_WITH_WEIGHTS, ImplicitConfig
-from featup_cli.errors import ShapeError, UsageError
+from featup_cli.config import METHODS, METHODS_WITH_BACKBONE, METHODS_WITH_WEIGHTS, ImplicitConfig
+from featup_cli.errors import MemoryBudgetError, ShapeError, UsageError
+from featup_cli.memory import format_bytes
 
 Extract = Callable[[Tensor], Tensor]
 """A backbone: images [B, 3, H, W] in [0, 1] to features [B, C, h, w]."""
@@ -20,6 +23,10 @@ Progress = Callable[[str, int, int, str], None]
 
 Announce = Callable[[str], None]
 """Called with a sentence for the user."""
+
+FLOAT = 4  # bytes of a float32
+MARGIN = 0.9  # of the free memory is planned with: allocators keep some of what was given back
+GUIDANCE_MAPS = 256  # maps of the output's size that an upsampler without bands may hold at once, besides features
 
 
 def no_progress(stage: str, done: int, total: int, score: str) -> None:
@@ -63,6 +70,91 @@ class Upsampler(Protocol):
         """
         ...
 
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
+        """The result of the call in bands of rows, top to bottom, equal to it up to rounding (1e-4).
+
+        Args:
+            image, lr_feats, output_size: as the call.
+            rows: of a band at most.
+            start: first row of the first band; above 0 a run is continued that was broken off there.
+        Yields:
+            [B, C, at most `rows`, W]; together the rows from `start` on.
+        """
+        ...
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
+        """Estimated peak of the memory that `bands` takes besides its arguments, a yielded band included.
+
+        Args:
+            lr_shape: [B, C, h, w] of the features, float32.
+            output_size: (height, width) of the result.
+            rows: of a band.
+        Returns:
+            Bytes; they never fall with `rows`.
+        """
+        ...
+
+
+class WholeBands:
+    """`bands` and `band_bytes` for an upsampler that can only make its whole result at once."""
+
+    def bands(
+        self: Upsampler, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
+        """The result of the call, made whole, in bands of `rows` rows; see `Upsampler.bands`."""
+        yield from self(image, lr_feats, output_size)[:, :, start:].split(rows, dim=2)
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
+        """Estimated peak of making the whole: `rows` don't matter."""
+        # The result, as much again while it is made, and maps of guidance at full size.
+        return FLOAT * lr_shape[0] * output_size[0] * output_size[1] * (2 * lr_shape[1] + GUIDANCE_MAPS)
+
+
+def choose_rows(
+    upsampler: Upsampler,
+    lr_shape: Sequence[int],
+    output_size: tuple[int, int],
+    memory: int,
+    *,
+    held: int = 0,
+    method: str = "",
+) -> int:
+    """The most rows of a band that fit.
+
+    Args:
+        upsampler: whose `bands` will run.
+        lr_shape: [B, C, h, w] of the features.
+        output_size: (height, width) of the result.
+        memory: bytes that may be used, of which `held` are taken already; a part of the rest is kept in reserve.
+        method: its name, for the message.
+    Raises:
+        MemoryBudgetError: not even one row fits; the message holds the estimate.
+    """
+    fits = partial(_fits, upsampler, lr_shape, output_size, MARGIN * (memory - held))
+    if not fits(1):
+        needed = held + int(upsampler.band_bytes(lr_shape, output_size, 1) / MARGIN)
+        raise memory_budget_error(needed, output_size, memory, method)
+    low, high = 1, output_size[0]  # the most rows that fit lie between
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _fits(upsampler: Upsampler, lr_shape: Sequence[int], output_size: tuple[int, int], free: float, rows: int) -> bool:
+    return upsampler.band_bytes(lr_shape, output_size, rows) <= free
+
+
+def memory_budget_error(needed: int, output_size: tuple[int, int], memory: int, method: str) -> MemoryBudgetError:
+    """The error of an output of `output_size` that takes about `needed` bytes when `memory` may be used."""
+    return MemoryBudgetError(
+        f"{output_size[0]}x{output_size[1]} features need about {format_bytes(needed)}"
+        f"{f' with --method {method}' if method else ''}, but {format_bytes(memory)} may be used; give "
+        f"--memory {math.ceil(needed / 1e8) / 10:g}GB, a smaller --output-size, or another method"
+    )
+
 
 def is_linear(upsampler: Upsampler) -> bool:
     """Whether an affine map of the channels may come before the upsampler instead of after it."""
@@ -84,7 +176,10 @@ def check_method(method: str, upsampler: Path | str = "auto") -> None:
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}; one of: {', '.join(METHODS)}")
     if str(upsampler) != "auto" and method not in METHODS_WITH_WEIGHTS:
-        raise UsageError(f"--upsampler {upsampler}: method {method} has no weights; use it with jbu or resfu")
+        raise UsageError(
+            f"--upsampler {upsampler}: method {method} has no weights; those that have: "
+            f"{', '.join(METHODS_WITH_WEIGHTS)}"
+        )
 
 
 def make_upsampler(
@@ -104,13 +199,13 @@ def make_upsampler(
 
     Args:
         method: a key of `featup_cli.config.METHODS`.
-        backbone: needed by methods that look at views of the picture (`implicit`). Weights of `jbu` and `resfu` are
-            checked against a loaded `Backbone`.
+        backbone: needed by `METHODS_WITH_BACKBONE`, of which `strided` and `large-image` take a loaded `Backbone` only.
+            Weights are checked against a loaded `Backbone`.
         network_size: (height, width) at which `backbone` sees the picture; needed with it.
         config: settings of `implicit`; None for its defaults.
         seed: makes methods that draw at random repeatable.
         progress: called as the work goes on.
-        upsampler: weights of `jbu` or `resfu`: `auto` for the package's own, a released name (`releases.RELEASES`), or
+        upsampler: weights of a trained method: `auto` for the package's own, a released name (`releases.RELEASES`), or
             a file of `save_upsampler`.
         allow_other_backbone: accept weights for another backbone with as many channels.
         offline: never use the network.
@@ -128,6 +223,10 @@ def make_upsampler(
         from featup_cli.upsamplers.guided_filter import GuidedFilter
 
         return GuidedFilter()
+    if method == "classical-jbu":
+        from featup_cli.upsamplers.jbu.classical import make_classical_jbu
+
+        return make_classical_jbu()
     if method in METHODS_WITH_WEIGHTS:
         from featup_cli.backbones.base import Backbone
         from featup_cli.upsamplers.pretrained import load_pretrained
@@ -136,8 +235,18 @@ def make_upsampler(
         return load_pretrained(
             method, upsampler, known, allow_other_backbone=allow_other_backbone, offline=offline, announce=announce
         )
+    if method == "dip":
+        from featup_cli.upsamplers.dip.upsampler import DIPUpsampler
+
+        return DIPUpsampler(seed=seed, progress=progress)
+    assert method in METHODS_WITH_BACKBONE
     if backbone is None or network_size is None:
-        raise UsageError("method implicit needs the backbone and its input size: it looks at jittered views")
+        raise UsageError(f"method {method} needs the backbone and its input size: it runs the backbone itself")
+    if method in ("strided", "large-image"):
+        from featup_cli.upsamplers.by_backbone import LargeImageUpsampler, StridedUpsampler
+
+        made = StridedUpsampler if method == "strided" else LargeImageUpsampler
+        return made(backbone, network_size)
     from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
 
     return ImplicitUpsampler(backbone, network_size, config or ImplicitConfig(), seed, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def resize_guidance(guidance: Tensor, size: tuple[int, int]) -> Tensor:
@@ -17,3 +17,14 @@ def resize_guidance(guidance: Tensor, size: tuple[int, int]) -> Tensor:
     if pooled != size:
         guidance = F.interpolate(guidance, size=size, mode="bilinear", align_corners=False)
     return guidance
+
+
+def picture_stem(channels: int) -> nn.Module:
+    """Two convolutions that turn pictures [B, 3, H, W] into guidance [B, channels, H, W] (ReSFU, section 4)."""
+    return nn.Sequential(
+        nn.ReplicationPad2d(2),
+        nn.Conv2d(3, 64, 3),
+        nn.GroupNorm(32, 64),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(64, channels, 3),
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator, Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featup_cli.errors import ShapeError
-from featup_cli.upsamplers.base import Details
+from featup_cli.upsamplers.base import FLOAT, Details
 
 
 class NormedUpsampler(nn.Module):
@@ -29,9 +32,24 @@ class NormedUpsampler(nn.Module):
         Raises:
             ShapeError: a tensor of another shape.
         """
-        channels = self.norm.normalized_shape[0]
+        return self.upsampler(image, self._normalise(lr_feats), output_size)
+
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        bands: Callable[..., Iterator[Tensor]] = self.upsampler.bands  # type: ignore[assignment]
+        yield from bands(image, self._normalise(lr_feats), output_size, rows, start)
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
+        """The upsampler's own, and the normalised features; see `Upsampler.band_bytes`."""
+        inner = self.upsampler.band_bytes(lr_shape, output_size, rows)  # type: ignore[operator]
+        return int(inner) + 2 * FLOAT * math.prod(lr_shape)
+
+    def _normalise(self, lr_feats: Tensor) -> Tensor:
+        norm = self.norm
+        channels = norm.normalized_shape[0]
         if lr_feats.ndim != 4 or lr_feats.shape[1] != channels:
             raise ShapeError(f"lr_feats must be [B, {channels}, h, w], not {list(lr_feats.shape)}")
-        norm = self.norm
         normed = F.layer_norm(lr_feats.movedim(1, 3), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        return self.upsampler(image, normed.movedim(3, 1), output_size)
+        return normed.movedim(3, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from featup_cli.backbones.base import Backbone
+from featup_cli.config import METHODS_WITH_WEIGHTS
 from featup_cli.errors import ShapeError, UsageError, WeightsError
 from featup_cli.upsamplers.base import Announce, Details, check_inputs
 from featup_cli.upsamplers.checkpoints import read_checkpoint
@@ -37,15 +39,30 @@ class PretrainedUpsampler:
         self.linear_in_features = isinstance(module, JBUUpsampler)
         self.details = Details(notes=notes)
 
+    @torch.no_grad()
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
         """Upsample [B, C, h, w] to [B, C, *output_size]; arguments and errors as for every `Upsampler`."""
+        return self._module_for(image, lr_feats, output_size)(image.to(lr_feats), lr_feats, output_size)
+
+    @torch.no_grad()
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        module = self._module_for(image, lr_feats, output_size)
+        yield from module.bands(image.to(lr_feats), lr_feats, output_size, rows, start)  # type: ignore[operator]
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
+        """As the network itself estimates; see `Upsampler.band_bytes`."""
+        return int(self.module.band_bytes(lr_shape, output_size, rows))  # type: ignore[operator]
+
+    def _module_for(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> nn.Module:
+        """The network, on the features' device, once the arguments are checked."""
         check_inputs(image, lr_feats, output_size)
         channels = self.provenance["config"].get("channels")  # none: any number will do
         if channels is not None and lr_feats.shape[1] != channels:
             raise ShapeError(f"lr_feats must be [B, {channels}, h, w] for this upsampler, not {list(lr_feats.shape)}")
-        device = lr_feats.device
-        with torch.no_grad():
-            return self.module.to(device)(image.to(device, lr_feats.dtype), lr_feats, output_size)
+        return self.module.to(lr_feats.device)
 
 
 def load_pretrained(
@@ -60,7 +77,7 @@ def load_pretrained(
     """Load an upsampler with its weights; never with random ones.
 
     Args:
-        method: `jbu` or `resfu`.
+        method: one of `METHODS_WITH_WEIGHTS`.
         source: `auto` for the package's own weights, a name of `RELEASES`, or a file of ours.
         backbone: whose features will be upsampled; None leaves it unchecked.
         allow_other_backbone: accept weights for another backbone with as many channels.
@@ -83,7 +100,7 @@ def load_pretrained(
         if not path.exists() and path.name == label and not path.suffix:
             raise UsageError(f"--upsampler {label}: no such file, and not one of: auto, {', '.join(RELEASES)}")
         module, metadata = load_upsampler(path)
-    if metadata["method"].partition("-")[0] != method:
+    if metadata["method"].removesuffix("-released") != method:
         raise UsageError(f"upsampler {label} is of method {metadata['method']}, not {method}")
     guidance = metadata["config"].get("guidance_channels", 3)
     if metadata["config"].get("guidance") == "features" and guidance != 3:
@@ -126,7 +143,7 @@ def _shipped() -> list[tuple[Path, dict[str, Any]]]:
     """The package's own upsamplers and their metadata, by name of file."""
     found = []
     for path in sorted(SHIPPED.glob("*.safetensors")):
-        if path.stem.partition("_")[0] in ("jbu", "resfu"):  # weights of backbones lie beside them
+        if path.stem.partition("_")[0] in METHODS_WITH_WEIGHTS:  # weights of backbones lie beside them
             found.append((path, read_metadata(path)))
     return found
 

@@ -5,7 +5,7 @@ A file is safetensors. Its metadata entry `featup` is one JSON object:
 | key | meaning |
 | --- | --- |
 | `format` | `FORMAT` |
-| `method` | `jbu`, `jbu-released` or `resfu` |
+| `method` | `jbu-released`, or a key of `trainable.CONFIGS` |
 | `config` | arguments of `build_upsampler` |
 | `backbone` | `"any"`, or what is known of the backbone (see `backbone_identity`) |
 | `provenance` | where the weights come from, any JSON object |
@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,34 @@ from featup_cli.backbones.base import Backbone
 from featup_cli.backbones.weights import WeightsFile, first_line, load_weights
 from featup_cli.errors import OutputError, UsageError, WeightsError
 from featup_cli.io.atomic import atomic_path
+from featup_cli.upsamplers.baselines.carafe import CARAFE
+from featup_cli.upsamplers.baselines.deconv import Deconv
+from featup_cli.upsamplers.baselines.dysample import DySample
+from featup_cli.upsamplers.baselines.fade import FADE
+from featup_cli.upsamplers.baselines.pixelshuffle import PixelShuffle
+from featup_cli.upsamplers.baselines.resize_conv import ResizeConv
+from featup_cli.upsamplers.baselines.sapa import SAPA
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.released import ReleasedJBU
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
 from featup_cli.upsamplers.normed import NormedUpsampler
-from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.upsampler import ReSFU
+from featup_cli.upsamplers.trainable import CONFIGS
 
 FORMAT = "featup-upsampler-1"
+
+
+_FOR_ONE_BACKBONE: dict[str, Callable[..., nn.Module]] = {
+    "resfu": ReSFU,
+    "carafe": CARAFE,
+    "sapa": SAPA,
+    "fade": FADE,
+    "dysample": DySample,
+    "pixelshuffle": PixelShuffle,
+    "deconv": Deconv,
+    "resize-conv": ResizeConv,
+}
+"""Modules that are made of a number of channels and the settings of `CONFIGS`."""
 
 
 def _build_jbu(**config: Any) -> nn.Module:
@@ -47,14 +68,14 @@ def _build_released(*, channels: int, norm: bool = False) -> nn.Module:
     return NormedUpsampler(channels, upsampler) if norm else upsampler
 
 
-def _build_resfu(*, channels: int, **config: Any) -> nn.Module:
-    return ReSFU(channels, ReSFUConfig(**config))
+def _build_for_one_backbone(method: str, /, *, channels: int, **config: Any) -> nn.Module:
+    return _FOR_ONE_BACKBONE[method](channels, CONFIGS[method](**config))
 
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "jbu": _build_jbu,
     "jbu-released": _build_released,
-    "resfu": _build_resfu,
+    **{method: partial(_build_for_one_backbone, method) for method in _FOR_ONE_BACKBONE},
 }
 
 
@@ -62,8 +83,8 @@ def build_upsampler(method: str, config: Mapping[str, Any]) -> nn.Module:
     """An upsampler with the random weights that training starts from.
 
     Args:
-        method: `jbu` with the fields of `JBUConfig`; `resfu` with `channels` and the fields of `ReSFUConfig`; or
-            `jbu-released` with `channels` and `norm`, whether a norm over channels goes before it.
+        method: `jbu` with the fields of `JBUConfig`; another of `trainable.CONFIGS` with `channels` and the fields of
+            its settings; or `jbu-released` with `channels` and `norm`, whether a norm over channels goes before it.
         config: JSON values; what is left out has its default.
     Raises:
         UsageError: an unknown method or setting, or a value that can't be.
@@ -84,8 +105,9 @@ def describe_upsampler(upsampler: nn.Module) -> tuple[str, dict[str, Any]]:
     """
     if isinstance(upsampler, JBUUpsampler):
         return "jbu", asdict(upsampler.config)
-    if isinstance(upsampler, ReSFU):
-        return "resfu", {"channels": upsampler.k.in_channels, **asdict(upsampler.config)}
+    for method, kind in _FOR_ONE_BACKBONE.items():
+        if type(upsampler) is kind:
+            return method, {"channels": upsampler.channels, **asdict(upsampler.config)}  # type: ignore[call-overload]
     normed = isinstance(upsampler, NormedUpsampler)
     released = upsampler.upsampler if isinstance(upsampler, NormedUpsampler) else upsampler
     if isinstance(released, ReleasedJBU):

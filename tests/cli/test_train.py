@@ -89,7 +89,8 @@ def test_json_gives_one_record(folder: Path, tmp_path: Path) -> None:
     [
         (["--set", "stepz=3"], 2, "--set stepz=3: expected KEY=VALUE with KEY one of "),
         (["--set", "steps=0"], 2, "steps=0: must be above 0"),
-        (["--set", "upsampler.radiuss=3"], 2, "--set radiuss=3: expected KEY=VALUE with KEY one of radius"),
+        (["--set", "upsampler.r=3"], 2, "--set upsampler.r=3: expected KEY=VALUE with KEY one of upsampler.radius, "),
+        (["--set", "upsampler.radius=wide"], 2, "upsampler.radius=wide: expected a whole number"),
         (["--set", "downsampler=best"], 2, "choose from simple, attention"),
         (["--images", "nowhere"], 1, "nowhere: no such folder"),
         (["--backbone", "no-such-network"], 2, "no-such-network"),

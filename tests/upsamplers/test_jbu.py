@@ -162,9 +162,10 @@ def test_is_linear_in_the_features_and_treats_channels_alike() -> None:
 
 def test_the_basis_path_equals_the_direct_path() -> None:
     model, image, feats = make(VARIANTS[-1]), torch.rand(2, 3, 32, 32), torch.randn(2, 60, 2, 3)
-    taps = model.taps_of(image, grid_sizes((2, 3), (17, 20)))
-    assert basis_is_cheaper(60, 6, taps)
-    assert not basis_is_cheaper(5, 6, taps)
+    sizes = grid_sizes((2, 3), (17, 20))
+    taps = model.taps_of(image, sizes)
+    assert basis_is_cheaper(60, 6, taps[0].shape[1], sizes)
+    assert not basis_is_cheaper(5, 6, taps[0].shape[1], sizes)
     direct = torch.cat([model.apply_taps(taps, part) for part in feats.split(5, 1)], 1)
     torch.testing.assert_close(model.apply_taps(taps, feats), direct, atol=1e-5, rtol=1e-5)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featup_cli.config import METHODS
+from featup_cli.backbones import BackboneConfig, load_backbone
+from featup_cli.config import METHODS, METHODS_WITH_BACKBONE, METHODS_WITH_WEIGHTS
 from featup_cli.errors import ShapeError, UsageError
 from featup_cli.upsamplers.base import make_upsampler
 from featup_cli.upsamplers.weights import build_upsampler, save_upsampler
@@ -14,7 +15,7 @@ from featup_cli.upsamplers.weights import build_upsampler, save_upsampler
 IMAGE = torch.rand(2, 3, 40, 56)
 
 
-@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "guided"])
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic", "guided", "classical-jbu"])
 @pytest.mark.parametrize("output", [(5, 9), (37, 53), (3, 4)])
 def test_interpolation_gives_the_exact_size_and_keeps_constants(method: str, output: tuple[int, int]) -> None:
     lr_feats = torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1).expand(2, 3, 5, 7)
@@ -37,18 +38,22 @@ def test_bilinear_is_centred_on_half_cells() -> None:
 
 def test_every_listed_method_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featup_cli.upsamplers.pretrained.SHIPPED", tmp_path)
-    for method, config in (("jbu", {}), ("resfu", {"channels": 3})):
+    for method in METHODS_WITH_WEIGHTS:
+        config = {} if method == "jbu" else {"channels": 3}
         about = {"backbone": "any", "provenance": {}, "card": ""}
         save_upsampler(tmp_path / f"{method}.safetensors", build_upsampler(method, config), about)
+    vit = BackboneConfig("vit_tiny_patch16_224", random_weights=True, model_args={"depth": 1})
     for method in METHODS:
-        assert make_upsampler(method, backbone=lambda x: x, network_size=(16, 16)) is not None
+        backbone = (lambda x: x) if method in METHODS_WITH_WEIGHTS else load_backbone(vit)
+        assert make_upsampler(method, backbone=backbone, network_size=(16, 16)) is not None
 
 
 def test_unknown_or_incomplete_requests_are_refused() -> None:
     with pytest.raises(UsageError, match="one of: nearest"):
         make_upsampler("bilinar")
-    with pytest.raises(UsageError, match="backbone"):
-        make_upsampler("implicit")
+    for method in METHODS_WITH_BACKBONE:
+        with pytest.raises(UsageError, match=f"{method} needs the backbone"):
+            make_upsampler(method)
 
 
 def test_wrong_shapes_are_refused() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,12 @@ from torch import Tensor, nn
 
 from featup_cli.errors import ShapeError, UsageError
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
-from featup_cli.upsamplers.resfu.guided_filter import window_sum
+from featup_cli.upsamplers.resfu.guided_filter import sliding_sum
 from featup_cli.upsamplers.resfu.keys import HighResKey, LowResKey
-from featup_cli.upsamplers.resfu.similarity import PCDCBlock
-from featup_cli.upsamplers.resfu.upsampler import ReSFU, neighbors_inside
+from featup_cli.upsamplers.resfu.rows import Window, bands_of
+from featup_cli.upsamplers.resfu.similarity import PCDCBlock, neighbors_inside
+from featup_cli.upsamplers.resfu.statistics import ChannelMoments, GroupMoments
+from featup_cli.upsamplers.resfu.upsampler import ReSFU
 
 GUIDED = ReSFUConfig(guidance="features")
 TINY = ReSFUConfig(projection=8, hidden=16, guidance_channels=8, filter_radius=2)
@@ -122,7 +126,7 @@ def plain_resfu(model: ReSFU, guidance: Tensor, feats: Tensor, ratio: tuple[int,
 def test_matches_the_plain_formulation(
     config: ReSFUConfig, ratio: tuple[int, int], gradients: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featup_cli.upsamplers.resfu.similarity._CPU_BAND", 128 * 20 * 3)
+    monkeypatch.setattr("featup_cli.upsamplers.resfu.plan._CPU_PIXELS", 60)
     model = make(64, config)
     feats = torch.randn(2, 64, 5, 7)
     guidance = torch.randn(2, 32, 5 * ratio[0], 7 * ratio[1])
@@ -144,22 +148,24 @@ def test_low_res_keys_convolve_with_neighbors_read_from_the_low_resolution(size:
         near.append(F.grid_sample(maps, grid.expand(2, -1, -1, -1), padding_mode="border", align_corners=False))
     expected = F.conv2d(torch.stack(near, 2).flatten(1, 2), weight.flatten(1)[:, :, None, None], bias, groups=2)
     key = LowResKey(maps, size)
-    rows_of = key.convolved(weight, bias, groups=2)
-    out = torch.cat([rows_of(slice(0, 2)), rows_of(slice(2, size[0]))], 2)
+    torch.testing.assert_close(key.convolved(weight, bias, groups=2), expected, atol=1e-5, rtol=1e-5)
+    rows = key.convolved_rows(weight, bias.expand(2, -1), groups=2, chunk=2)
+    out = torch.cat([rows(*band) for band in bands_of(size[0], 2)], 2)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(key.neighbor(0, 1, 1, 3), near[side * side // 2 + 1][:, :, 1:3], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(key.neighbor(0, 1), near[side * side // 2 + 1], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(12, 20), (13, 17)])
 def test_high_res_keys_read_neighbors_between_pixels(size: tuple[int, int]) -> None:
     maps, weight, bias = torch.randn(2, 4, *size), torch.randn(6, 2, 3, 3), torch.randn(6)
-    key = HighResKey(maps, (size[0] / 4, size[1] / 5))
+    key = HighResKey.of(maps, (size[0] / 4, size[1] / 5))
     near = [at_lr_offset(maps, (4, 5), dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
     torch.testing.assert_close(key.neighbor(-1, 1), near[2], atol=1e-5, rtol=1e-5)
     expected = F.conv2d(torch.stack(near, 2).flatten(1, 2), weight.flatten(1)[:, :, None, None], bias, groups=2)
-    rows_of = key.convolved(weight, bias, groups=2)
-    out = torch.cat([rows_of(slice(0, 5)), rows_of(slice(5, size[0]))], 2)
-    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(key.convolved(weight, bias, groups=2), expected, atol=1e-5, rtol=1e-5)
+    for read, neighbor in zip(key.neighbors(1, 5, 9), near, strict=True):
+        torch.testing.assert_close(read, neighbor[:, :, 5:9], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(12, 20), (13, 17), (3, 9)])
@@ -174,11 +180,10 @@ def test_low_res_keys_are_normalised_as_if_upsampled_first(size: tuple[int, int]
 
 
 @pytest.mark.parametrize("side", [1, 3, 9, 17])
-def test_window_sums_see_zeros_outside(side: int) -> None:
-    maps = torch.randn(2, 3, 7, 12)
-    kernel = torch.ones(3, 1, side, 1)
-    expected = F.conv2d(maps, kernel, padding=(side // 2, 0), groups=3)
-    torch.testing.assert_close(window_sum(maps, side, 2), expected, atol=1e-5, rtol=1e-5)
+def test_sliding_sums_are_convolutions_with_ones(side: int) -> None:
+    maps = torch.randn(2, 3, 23, 12)
+    expected = F.conv2d(maps, torch.ones(3, 1, side, 1), groups=3)
+    torch.testing.assert_close(sliding_sum(maps, side, 2), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_coarse_neighbors_are_those_of_the_cell() -> None:
@@ -224,14 +229,83 @@ def test_any_output_size_is_met_exactly(
 
 @pytest.mark.parametrize("size", [(16, 24), (17, 23)])
 @pytest.mark.parametrize("config", VARIANTS)
-def test_bands_of_rows_equal_all_at_once(
+def test_without_gradients_the_result_is_the_same(
     config: ReSFUConfig, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featup_cli.upsamplers.resfu.similarity._CPU_BAND", 16 * 24 * 3)
+    monkeypatch.setattr("featup_cli.upsamplers.resfu.plan._CPU_PIXELS", 72)
     model, image, feats = make(config=config), torch.rand(2, 3, 40, 40), torch.randn(2, 6, 4, 6)
     with torch.no_grad():
         banded = model(image, feats, size)
     torch.testing.assert_close(banded, model(image, feats, size), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (35, 23), (3, 4)])
+@pytest.mark.parametrize("config", VARIANTS)
+def test_bands_equal_the_whole(config: ReSFUConfig, size: tuple[int, int]) -> None:
+    model, image, feats = make(config=config), torch.rand(2, 3, 40, 30), torch.randn(2, 6, 4, 6)
+    whole = model(image, feats, size)
+    bands = list(model.bands(image, feats, size, rows=5))
+    assert [band.shape[2] for band in bands] == [min(5, size[0] - top) for top in range(0, size[0], 5)]
+    torch.testing.assert_close(torch.cat(bands, 2), whole, atol=1e-4, rtol=1e-4)
+    continued = torch.cat(list(model.bands(image, feats, size, rows=4, start=2)), 2)
+    torch.testing.assert_close(continued, whole[:, :, 2:], atol=1e-4, rtol=1e-4)
+
+
+def test_bands_mix_values_in_place_of_the_features() -> None:
+    model, image, feats = make(config=replace(TINY, sharpen_lr=0.5)), torch.rand(1, 3, 20, 20), torch.randn(1, 6, 4, 4)
+    values = torch.randn(1, 3, 4, 4)
+    bands = torch.cat(list(model.bands(image, feats, (30, 22), 7, values=values)), 2)
+    torch.testing.assert_close(bands, model(image, feats, (30, 22), values), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lr_height", [3, 40], ids=["high ratio", "low ratio"])
+def test_every_pass_makes_every_row_of_the_guidance_once(lr_height: int) -> None:
+    model = make()
+    assert isinstance(model.stem, nn.Sequential)
+    made: list[int] = []
+    model.stem[-1].register_forward_hook(lambda module, inputs, output: made.append(output.shape[2]))
+    for _ in model.bands(torch.rand(1, 3, 200, 90), torch.randn(1, 6, lr_height, 4), (200, 90), 16):
+        pass
+    # Statistics of the query, of the aligned query and of the compared maps, and the weights.
+    assert sum(made) == 4 * 200
+
+
+def test_memory_of_bands_follows_the_rows_that_are_kept() -> None:
+    model = ReSFU(384)
+    few, many = (model.band_bytes((1, 384, 256, 256), (4096, 4096), rows) for rows in (1, 101))
+    assert few < 500e6
+    assert many - few >= 0.9 * 100 * 4096 * 384 * 4
+    assert model.band_bytes((1, 384, 512, 256), (8192, 4096), 1) < 1.2 * few
+    assert model.band_bytes((1, 384, 14, 14), (4096, 4096), 1) > few  # neighbours lie further apart
+
+
+def test_windows_make_rows_once_and_start_again_where_they_are_asked_to() -> None:
+    maps, made = torch.randn(1, 2, 50, 3), []
+
+    def make_rows(start: int, stop: int) -> Tensor:
+        made.append((start, stop))
+        return maps[:, :, start:stop]
+
+    window = Window(make_rows, 50, span=9, chunk=4)
+    for start in range(0, 42):
+        assert torch.equal(window(start, start + 9), maps[:, :, start : start + 9])
+    assert made == [(start, min(start + 4, 50)) for start in range(0, 50, 4)]
+    assert torch.equal(window(2, 7), maps[:, :, 2:7])
+    assert made[13:] == [(2, 6), (6, 10)]
+
+
+def test_statistics_keep_their_digits_far_from_zero() -> None:
+    maps = torch.randn(2, 8, 9, 11) * torch.linspace(0.01, 1, 8)[:, None, None] + 100
+    norm = nn.GroupNorm(4, 8)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    expected = F.group_norm(maps.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
+    groups, channels = GroupMoments(norm), ChannelMoments()
+    for start in (0, 4, 8):
+        groups.add(maps[:, :, start : start + 4])
+        channels.add(maps[:, :, start : start + 4])
+    torch.testing.assert_close(groups.affine()(maps.double()), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(channels.affine(norm)(maps.double()), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_eval_repeats_itself() -> None:

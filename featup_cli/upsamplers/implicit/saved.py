@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from featup_cli.config import ImplicitConfig
 from featup_cli.errors import FeatUpError, InputError
 from featup_cli.io.images import Picture
-from featup_cli.multiview.views import resize_picture
 from featup_cli.pca import PCA
-from featup_cli.upsamplers.base import Progress, no_progress
+from featup_cli.upsamplers.base import FLOAT, Details, Progress, no_progress
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
+from featup_cli.upsamplers.sampling import picture_rows
 
 FORMAT = "featup-implicit-1"
-CHUNK = 32_768  # positions evaluated at once
+CHUNK = 16_384  # positions evaluated at once
 SIZE_BUDGET = 1_000_000  # bytes of a model file, as far as the guidance picture can shrink to fit
 MIN_PICTURE_BYTES = 48_000
 
@@ -57,27 +57,71 @@ class FittedModel:
         self.field.to(device)
         return self
 
-    @torch.no_grad()
     def render(self, picture: Tensor, output_size: tuple[int, int], progress: Progress = no_progress) -> Tensor:
-        """Features [C, H, W] of any size, in chunks of rows.
+        """Features [C, H, W] of any size.
 
         Args:
             picture: [3, H', W'] in [0, 1] of any size, on the field's device; colours are read from it.
             output_size: (height, width).
         """
+        features = torch.empty(self.pca.basis.shape[1], *output_size, device=picture.device)
+        rows = max(CHUNK // output_size[1], 1)
+        for top, band in zip(range(0, output_size[0], rows), self.bands(picture, output_size, rows), strict=True):
+            features[:, top : top + rows] = band
+            progress("render", top + band.shape[1], output_size[0], "")
+        return features
+
+    @torch.no_grad()
+    def bands(self, picture: Tensor, output_size: tuple[int, int], rows: int, start: int = 0) -> Iterator[Tensor]:
+        """What `render` gives from row `start` on, in bands [C, at most `rows`, W]."""
+        for top in range(start, output_size[0], rows):
+            yield self._rows(picture, output_size, top, min(top + rows, output_size[0]))
+
+    def _rows(self, picture: Tensor, output_size: tuple[int, int], top: int, bottom: int) -> Tensor:
         height, width = output_size
-        colors = resize_picture(picture, output_size).flatten(1).T
+        colors = picture_rows(picture, output_size, top, bottom).flatten(1).T
         device = colors.device
         basis, mean = self.pca.basis.to(device) * self.scale, self.pca.mean.to(device)
-        features = torch.empty(basis.shape[1], height * width, device=device)
+        features = torch.empty(basis.shape[1], len(colors), device=device)
         x = (torch.arange(width, device=device) + 0.5) / width
-        pixels = torch.arange(height * width, device=device)
-        for chunk in pixels.split(CHUNK):
-            y = (torch.div(chunk, width, rounding_mode="floor") + 0.5) / height
+        for chunk in torch.arange(len(colors), device=device).split(CHUNK):
+            y = (torch.div(chunk, width, rounding_mode="floor") + top + 0.5) / height
             position = torch.stack((y, x[chunk % width]), -1)
             features[:, chunk[0] : chunk[-1] + 1] = (self.field(position, colors[chunk]) @ basis + mean).T
-            progress("render", int(chunk[-1]) + 1, height * width, "")
-        return features.view(-1, height, width)
+        return features.view(-1, bottom - top, width)
+
+
+class ModelUpsampler:
+    """A fitted model behind the call that all upsamplers share; of the features it is given only the shape counts."""
+
+    def __init__(self, model: FittedModel) -> None:
+        self.model = model
+        self.details = Details()
+
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """Features [1, C, *output_size], guided by `image` [1, 3, H, W]."""
+        return self.model.render(image[0], output_size)[None]
+
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        for band in self.model.bands(image[0], output_size, rows, start):
+            yield band[None]
+            del band  # before the next one is made
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
+        """The band, and a chunk of positions; see `Upsampler.band_bytes`."""
+        components, channels = self.model.pca.basis.shape
+        return rendering_bytes(channels, components, self.model.config, output_size[1], rows)
+
+
+def rendering_bytes(channels: int, components: int, config: ImplicitConfig, width: int, rows: int) -> int:
+    """Estimated peak while a model renders rows: the band, its colours, and a chunk of positions."""
+    inputs = 2 + 4 * config.frequencies + 3 + 6 * config.color_frequencies
+    # Two layers' values at a time, thrice each; coefficients, and grid look-ups of 16 cells with 64-bit numbers.
+    position = 6 * config.hidden + 3 * inputs + 4 * components + 2 * channels + 16 * 6
+    return FLOAT * (rows * width * (channels + 4 * 3) + min(CHUNK, rows * width) * position)
 
 
 def round_to_half(field: nn.Module) -> nn.Module:

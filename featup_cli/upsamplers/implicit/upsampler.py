@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,11 +15,11 @@ from featup_cli.io.images import as_picture
 from featup_cli.multiview.downsample import AttentionDownsampler
 from featup_cli.multiview.views import resize_picture
 from featup_cli.multiview.windows import cell_centres
-from featup_cli.upsamplers.base import Details, Extract, Progress, check_inputs, no_progress
+from featup_cli.upsamplers.base import FLOAT, Details, Extract, Progress, check_inputs, no_progress
 from featup_cli.upsamplers.implicit.fit import Fit, fit_implicit
 from featup_cli.upsamplers.implicit.model import sample_grid
-from featup_cli.upsamplers.implicit.observe import Observations, observe
-from featup_cli.upsamplers.implicit.saved import FittedModel, round_to_half
+from featup_cli.upsamplers.implicit.observe import PCA_VIEWS, Observations, observe
+from featup_cli.upsamplers.implicit.saved import FittedModel, rendering_bytes, round_to_half
 
 SALIENCY_SCALE = 4  # cells of the saliency map per token along a side
 
@@ -48,6 +50,7 @@ class ImplicitUpsampler:
         self.progress = progress
         self.details = Details()
         self.model: FittedModel | None = None
+        self._fitted_to: tuple[weakref.ref[Tensor], ...] = ()
 
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
         """Fit and render.
@@ -61,6 +64,37 @@ class ImplicitUpsampler:
         Raises:
             ShapeError: other shapes, or more than one picture.
         """
+        model = self._fit(image, lr_feats, output_size)
+        return model.render(image[0].to(lr_feats.device), output_size, self.progress)[None]
+
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`.
+
+        A network that was fitted to the very same tensors renders them, so that going on costs no second fit.
+        """
+        model, seen = self.model, [known() for known in self._fitted_to]
+        if model is None or not (len(seen) == 2 and seen[0] is image and seen[1] is lr_feats):
+            model = self._fit(image, lr_feats, output_size)
+            self._fitted_to = (weakref.ref(image), weakref.ref(lr_feats))
+        for band in model.bands(image[0].to(lr_feats.device), output_size, rows, start):
+            yield band[None]
+            del band  # before the next one is made
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
+        """The more of the fit and of a band; see `Upsampler.band_bytes`."""
+        channels, tokens = lr_shape[1], lr_shape[2] * lr_shape[3]
+        components = min(self.config.components, channels)
+        views = self.config.views + self.config.heldout_views
+        zoomed = self.network_size[0] * self.network_size[1] * self.config.max_zoom**2
+        # Tokens of the views and a copy; features of those for the PCA, twice; the picture, being resized; gradients.
+        fit = 2 * views * components * tokens + 3 * PCA_VIEWS * channels * tokens + 9 * int(zoomed)
+        fit += self.config.tokens * self.config.positions * (12 * self.config.hidden + 24 * components)
+        return max(FLOAT * fit, rendering_bytes(channels, components, self.config, output_size[1], rows))
+
+    def _fit(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> FittedModel:
+        """Fit `model` to a picture and fill `details`."""
         check_inputs(image, lr_feats, output_size)
         if len(image) != 1:
             raise ShapeError(f"implicit fits one picture at a time, not {len(image)}")
@@ -77,7 +111,7 @@ class ImplicitUpsampler:
             round_to_half(fit.field), pca, seen.scale, as_picture(picture), self.network_size, grid, self.config
         )
         self.details = describe_fit(seen, fit, baseline, network_picture)
-        return self.model.render(picture, output_size, self.progress)[None]
+        return self.model
 
 
 @torch.no_grad()

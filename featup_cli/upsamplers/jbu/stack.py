@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.upsamplers.jbu.stage import filter_stage
-
-Size = tuple[int, int]
+from featup_cli.upsamplers.sampling import Size
 
 # Without gradients channels pass in this many chunks, so that what a chunk needs stays small beside the result. Too few
 # channels at a time waste the reading of the weights; on other devices than the CPU a call costs more.
@@ -58,26 +57,29 @@ def apply_stack(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tensor:
         of it when there are a few hundred channels.
     """
     batch, channels, height, width = feats.shape
-    if not basis_is_cheaper(channels, height * width, taps):
+    sizes = [(t.shape[2], t.shape[3]) for t in taps]
+    if not basis_is_cheaper(channels, height * width, taps[0].shape[1], sizes):
         return _apply_in_chunks(taps, feats, resize)
     basis = torch.eye(height * width, dtype=feats.dtype, device=feats.device).view(1, -1, height, width)
     responses = _apply_in_chunks(taps, basis.expand(batch, -1, -1, -1), resize)
     return torch.bmm(feats.flatten(2), responses.flatten(2)).unflatten(2, responses.shape[2:])
 
 
-def basis_is_cheaper(channels: int, lr_pixels: int, taps: Sequence[Tensor]) -> bool:
-    """Whether passing the identity basis of the low-resolution pixels beats passing the channels."""
+def basis_is_cheaper(channels: int, lr_pixels: int, window: int, sizes: Sequence[Size]) -> bool:
+    """Whether passing the identity basis of the low-resolution pixels beats passing the channels.
+
+    `window` is the number of weights of an output pixel, and `sizes` are the output grids of the stages.
+    """
     if channels < _LEAST_RANK_RATIO * lr_pixels:
         return False
-    filter_cost = sum(t.shape[2] * t.shape[3] * (t.shape[1] + _RESIZE_COST) for t in taps)
-    product_cost = _PRODUCT_COST * channels * lr_pixels * taps[-1].shape[2] * taps[-1].shape[3]
+    filter_cost = (window + _RESIZE_COST) * sum(math.prod(size) for size in sizes)
+    product_cost = _PRODUCT_COST * channels * lr_pixels * math.prod(sizes[-1])
     return lr_pixels * filter_cost + product_cost < channels * filter_cost
 
 
 def _apply_in_chunks(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tensor:
     channels = feats.shape[1]
-    chunks = _CPU_CHUNKS if feats.device.type == "cpu" else _CHUNKS
-    chunk = max(_LEAST_CHANNELS, math.ceil(channels / chunks))
+    chunk = channel_chunk(channels, feats.device)
     if torch.is_grad_enabled() or channels <= chunk:
         return _apply(taps, feats, resize)
     first, *others = feats.split(chunk, dim=1)
@@ -89,6 +91,11 @@ def _apply_in_chunks(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tens
     for target, part in zip(targets, others, strict=True):
         target.copy_(_apply(taps, part, resize))
     return out
+
+
+def channel_chunk(channels: int, device: torch.device) -> int:
+    """How many channels pass at a time without gradients."""
+    return max(_LEAST_CHANNELS, math.ceil(channels / (_CPU_CHUNKS if device.type == "cpu" else _CHUNKS)))
 
 
 def _apply(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,9 +13,48 @@ from featup_kernels.range_taps.reference import spatial_logits
 from torch import Tensor, nn
 
 from featup_cli.upsamplers.jbu.config import JBUConfig
+from featup_cli.upsamplers.sampling import RowTaps, Size, resize_rows
 
 COLOR_RADIUS = 2.0  # of the sphere that colours are lifted to; half the colour cube's diagonal is 0.87
 _LINEAR_PART = 5.0  # GELU is the identity around here
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows `top` to `bottom` of a grid of `size`, to be filtered with windows of `radius`."""
+
+    size: Size
+    top: int
+    bottom: int
+    radius: int
+
+    @property
+    def first(self) -> int:
+        """The first row of the grid that the windows see."""
+        return max(self.top - self.radius, 0)
+
+    @property
+    def stop(self) -> int:
+        """One after the last row of the grid that the windows see."""
+        return min(self.bottom + self.radius, self.size[0])
+
+    def inner(self, maps: Tensor) -> Tensor:
+        """The band's own rows of [B, C, stop - first, W]."""
+        return maps[:, :, self.top - self.first : self.bottom - self.first]
+
+    def pad(self, maps: Tensor) -> Tensor:
+        """Widen [B, C, stop - first, W] by the radius at the border of the grid: [B, C, rows + k - 1, W + k - 1].
+
+        The border reflects; a grid too small for that repeats its outer pixels.
+        """
+        above, below = self.radius - (self.top - self.first), self.radius - (self.stop - self.bottom)
+        mode = "reflect" if min(self.size) > self.radius else "replicate"
+        return F.pad(maps, (self.radius, self.radius, above, below), mode=mode)
+
+
+def whole(size: Size, radius: int) -> Band:
+    """All rows of a grid of `size`."""
+    return Band(size, 0, size[0], radius)
 
 
 class JBUStage(nn.Module):
@@ -44,18 +84,24 @@ class JBUStage(nn.Module):
             _compare_colors(self.range_proj)
         self.contrast = nn.Parameter(torch.tensor(config.contrast)) if config.contrast else None
 
-    def forward(self, guidance: Tensor, coarseness: int = 0) -> Tensor:
-        """Weights [B, k * k, H, W] of a guidance [B, 3, H, W], `coarseness` stages before the last.
+    def forward(self, guidance: Tensor, coarseness: int = 0, band: Band | None = None) -> Tensor:
+        """Weights of the window around every pixel; they sum to one.
 
-        They sum to one over the window.
+        Args:
+            guidance: [B, 3, H, W], the rows that the windows of `band` see.
+            coarseness: stages between this and the last.
+            band: rows of the grid for which weights are made; None for all.
+        Returns:
+            [B, k * k, rows of the band, W].
         """
+        band = band or whole((guidance.shape[2], guidance.shape[3]), self.radius)
         temperature = self.range_temp.exp().clamp(1e-4, 1e4) * self.temperature_growth**coarseness
         if self.unit_keys:
             # Unit vectors at a small angle: one minus their product is half their distance squared.
             keys, temperature = self._unit_keys(guidance), temperature * COLOR_RADIUS**2
         else:
             keys = self.range_proj(guidance)
-        keys = pad_border(keys, self.radius)
+        keys = band.pad(keys)
         if self.range_kernel == "inner_product":
             taps = range_taps(keys, self.radius, temperature, self.sigma_spatial)
         else:
@@ -99,20 +145,19 @@ def distance_taps(keys: Tensor, radius: int, temperature: Tensor, spatial: Tenso
     kernels are here for comparison, as in table 4.
     """
     k = 2 * radius + 1
-    batch, width_of_key, height, width = keys.shape
-    height, width = height - k + 1, width - k + 1
+    height, width = keys.shape[2] - k + 1, keys.shape[3] - k + 1
     if kind == "cosine":
         keys = F.normalize(keys, dim=1)
-    windows = F.unfold(keys, k).view(batch, width_of_key, k * k, height, width)
-    centre = keys[:, :, None, radius : radius + height, radius : radius + width]
-    square = (1 - (windows * centre).sum(1)) ** 2 if kind == "cosine" else ((windows - centre) ** 2).sum(1)
-    return (spatial_logits(radius, spatial)[:, None, None] - temperature / 2 * square).softmax(1)
+    centre = keys[:, :, radius : radius + height, radius : radius + width]
+    logits = spatial_logits(radius, spatial)
 
+    def logit(t: int) -> Tensor:
+        near = keys[:, :, t // k : t // k + height, t % k : t % k + width]
+        square = (1 - (near * centre).sum(1)) ** 2 if kind == "cosine" else ((near - centre) ** 2).sum(1)
+        return logits[t] - temperature / 2 * square
 
-def pad_border(maps: Tensor, radius: int) -> Tensor:
-    """Reflect [B, C, H, W] at the border; a map too small for that repeats its outer pixels."""
-    mode = "reflect" if min(maps.shape[2:]) > radius else "replicate"
-    return F.pad(maps, (radius,) * 4, mode=mode)
+    # One neighbour at a time: the keys of all of them at once would be large.
+    return torch.stack([logit(t) for t in range(k * k)], 1).softmax(1)
 
 
 def filter_stage(source: Tensor, taps: Tensor, resize: str) -> Tensor:
@@ -120,5 +165,18 @@ def filter_stage(source: Tensor, taps: Tensor, resize: str) -> Tensor:
     mode = "nearest-exact" if resize == "nearest" else resize
     corners = None if resize == "nearest" else False
     source = F.interpolate(source, size=taps.shape[2:], mode=mode, align_corners=corners)
-    source = pad_border(source, math.isqrt(taps.shape[1]) // 2)
-    return adaptive_conv(source, taps.to(source.dtype))
+    border = whole((taps.shape[2], taps.shape[3]), math.isqrt(taps.shape[1]) // 2)
+    return adaptive_conv(border.pad(source), taps.to(source.dtype))
+
+
+def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: RowTaps, first: int) -> Tensor:
+    """The rows of `band` of `filter_stage`.
+
+    Args:
+        source: [B, C, n, w], rows of the source from `first` on.
+        taps: [B, k * k, rows of the band, W].
+        resize: as `filter_stage`.
+        rows: how the rows that the band's windows see read the source.
+    """
+    source = resize_rows(source, rows, band.size[1], resize, first)
+    return adaptive_conv(band.pad(source), taps.to(source.dtype))

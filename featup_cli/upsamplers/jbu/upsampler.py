@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from featup_cli.upsamplers.base import Details, check_inputs
-from featup_cli.upsamplers.guidance import resize_guidance
+from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.jbu.stack import Size, apply_stack, grid_sizes
-from featup_cli.upsamplers.jbu.stage import JBUStage
+from featup_cli.upsamplers.jbu.stack import apply_stack, grid_sizes
+from featup_cli.upsamplers.jbu.stage import Band, JBUStage, whole
+from featup_cli.upsamplers.sampling import Size, guidance_rows
 from featup_cli.upsamplers.sharpen import make_strengths, sharpen
 
 
@@ -48,12 +51,33 @@ class JBUUpsampler(nn.Module):
 
     def taps_of(self, image: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
         """Weights [B, k * k, *size] of each stage, for a picture [B, 3, H', W'] and the sizes of `grid_sizes`."""
-        stages = [self.stages[min(i, len(self.stages) - 1)] for i in range(len(sizes))]
-        return [
-            stage(resize_guidance(image, size), len(sizes) - 1 - i)
-            for i, (stage, size) in enumerate(zip(stages, sizes, strict=True))
-        ]
+        return [self._weigh(image, sizes, i, whole(size, self.config.radius)) for i, size in enumerate(sizes)]
+
+    def _weigh(self, image: Tensor, sizes: Sequence[Size], number: int, band: Band) -> Tensor:
+        """Weights of a band of stage `number`."""
+        # Also for the whole: the kernels of coarse stages are so sharp that the last digit of the guidance counts.
+        guidance = guidance_rows(image, sizes[number], band.first, band.stop)
+        stage = self.stages[min(number, len(self.stages) - 1)]
+        weights: Tensor = stage(guidance, len(sizes) - 1 - number, band)
+        return weights
 
     def apply_taps(self, taps: Sequence[Tensor], feats: Tensor) -> Tensor:
         """Filter features [B, C, h, w] with the weights of all stages: [B, C, H, W]; linear in the features."""
         return apply_stack(taps, sharpen(feats, self.sharpen_lr), self.config.resize)
+
+    @torch.no_grad()
+    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        check_inputs(image, lr_feats, output_size)
+        sizes = grid_sizes((lr_feats.shape[2], lr_feats.shape[3]), output_size, self.config.stages)
+
+        weigh = partial(self._weigh, image, sizes)
+        feats = sharpen(lr_feats, self.sharpen_lr)
+        yield from BandedStack(feats, sizes, self.config.radius, self.config.resize, weigh).bands(rows, start)
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """The rows of all stages that a band needs, and their weights; see `Upsampler.band_bytes`."""
+        sizes = grid_sizes((lr_shape[2], lr_shape[3]), output_size, self.config.stages)
+        # Hidden and output layer of the keys, the keys scaled to unit length, and padded.
+        maps = 4 * self.config.key_size if self.config.mlp else 8
+        return stack_bytes(lr_shape, sizes, self.config.radius, maps, rows)

@@ -7,17 +7,14 @@ Two kinds with the same methods: `LowResKey`, a low-resolution map that is upsam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featup_cli.upsamplers.resfu.rows import Rows, Window, clamped, stored
 from featup_cli.upsamplers.resfu.sampling import Lookup, centres, lookup
-
-Rows = Callable[[slice], Tensor]
-"""Some rows of a map on the output grid: a slice to [B, L, rows, W]."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +35,18 @@ class LowResKey:
         positions = centres(self.size[dim - 2], cells, self.maps.device, coarse=self.coarse)
         return lookup(positions + pad, cells + 2 * pad)
 
-    def every_second_pixel(self) -> Tensor:
-        """The upsampled map at rows and columns 0, 2, 4, ...: [B, D, H // 2, W // 2] (at least 1)."""
+    def every_second_pixel(self, start: int, stop: int) -> Tensor:
+        """Rows of the upsampled map at its rows and columns 0, 2, 4, ...: [B, D, stop - start, W // 2 (at least 1)]."""
         rows, columns = (self._lookup(dim, 0)[: max(2, self.size[dim - 2]) // 2 * 2 : 2] for dim in (2, 3))
-        return rows(columns(self.maps, 3), 2)
+        return columns(rows[start:stop](self.maps, 2), 3)
 
-    def neighbor(self, dy: int, dx: int) -> Tensor:
-        """The neighbours at offset (dy, dx) of all output pixels: [B, D, H, W]."""
+    def neighbor(self, dy: int, dx: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """The neighbours at offset (dy, dx) of the output pixels of some rows: [B, D, stop - start, W]."""
         height, width = self.maps.shape[2:]
         rows = (torch.arange(-1, height + 1, device=self.maps.device) + dy).clamp(0, height - 1)
         columns = (torch.arange(-1, width + 1, device=self.maps.device) + dx).clamp(0, width - 1)
-        shifted = self.maps.index_select(2, rows).index_select(3, columns)
-        return self._lookup(2, 1)(self._lookup(3, 1)(shifted, 3), 2)
+        shifted = self._lookup(2, 1)[start:stop](self.maps.index_select(2, rows), 2)
+        return self._lookup(3, 1)(shifted.index_select(3, columns), 3)
 
     def normalised(self, norm: nn.GroupNorm) -> LowResKey:
         """Apply a group norm with the statistics that the upsampled map would have."""
@@ -67,13 +64,35 @@ class LowResKey:
         maps = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2).to(self.maps.dtype)
         return replace(self, maps=maps * norm.weight[:, None, None] + norm.bias[:, None, None])
 
-    def convolved(self, weight: Tensor, bias: Tensor, groups: int) -> Rows:
-        """Convolution with `weight` [L, D / groups, K, K] over the neighbours."""
-        # Output pixels at the border lie up to half a cell outside the outer centres, hence one more cell around.
+    def convolved(self, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+        """Convolution with `weight` [L, D / groups, K, K] over the neighbours: [B, L, H, W]."""
+        return self._lookup(2, 1)(self._lookup(3, 1)(self._response(weight, bias, groups), 3), 2)
+
+    def convolved_rows(self, weight: Tensor, bias: Tensor, groups: int, chunk: int) -> Rows:
+        """The same for rows from top to bottom, at most `chunk` at once; the bias is [B, L]."""
+        response = self._response(weight, None, groups) + bias.to(self.maps.dtype)[:, :, None, None]
+        rows, columns = self._lookup(2, 1), self._lookup(3, 1)
+        # Few low-resolution rows are as wide as the output at a time.
+        span = chunk * self.maps.shape[2] // self.size[0] + 3
+        widened = Window(lambda start, stop: columns(response[:, :, start:stop], 3), response.shape[2], span, 1)
+        firsts, seconds = rows.first.tolist(), rows.second.tolist()
+
+        def rows_of(start: int, stop: int) -> Tensor:
+            first, last = firsts[start], seconds[stop - 1]
+            maps, part = widened(first, last + 1), rows[start:stop]
+            if firsts[stop - 1] == first:  # all lie between the same two
+                return torch.lerp(maps[:, :, :1], maps[:, :, -1:], part.share.to(maps.dtype)[:, None])
+            return part.from_cell(first)(maps, 2)
+
+        return rows_of
+
+    def _response(self, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        """The convolution at low resolution, with one more cell around.
+
+        Output pixels at the border lie up to half a cell outside the outer centres.
+        """
         padded = F.pad(self.maps, (weight.shape[-1] // 2 + 1,) * 4, mode="replicate")
-        response = self._lookup(3, 1)(F.conv2d(padded, weight, bias, groups=groups), 3)
-        lookup_rows = self._lookup(2, 1)
-        return lambda rows: lookup_rows[rows](response, 2)
+        return F.conv2d(padded, weight, bias, groups=groups)
 
 
 @dataclass(frozen=True)
@@ -83,68 +102,81 @@ class HighResKey:
     A step that is not whole is read by bilinear interpolation.
     """
 
-    maps: Tensor
+    rows: Rows
+    size: tuple[int, int]
     step: tuple[float, float]
 
-    def neighbor(self, dy: int, dx: int) -> Tensor:
-        """The neighbours at offset (dy, dx) of all output pixels: [B, D, H, W]."""
-        return _Padded.of(self, max(abs(dy), abs(dx))).read(dy, dx, slice(0, self.maps.shape[2]))
+    @staticmethod
+    def of(maps: Tensor, step: tuple[float, float]) -> HighResKey:
+        """A key that is there as a whole."""
+        return HighResKey(stored(maps), (maps.shape[2], maps.shape[3]), step)
+
+    def neighbor(self, dy: int, dx: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """The neighbours at offset (dy, dx) of the output pixels of some rows: [B, D, stop - start, W]."""
+        return self._columns(self._rows(dy, abs(dx), start, self.size[0] if stop is None else stop), abs(dx), dx)
+
+    def neighbors(self, radius: int, start: int, stop: int) -> list[Tensor]:
+        """Those at all offsets up to `radius` steps, row by row."""
+        offsets = range(-radius, radius + 1)
+        bands = (self._rows(dy, radius, start, stop) for dy in offsets)
+        return [self._columns(band, radius, dx) for band in bands for dx in offsets]
 
     def normalised(self, norm: nn.GroupNorm) -> HighResKey:
         """Apply a group norm."""
-        return replace(self, maps=norm(self.maps))
+        return replace(self, rows=stored(norm(self.rows(0, self.size[0]))))
 
-    def convolved(self, weight: Tensor, bias: Tensor, groups: int) -> Rows:
-        """Convolution with `weight` [L, D / groups, K, K] over the neighbours."""
+    def convolved(self, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+        """Convolution with `weight` [L, D / groups, K, K] over the neighbours: [B, L, H, W]."""
         radius = weight.shape[-1] // 2
-        offsets = [(dy, dx) for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)]
-        padded = _Padded.of(self, radius)
         dilation = int(self.step[0]), int(self.step[1])
-        all_rows = slice(0, self.maps.shape[2]) if dilation == self.step else None
+        if dilation == self.step:
+            down, right = radius * dilation[0], radius * dilation[1]
+            padded = F.pad(self.rows(0, self.size[0]), (right, right, down, down), mode="replicate")
+            return F.conv2d(padded, weight, bias, dilation=dilation, groups=groups)
+        near = torch.stack(self.neighbors(radius, 0, self.size[0]), 2)
+        return pointwise(near.flatten(1, 2), weight.flatten(1), bias, groups)
 
-        def rows_of(rows: slice) -> Tensor:
-            if rows == all_rows:
-                return F.conv2d(padded.maps, weight, bias, dilation=dilation, groups=groups)
-            # A band of few rows has neighbours far above and below: gathering reads no rows between.
-            near = torch.stack([padded.read(dy, dx, rows) for dy, dx in offsets], 2)
-            return pointwise(near.flatten(1, 2), weight.flatten(1), groups, bias)
+    def _rows(self, dy: int, radius: int, start: int, stop: int) -> Tensor:
+        """Rows `dy` steps below, with room on both sides for columns `radius` steps away."""
+        down, right = dy * self.step[0], math.ceil(radius * self.step[1])
+        whole = math.floor(down)
+        maps = clamped(self.rows, self.size[0], start + whole, stop + math.ceil(down))
+        return F.pad(_shifted(maps, 2, down - whole, stop - start), (right, right, 0, 0), mode="replicate")
 
-        return rows_of
-
-
-@dataclass(frozen=True)
-class _Padded:
-    """A high-resolution key with its outer pixels repeated as far as its neighbours reach, `border` (rows, columns)."""
-
-    maps: Tensor
-    step: tuple[float, float]
-    border: tuple[int, int]
-
-    @staticmethod
-    def of(key: HighResKey, radius: int) -> _Padded:
-        """With room for neighbours up to `radius` steps away."""
-        down, right = (math.ceil(radius * step) for step in key.step)
-        return _Padded(F.pad(key.maps, (right, right, down, down), mode="replicate"), key.step, (down, right))
-
-    def read(self, dy: int, dx: int, rows: slice) -> Tensor:
-        """The neighbours at offset (dy, dx) of some rows of output pixels: [B, D, rows, W]."""
-        down, right = self.border[0] + dy * self.step[0], self.border[1] + dx * self.step[1]
-        maps = slice_between(self.maps, 2, rows.start + down, rows.stop - rows.start)
-        return slice_between(maps, 3, right, self.maps.shape[3] - 2 * self.border[1])
+    def _columns(self, padded: Tensor, radius: int, dx: int) -> Tensor:
+        """Columns `dx` steps to the right of each."""
+        return _shifted(padded, 3, math.ceil(radius * self.step[1]) + dx * self.step[1], self.size[1])
 
 
-def slice_between(maps: Tensor, dim: int, start: float, length: int) -> Tensor:
+def _shifted(maps: Tensor, dim: int, start: float, length: int) -> Tensor:
     """`length` values from `start` on, interpolated linearly if it lies between two."""
     whole = math.floor(start)
     first = maps.narrow(dim, whole, length)
     return first if start == whole else first.lerp(maps.narrow(dim, whole + 1, length), start - whole)
 
 
-def pointwise(maps: Tensor, weight: Tensor, groups: int, bias: Tensor | None = None) -> Tensor:
-    """1x1 convolution of [B, D, H, W] with `weight` [L, D / groups]: faster on the CPU than PyTorch's own."""
-    by_group = weight.unflatten(0, (groups, -1))
+def pointwise(maps: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> Tensor:
+    """1x1 convolution of [B, D, H, W] with `weight` [L, D / groups]: faster on the CPU than PyTorch's own.
+
+    Weight and bias may differ between the images, [B, L, D / groups] and [B, L].
+    """
+    by_group = weight.to(maps.dtype).unflatten(-2, (groups, -1))
     out = (by_group @ maps.unflatten(1, (groups, -1)).flatten(3)).flatten(1, 2).unflatten(2, maps.shape[2:])
-    return out if bias is None else out.add_(bias[:, None, None])
+    return out if bias is None else out.add_(bias.to(maps.dtype)[..., None, None])
+
+
+def gaussian_blur(maps: Tensor) -> Tensor:
+    """Blur [B, D, H, W] with a 3x3 Gaussian of standard deviation 1 pixel; the border repeats its outer pixels."""
+    return blur_rows(F.pad(maps, (0, 0, 1, 1), mode="replicate"))
+
+
+def blur_rows(maps: Tensor) -> Tensor:
+    """The same for rows [B, D, rows + 2, W], of which the first and the last are only read: [B, D, rows, W]."""
+    side = math.exp(-0.5)
+    centre, side = 1 / (1 + 2 * side), side / (1 + 2 * side)
+    rows = (centre * maps[:, :, 1:-1]).add_(maps[:, :, :-2], alpha=side).add_(maps[:, :, 2:], alpha=side)
+    padded = F.pad(rows, (1, 1, 0, 0), mode="replicate")
+    return (centre * padded[..., 1:-1]).add_(padded[..., :-2], alpha=side).add_(padded[..., 2:], alpha=side)
 
 
 Key = LowResKey | HighResKey

@@ -22,12 +22,26 @@ class Lookup:
     def __getitem__(self, part: slice) -> Lookup:
         return Lookup(self.first[part], self.second[part], self.share[part])
 
+    def from_cell(self, start: int) -> Lookup:
+        """The same for maps of which only the cells from `start` on are there."""
+        return Lookup(self.first - start, self.second - start, self.share)
+
     def __call__(self, maps: Tensor, dim: int) -> Tensor:
         """Read `maps` along dimension `dim`."""
-        shape = [1] * maps.ndim
-        shape[dim] = -1
-        share = self.share.to(maps.dtype).view(shape)
-        return torch.lerp(maps.index_select(dim, self.first), maps.index_select(dim, self.second), share)
+        share = _along(self.share.to(maps.dtype), dim, maps.ndim)
+        return torch.lerp(_select(maps, self.first, dim), _select(maps, self.second, dim), share)
+
+
+def _along(values: Tensor, dim: int, ndim: int) -> Tensor:
+    """Values [n] as a tensor of `ndim` dimensions, along one of them."""
+    return values.view([-1 if d == dim else 1 for d in range(ndim)])
+
+
+def _select(maps: Tensor, index: Tensor, dim: int) -> Tensor:
+    """`index_select`, by `gather`, which is many times faster on a CPU."""
+    shape = list(maps.shape)
+    shape[dim] = len(index)
+    return maps.gather(dim, _along(index, dim, maps.ndim).expand(shape))
 
 
 def lookup(positions: Tensor, cells: int) -> Lookup:

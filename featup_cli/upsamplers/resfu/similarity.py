@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from featup_cli.upsamplers.resfu.keys import Key, Rows, pointwise
+from featup_cli.upsamplers.resfu.keys import Key, LowResKey, pointwise
+from featup_cli.upsamplers.resfu.rows import Rows
+from featup_cli.upsamplers.resfu.sampling import centres
+from featup_cli.upsamplers.resfu.statistics import Affine, GroupMoments
 
-# Without gradients the maps of a block are made in bands of rows of about this many values: what a core's cache holds,
-# and on other devices what is small beside a result.
-_CPU_BAND, _BAND = 2**17, 2**24
+_OUTSIDE = -1e7
 
 
 class InnerProduct(nn.Module):
@@ -21,9 +22,10 @@ class InnerProduct(nn.Module):
         super().__init__()
         self.offsets = range(-(kernel_size // 2), kernel_size // 2 + 1)
 
-    def forward(self, query: Tensor, key: Key) -> Tensor:
-        """Scores [B, K * K, H, W] of a query [B, D, H, W]."""
-        return torch.stack([(query * key.neighbor(dy, dx)).sum(1) for dy in self.offsets for dx in self.offsets], 1)
+    def forward(self, query: Tensor, key: Key, start: int = 0, stop: int | None = None) -> Tensor:
+        """Scores [B, K * K, rows, W] of some rows `start` to `stop` of a query, [B, D, rows, W]."""
+        near = (key.neighbor(dy, dx, start, stop) for dy in self.offsets for dx in self.offsets)
+        return torch.stack([(query * neighbor).sum(1) for neighbor in near], 1)
 
 
 class PCDCBlock(nn.Module):
@@ -55,46 +57,103 @@ class PCDCBlock(nn.Module):
 
     def forward(self, query: Tensor, key: Key) -> Tensor:
         """Scores [B, K * K, H, W] of a query [B, D, H, W]."""
-        key_part = key.normalised(self.norm).convolved(self.weight, self.bias, self.groups)
-        query = self.norm(query)
-        query_weight = self.weight.sum((2, 3))
+        near = key.normalised(self.norm).convolved(self.weight, self.bias, self.groups)
+        differences = near.sub_(pointwise(self.norm(query), self.weight.sum((2, 3)), None, self.groups))
+        scores: Tensor = self.channel_compressor(differences)
+        return scores
 
-        def differences(rows: slice) -> Tensor:
-            return key_part(rows).sub_(pointwise(query[:, :, rows], query_weight, self.groups))
 
-        if torch.is_grad_enabled():
-            return self.channel_compressor(differences(slice(0, query.shape[2])))
-        return self._compress_in_bands(differences, query.shape[2], query.shape[3])
+class BandedPCDC:
+    """A `PCDCBlock` on rows from top to bottom, at most `chunk` at once.
 
-    def _compress_in_bands(self, differences: Rows, height: int, width: int) -> Tensor:
-        """The channel compressor, with no more of its wide maps at a time than a band of rows.
+    Group norms are folded into the convolutions after them. The one of the channel compressor needs a pass of its own:
+    `count` all rows, then `seal`, then call.
 
-        Its group norm needs the mean and variance of whole maps before the last convolution. That convolution is
-        linear, so it is done group by group in each band, and the groups are scaled and added in the end.
-        """
-        _, mix, _, norm, last = self.channel_compressor
+    Args:
+        block: with the parameters.
+        query: rows [B, D, rows, W].
+        query_norm: the block's norm for the query.
+        key: a `LowResKey` that is normalised already, or a `HighResKey` that is not.
+        key_norm: the block's norm for the latter.
+        chunk: most rows at once.
+    """
+
+    def __init__(
+        self, block: PCDCBlock, query: Rows, query_norm: Affine, key: Key, key_norm: Affine | None, chunk: int
+    ) -> None:
+        mix, norm, last = (block.channel_compressor[i] for i in (1, 3, 4))
         assert isinstance(mix, nn.Conv2d)
         assert isinstance(norm, nn.GroupNorm)
         assert isinstance(last, nn.Conv2d)
-        groups, outputs = norm.num_groups, last.out_channels
-        weight = last.weight * norm.weight[:, None, None]
-        by_group = weight.view(outputs, groups, -1).transpose(0, 1)  # [g, K * K, L / g]
-        parts, sums, squares = [], [], []
-        band = _CPU_BAND if self.weight.device.type == "cpu" else _BAND
-        rows = max(1, band // (width * norm.num_channels))
-        for start in range(0, height, rows):
-            maps = differences(slice(start, min(start + rows, height))).relu_()
-            maps = pointwise(maps, mix.weight.flatten(1), mix.groups, mix.bias).relu_()
-            grouped = maps.unflatten(1, (groups, -1)).flatten(2).float()
-            sums.append(grouped.sum(2))
-            squares.append(torch.linalg.vector_norm(grouped, dim=2).square())
-            parts.append(pointwise(maps, by_group.flatten(0, 1), groups))
-        count = height * width * norm.num_channels // groups
-        mean = torch.stack(sums).double().sum(0) / count  # [B, g]
-        variance = torch.stack(squares).double().sum(0) / count - mean**2
-        scale = (variance + norm.eps).rsqrt()
-        constant = torch.addmv(last.get_parameter("bias"), last.weight.flatten(1), norm.bias)
-        shift = constant - (mean * scale).to(weight.dtype) @ by_group.sum(2)
-        scale = scale.to(weight.dtype)
-        scores = [torch.einsum("bgohw,bg->bohw", part.unflatten(1, (groups, outputs)), scale) for part in parts]
-        return torch.cat(scores, 2) + shift[:, :, None, None]
+        self.mix, self.last = mix, last
+        self.moments = GroupMoments(norm)
+        self.scores: tuple[Tensor, Tensor] | None = None  # weight and bias
+        groups = block.groups
+        weight, bias = query_norm.then(-block.weight.sum((2, 3)), block.bias, groups)
+        if isinstance(key, LowResKey):
+            near = key.convolved_rows(block.weight, bias, groups, chunk)
+            self.differences: Rows = lambda start, stop: near(start, stop).add_(
+                pointwise(query(start, stop), weight, None, groups)
+            )
+            return
+        assert key_norm is not None
+        taps = block.weight.flatten(2)
+        key_weight, key_bias = key_norm.repeated(taps.shape[2]).then(taps.flatten(1), None, groups)
+        bias = bias + key_bias
+        # The query is one more neighbour: its pixel itself.
+        both = torch.cat((key_weight.unflatten(2, taps.shape[1:]), weight[..., None]), 3).flatten(2)
+        radius = block.weight.shape[-1] // 2
+        self.differences = lambda start, stop: pointwise(
+            torch.stack((*key.neighbors(radius, start, stop), query(start, stop)), 2).flatten(1, 2), both, bias, groups
+        )
+
+    def count(self, start: int, stop: int) -> None:
+        """Take rows into the statistics."""
+        self.moments.add(self._hidden(start, stop))
+
+    def seal(self) -> None:
+        """All rows are counted."""
+        self.scores = self.moments.affine().then(self.last.weight.flatten(1), self.last.bias)
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Scores [B, K * K, stop - start, W]."""
+        assert self.scores is not None
+        weight, bias = self.scores
+        return pointwise(self._hidden(start, stop), weight, bias)
+
+    def _hidden(self, start: int, stop: int) -> Tensor:
+        maps = self.differences(start, stop).relu_()
+        return pointwise(maps, self.mix.weight.flatten(1), self.mix.bias, self.mix.groups).relu_()
+
+
+def weights_of(
+    scores: list[Tensor], kernel_size: int, lr_size: tuple[int, int], output_size: tuple[int, int], start: int = 0
+) -> Tensor:
+    """Softmax of the sum of scores [B, K * K, rows, W], without neighbours outside the picture.
+
+    Args:
+        scores: of rows from `start` on.
+        kernel_size: K.
+        lr_size, output_size: (height, width) of the grids.
+    """
+    total = torch.stack(scores).sum(0, dtype=torch.promote_types(scores[0].dtype, torch.float32))
+    inside = neighbors_inside(kernel_size, lr_size, output_size, total.device, start, start + total.shape[2])
+    return total.masked_fill(~inside, _OUTSIDE).softmax(1)
+
+
+def neighbors_inside(
+    kernel_size: int,
+    lr_size: tuple[int, int],
+    output_size: tuple[int, int],
+    device: torch.device,
+    start: int = 0,
+    stop: int | None = None,
+) -> Tensor:
+    """Which neighbours, one low-resolution pixel apart, lie inside the picture: bool [K * K, rows, W], rows of H."""
+    offsets = torch.arange(kernel_size, device=device) - kernel_size // 2
+    axes = []
+    for size, cells in zip(output_size, lr_size, strict=True):
+        positions = centres(size, cells, device) + offsets[:, None]
+        axes.append((positions >= -0.5) & (positions < cells - 0.5))
+    rows, columns = axes[0][:, start:stop], axes[1]
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from featup_kernels import neighbor_mix
 from torch import Tensor, nn
 
 from featup_cli.errors import ShapeError
-from featup_cli.upsamplers.base import Details, check_inputs
-from featup_cli.upsamplers.guidance import resize_guidance
+from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
+from featup_cli.upsamplers.guidance import picture_stem, resize_guidance
+from featup_cli.upsamplers.resfu.bands import BandedTaps
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.guided_filter import GuidedFilter
-from featup_cli.upsamplers.resfu.keys import HighResKey, Key, LowResKey
-from featup_cli.upsamplers.resfu.sampling import centres
-from featup_cli.upsamplers.resfu.similarity import InnerProduct, PCDCBlock
+from featup_cli.upsamplers.resfu.keys import HighResKey, Key, LowResKey, gaussian_blur
+from featup_cli.upsamplers.resfu.plan import Plan
+from featup_cli.upsamplers.resfu.rows import bands_of, store
+from featup_cli.upsamplers.resfu.sampling import centres, lookup
+from featup_cli.upsamplers.resfu.similarity import InnerProduct, PCDCBlock, weights_of
 from featup_cli.upsamplers.sharpen import make_strengths, sharpen
 
 Size = tuple[int, int]
-_OUTSIDE = -1e7
 
 
 class ReSFU(nn.Module):
@@ -36,17 +38,10 @@ class ReSFU(nn.Module):
 
     def __init__(self, channels: int, config: ReSFUConfig | None = None) -> None:
         super().__init__()
+        self.channels = channels
         self.config = config = config or ReSFUConfig()
         guidance_channels = config.guidance_channels
-        self.stem: nn.Module | None = None
-        if config.guidance == "image":
-            self.stem = nn.Sequential(
-                nn.ReplicationPad2d(2),
-                nn.Conv2d(3, 64, 3),
-                nn.GroupNorm(32, 64),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(64, guidance_channels, 3),
-            )
+        self.stem = picture_stem(guidance_channels) if config.guidance == "image" else None
         self.norm_x = nn.GroupNorm(math.gcd(32, channels), channels)
         self.norm_y = nn.GroupNorm(math.gcd(32, guidance_channels), guidance_channels)
         self.q = nn.Conv2d(guidance_channels, config.projection, 1)
@@ -77,81 +72,107 @@ class ReSFU(nn.Module):
         Raises:
             ShapeError: a tensor of another shape.
         """
+        self._check(image, lr_feats, output_size)
+        values = sharpen(lr_feats if values is None else values, self.sharpen_lr)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            taps = self.taps_of(image, lr_feats, output_size)
+        else:
+            banded = BandedTaps(self, image, lr_feats, output_size, keep=True)
+            taps = store(banded, output_size[0], banded.rows)(0, output_size[0])
+            del banded
+        if self.config.neighbors == "fine":
+            return neighbor_mix(values, taps.to(values.dtype), output_size)
+        return coarse_neighbor_mix(values, taps.to(values.dtype), output_size)
+
+    @torch.no_grad()
+    def bands(
+        self,
+        image: Tensor,
+        lr_feats: Tensor,
+        output_size: Size,
+        rows: int,
+        start: int = 0,
+        values: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`, and the call for `values`."""
+        self._check(image, lr_feats, output_size)
+        values = sharpen(lr_feats if values is None else values, self.sharpen_lr)
+        taps = BandedTaps(self, image, lr_feats, output_size, keep=False)
+        for top, bottom in bands_of(output_size[0], rows, start):
+            out = values.new_empty(*values.shape[:2], bottom - top, output_size[1])
+            for first, last in bands_of(bottom, taps.rows, top):
+                out[:, :, first - top : last - top] = self._mix_rows(values, taps(first, last), output_size, first)
+            yield out
+            del out
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """The rows that are kept, the widest maps and the band itself; see `Upsampler.band_bytes`."""
+        batch, channels, *lr_size = lr_shape
+        plan = Plan(self.config, (lr_size[0], lr_size[1]), output_size, self.q.weight.device)
+        return FLOAT * batch * plan.floats(channels, rows)
+
+    def _mix_rows(self, values: Tensor, taps: Tensor, size: Size, start: int) -> Tensor:
+        """Mix neighbours for the rows from `start` on that `taps` [B, K * K, rows, W] are for: [B, C, rows, W]."""
+        taps = taps.to(values.dtype)
+        if self.config.neighbors == "coarse":
+            return coarse_neighbor_mix(values, taps, size, start)
+        # Every output row gets the K low-resolution rows of its own neighbours: between them nothing is left to
+        # interpolate, wherever in the picture it lies.
+        radius = self.config.kernel_size // 2
+        positions = centres(size[0], values.shape[2], values.device)[start : start + taps.shape[2], None]
+        offsets = torch.arange(-radius, radius + 1, device=values.device)
+        rows = lookup((positions + offsets).flatten(), values.shape[2])(values, 2)
+        return neighbor_mix(rows, taps)
+
+    def _check(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> None:
         if self.config.guidance == "features":
             channels = self.config.guidance_channels
             if image.ndim != 4 or image.shape[1] != channels:
                 raise ShapeError(f"guidance must be [B, {channels}, H, W], not {list(image.shape)}")
         check_inputs(image if self.stem else image[:, :1].expand(-1, 3, -1, -1), lr_feats, output_size)
-        if lr_feats.shape[1] != self.k.in_channels:
-            raise ShapeError(f"lr_feats must be [B, {self.k.in_channels}, h, w], not {list(lr_feats.shape)}")
-        taps = self.taps_of(image, lr_feats, output_size)
-        values = sharpen(lr_feats if values is None else values, self.sharpen_lr)
-        if self.config.neighbors == "fine":
-            return neighbor_mix(values, taps.to(values.dtype), output_size)
-        return coarse_neighbor_mix(values, taps.to(values.dtype))
+        if lr_feats.shape[1] != self.channels:
+            raise ShapeError(f"lr_feats must be [B, {self.channels}, h, w], not {list(lr_feats.shape)}")
 
     def taps_of(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """Weights of the neighbours, [B, K * K, H, W]; arguments as the call."""
+        """Weights of the neighbours, [B, K * K, H, W], made whole and differentiable; arguments as the call."""
         guidance = resize_guidance(image, output_size)
         if self.stem is not None:
             guidance = self.stem(guidance)
         query = self.q(self.norm_y(guidance))
-        del guidance
         lr_size = lr_feats.shape[2], lr_feats.shape[3]
-        coarse = self.config.neighbors == "coarse"
-        key = LowResKey(self.k(self.norm_x(lr_feats)), output_size, coarse)
+        key = LowResKey(self.k(self.norm_x(lr_feats)), output_size, self.config.neighbors == "coarse")
         scores = []
         if self.semantic_scores is not None:
-            aligned = query if self.GF is None else self.GF(query, key.every_second_pixel())
+            aligned = query if self.GF is None else self.GF(query, key)
             scores.append(self.semantic_scores(aligned, key))
-            del aligned
         if self.detail_scores is not None:
             scores.append(self.detail_scores(query, self._detail_key(query, lr_size)))
-        inside = neighbors_inside(self.config.kernel_size, lr_size, output_size, query.device)
-        total = torch.stack(scores).sum(0, dtype=torch.promote_types(query.dtype, torch.float32))
-        return total.masked_fill(~inside, _OUTSIDE).softmax(1)
+        return weights_of(scores, self.config.kernel_size, lr_size, output_size)
 
     def _detail_key(self, query: Tensor, lr_size: Size) -> Key:
         smooth = gaussian_blur(query) if self.config.smoothed_key else query
         height, width = query.shape[2:]
         if self.config.neighbors == "coarse":
             return LowResKey(resize_guidance(smooth, lr_size), (height, width), coarse=True)
-        return HighResKey(smooth, (height / lr_size[0], width / lr_size[1]))
+        return HighResKey.of(smooth, (height / lr_size[0], width / lr_size[1]))
 
 
-def gaussian_blur(maps: Tensor) -> Tensor:
-    """Blur [B, D, H, W] with a 3x3 Gaussian of standard deviation 1 pixel; the border repeats its outer pixels."""
-    side = math.exp(-0.5)
-    centre, side = 1 / (1 + 2 * side), side / (1 + 2 * side)
-    padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
-    rows = (centre * padded[:, :, 1:-1]).add_(padded[:, :, :-2], alpha=side).add_(padded[:, :, 2:], alpha=side)
-    return (centre * rows[..., 1:-1]).add_(rows[..., :-2], alpha=side).add_(rows[..., 2:], alpha=side)
-
-
-def neighbors_inside(kernel_size: int, lr_size: Size, output_size: Size, device: torch.device) -> Tensor:
-    """Which neighbours, one low-resolution pixel apart, lie inside the picture: bool [K * K, H, W]."""
-    offsets = torch.arange(kernel_size, device=device) - kernel_size // 2
-    axes = []
-    for size, cells in zip(output_size, lr_size, strict=True):
-        positions = centres(size, cells, device) + offsets[:, None]
-        axes.append((positions >= -0.5) & (positions < cells - 0.5))
-    rows, columns = axes
-    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
-
-
-def coarse_neighbor_mix(lr_feats: Tensor, taps: Tensor) -> Tensor:
+def coarse_neighbor_mix(lr_feats: Tensor, taps: Tensor, size: Size, start: int = 0) -> Tensor:
     """Mix the neighbours of the low-resolution pixel that each output pixel lies in (table 7, without FNS).
 
     Args:
         lr_feats: [B, C, h, w].
-        taps: [B, K * K, H, W].
+        taps: [B, K * K, rows, W], for the rows from `start` on.
+        size: (H, W) of the output.
+        start: first of the rows.
     Returns:
-        [B, C, H, W]. In plain PyTorch: it is here for comparison.
+        [B, C, rows, W]. In plain PyTorch: it is here for comparison.
     """
-    key = LowResKey(lr_feats, (taps.shape[2], taps.shape[3]), coarse=True)
+    key = LowResKey(lr_feats, size, coarse=True)
+    stop = start + taps.shape[2]
     radius = math.isqrt(taps.shape[1]) // 2
     offsets = [(dy, dx) for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)]
-    out = taps[:, :1] * key.neighbor(*offsets[0])
+    out = taps[:, :1] * key.neighbor(*offsets[0], start, stop)
     for t, offset in enumerate(offsets[1:], 1):
-        out = out + taps[:, t, None] * key.neighbor(*offset)
+        out = out + taps[:, t, None] * key.neighbor(*offset, start, stop)
     return out

@@ -1,0 +1,118 @@
+"""A stack of stages that makes any rows of its result: a few rows of a stage need a few more of the stage before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featup_cli.upsamplers.base import FLOAT
+from featup_cli.upsamplers.jbu.stack import Size, apply_stack, basis_is_cheaper, channel_chunk
+from featup_cli.upsamplers.jbu.stage import Band, filter_band, whole
+from featup_cli.upsamplers.sampling import RowTaps, interpolating_rows
+
+Weigh = Callable[[int, Band], Tensor]
+"""Weights [B, k * k, rows, W] of a band of the stage with this number."""
+
+WHOLE_BYTES = 32e6  # early stages whose results are smaller than this are made once, whole
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a band of one stage reads: `rows` of the stage before, of which the first is number `first`."""
+
+    band: Band
+    rows: RowTaps
+    first: int
+
+
+class BandedStack:
+    """The stack for given features.
+
+    Args:
+        feats: [B, C, h, w].
+        sizes: output grids of the stages.
+        radius: of their windows.
+        resize: `bicubic`, `bilinear` or `nearest`, before each filter.
+        weigh: makes the weights.
+    """
+
+    def __init__(self, feats: Tensor, sizes: Sequence[Size], radius: int, resize: str, weigh: Weigh) -> None:
+        self.sizes, self.radius, self.resize, self.weigh = sizes, radius, resize, weigh
+        lr_pixels = feats.shape[2] * feats.shape[3]
+        self.mix: Tensor | None = None
+        if basis_is_cheaper(feats.shape[1], lr_pixels, (2 * radius + 1) ** 2, sizes):
+            self.mix = feats.flatten(2)
+            basis = torch.eye(lr_pixels, dtype=feats.dtype, device=feats.device)
+            feats = basis.view(1, lr_pixels, *feats.shape[2:]).expand(len(feats), -1, -1, -1)
+        self.early = whole_stages(feats.shape[0] * feats.shape[1], sizes)
+        if self.early:
+            taps = [weigh(i, whole(sizes[i], radius)) for i in range(self.early)]
+            feats = apply_stack(taps, feats, resize)
+        self.source = feats
+
+    def bands(self, rows: int, start: int = 0) -> Iterator[Tensor]:
+        """The result from row `start` on in bands of `rows`: [B, C, at most `rows`, W]."""
+        height = self.sizes[-1][0]
+        for top in range(start, height, rows):
+            yield self(top, min(top + rows, height))
+
+    def __call__(self, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom` of the result: [B, C, bottom - top, W]."""
+        steps: list[Step] = []
+        for i in reversed(range(self.early, len(self.sizes))):
+            band = Band(self.sizes[i], top, bottom, self.radius)
+            cells = self.source.shape[2] if i == self.early else self.sizes[i - 1][0]
+            rows = interpolating_rows(self.resize, self.sizes[i][0], cells, self.source)[band.first : band.stop]
+            top, bottom = rows.span()
+            steps.insert(0, Step(band, rows, top))
+        taps = [self.weigh(self.early + i, step.band) for i, step in enumerate(steps)]
+        source = self.source[:, :, top:bottom]
+        shape = (steps[-1].band.bottom - steps[-1].band.top, self.sizes[-1][1])
+        out = source.new_empty(*source.shape[:2], *shape)
+        chunk = channel_chunk(source.shape[1], source.device)
+        for part, target in zip(source.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
+            for step, weights in zip(steps, taps, strict=True):
+                part = filter_band(part, weights, self.resize, step.band, step.rows, step.first)
+            target.copy_(part)
+        return out if self.mix is None else torch.bmm(self.mix, out.flatten(2)).unflatten(2, shape)
+
+
+def whole_stages(channels: int, sizes: Sequence[Size]) -> int:
+    """How many early stages are made whole; never the last."""
+    early = 0
+    while early < len(sizes) - 1 and FLOAT * channels * math.prod(sizes[early]) <= WHOLE_BYTES:
+        early += 1
+    return early
+
+
+def stack_bytes(lr_shape: Sequence[int], sizes: Sequence[Size], radius: int, maps: int, rows: int) -> int:
+    """Estimated peak of a `BandedStack` with its features, while it makes bands of `rows`.
+
+    Args:
+        lr_shape: [B, C, h, w].
+        sizes, radius: as the stack.
+        maps: maps of a stage's grid that are held at once while its weights are made, besides these.
+        rows: of a band.
+    """
+    batch, channels, height, _ = lr_shape
+    side, taps_per_pixel = 2 * radius + 1, (2 * radius + 1) ** 2
+    early = whole_stages(batch * channels, sizes)
+    # Early stages: two results at most, and the weights of all of them, which are gone when the bands begin.
+    source = channels * math.prod(sizes[early - 1]) if early else 0
+    preparing = 2 * source + sum(math.prod(size) for size in sizes[:early]) * (taps_per_pixel + maps)
+    weights = weighing = slabs = 0
+    part = rows
+    for i in reversed(range(early, len(sizes))):
+        tall, width = min(part + side - 1, sizes[i][0]), sizes[i][1]
+        weights += taps_per_pixel * part * width
+        weighing = max(weighing, tall * (width + side) * maps + taps_per_pixel * part * width)
+        slabs = max(slabs, 4 * (tall + side) * (width + side))
+        before = sizes[i - 1][0] if i else height
+        part = min(math.ceil(tall * before / sizes[i][0]) + 4, before)
+    chunk = max(channel_chunk(channels, torch.device("cpu")), channel_chunk(channels, torch.device("cuda")))
+    filtering = channels * rows * sizes[-1][1] + min(chunk, channels) * slabs
+    return FLOAT * batch * max(preparing, source + weights + max(weighing, filtering))

@@ -1,0 +1,143 @@
+"""Resizing a few rows of a result at a time, with the weights that PyTorch uses for the whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class RowTaps:
+    """Which rows of a source each output row mixes: `cells` int64 [size, T], with `weights` [size, T]."""
+
+    cells: Tensor
+    weights: Tensor
+
+    def __getitem__(self, part: slice) -> RowTaps:
+        return RowTaps(self.cells[part], self.weights[part])
+
+    def span(self) -> tuple[int, int]:
+        """The source rows that are read: first, and one after the last."""
+        return int(self.cells.min()), int(self.cells.max()) + 1
+
+    def __call__(self, maps: Tensor, first: int = 0) -> Tensor:
+        """Mix the rows of `maps` [B, C, n, w], which are those of the source from `first` on: [B, C, size, w]."""
+        cells, weights = (self.cells - first).unbind(1), self.weights.to(maps.dtype)[..., None].unbind(1)
+        if len(cells) == 1:
+            return maps.index_select(2, cells[0])
+        out = maps.index_select(2, cells[0]).mul_(weights[0])
+        for cell, weight in zip(cells[1:], weights[1:], strict=True):
+            out.addcmul_(maps.index_select(2, cell), weight)
+        return out
+
+
+def _positions(size: int, cells: int, like: Tensor) -> Tensor:
+    """Centres [size] of output rows in source rows. Rounded as PyTorch does, so that both read the same places."""
+    work = torch.promote_types(like.dtype, torch.float32)
+    scale = torch.tensor(cells, dtype=work, device=like.device) / size
+    return (torch.arange(size, dtype=work, device=like.device) + 0.5) * scale
+
+
+def interpolating_rows(mode: str, size: int, cells: int, like: Tensor) -> RowTaps:
+    """Rows of `F.interpolate` from `cells` to `size` rows; `mode` is nearest (exact), bilinear or bicubic.
+
+    `like` gives dtype and device.
+    """
+    positions = _positions(size, cells, like)
+    if mode == "nearest":
+        nearest = positions.long().clamp(max=cells - 1)
+        return RowTaps(nearest[:, None], torch.ones_like(positions)[:, None])
+    positions = positions - 0.5
+    if mode == "bilinear":
+        positions = positions.clamp(min=0)
+    first = positions.floor()
+    share = (positions - first)[:, None]
+    if mode == "bilinear":
+        offsets, weights = torch.arange(2, device=like.device), torch.cat((1 - share, share), 1)
+    else:
+        offsets = torch.arange(-1, 3, device=like.device)
+        weights = cubic_kernel((share - offsets).abs(), -0.75)
+    return RowTaps((first.long()[:, None] + offsets).clamp(0, cells - 1), weights)
+
+
+def averaging_rows(size: int, cells: int, like: Tensor) -> RowTaps:
+    """Rows of `F.adaptive_avg_pool2d` from `cells` to `size` rows, which are no more."""
+    rows = torch.arange(size, device=like.device)
+    first = torch.div(rows * cells, size, rounding_mode="floor")
+    count = torch.div((rows + 1) * cells + size - 1, size, rounding_mode="floor") - first
+    offsets = torch.arange(-(-cells // size) + (cells % size > 0), device=like.device)  # at most as many
+    weights = (offsets < count[:, None]).to(like.dtype) / count[:, None]
+    return RowTaps((first[:, None] + offsets).clamp(max=cells - 1), weights)
+
+
+def antialiased_rows(size: int, cells: int, like: Tensor) -> RowTaps:
+    """Rows of bicubic `F.interpolate` with `antialias=True` from `cells` to `size` rows."""
+    centres = _positions(size, cells, like)
+    scale = max(cells / size, 1.0)
+    support = 2 * scale
+    first = (centres - support + 0.5).long().clamp(min=0)
+    stop = (centres + support + 0.5).long().clamp(max=cells)
+    rows = first[:, None] + torch.arange(2 * math.ceil(support) + 1, device=like.device)  # at most as many
+    weights = cubic_kernel(((rows + 0.5 - centres[:, None]) / scale).abs(), -0.5)
+    weights = weights.masked_fill(rows >= stop[:, None], 0)
+    return RowTaps(rows.clamp(max=cells - 1), weights / weights.sum(1, keepdim=True))
+
+
+def cubic_kernel(distance: Tensor, a: float) -> Tensor:
+    """The kernel of cubic convolution (Keys, 1981) at distances of at least 0; zero from 2 on."""
+    near = ((a + 2) * distance - (a + 3)) * distance.square() + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0))
+
+
+def resize_rows(maps: Tensor, taps: RowTaps, width: int, mode: str, first: int = 0) -> Tensor:
+    """Rows of `F.interpolate(maps, mode=mode)`.
+
+    Args:
+        maps: [B, C, n, w], rows of the source from `first` on.
+        taps: of `interpolating_rows` with the same mode; the part for the rows that are wanted.
+        width: of the result.
+        mode: nearest (exact), bilinear or bicubic.
+    Returns:
+        [B, C, rows, width].
+    """
+    rows = taps(maps, first)
+    if mode == "nearest":
+        return F.interpolate(rows, size=(rows.shape[2], width), mode="nearest-exact")
+    return F.interpolate(rows, size=(rows.shape[2], width), mode=mode, align_corners=False)
+
+
+def guidance_rows(guidance: Tensor, size: Size, top: int, bottom: int) -> Tensor:
+    """Rows `top` to `bottom` of `resize_guidance(guidance, size)`: [B, G, bottom - top, size[1]]."""
+    height, width = guidance.shape[2:]
+    pooled = min(height, size[0]), min(width, size[1])
+    linear = interpolating_rows("bilinear", size[0], pooled[0], guidance)[top:bottom]
+    if pooled[0] == size[0]:
+        first, stop = top, bottom
+    else:  # of the whole, the answer is known without looking, which a compiler couldn't
+        first, stop = (0, pooled[0]) if (top, bottom) == (0, size[0]) else linear.span()
+    maps = guidance[:, :, first:stop]
+    if pooled[0] != height:
+        maps = averaging_rows(pooled[0], height, guidance)[first:stop](guidance)
+    if pooled[1] != width:
+        maps = F.adaptive_avg_pool2d(maps, (stop - first, pooled[1]))
+    if pooled == size:
+        return maps
+    if pooled[0] == size[0]:
+        return F.interpolate(maps, size=(bottom - top, size[1]), mode="bilinear", align_corners=False)
+    return resize_rows(maps, linear, size[1], "bilinear", first)
+
+
+def picture_rows(picture: Tensor, size: Size, top: int, bottom: int) -> Tensor:
+    """Rows `top` to `bottom` of `resize_picture(picture, size)`, antialiased bicubic: [3, bottom - top, size[1]]."""
+    if tuple(picture.shape[1:]) == size:
+        return picture[:, top:bottom]
+    rows = antialiased_rows(size[0], picture.shape[1], picture)[top:bottom](picture[None])
+    sized = (bottom - top, size[1])
+    return F.interpolate(rows, size=sized, mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)

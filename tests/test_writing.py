@@ -1,0 +1,202 @@
+"""Streaming a result to files: the same as in memory, within bounds, whole or not at all."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import featup_cli as featup
+from featup_cli.errors import MemoryBudgetError, OutputError, UsageError
+from featup_cli.io.images import Picture
+from featup_cli.memory import format_bytes, parse_bytes
+from featup_cli.pipeline import Output, Pipeline, Upsampling
+from featup_cli.rendering import render_files
+from featup_cli.upsamplers.base import Details
+from featup_cli.writing import Task, make_bands, write_files
+
+FAST = featup.ImplicitConfig(views=6, heldout_views=2, max_steps=4, tokens=32, hidden=16)
+
+
+def write(photo: Path, target: Path, output: Output, **settings: object) -> tuple[Pipeline, dict[str, Path]]:
+    pipeline = Pipeline(Upsampling(resize=64, implicit=FAST, **settings))  # type: ignore[arg-type]
+    picture = pipeline.read(photo)
+    plan = pipeline.plan(picture)
+    written = pipeline.write(picture, plan, pipeline.extract([picture], plan), target, output)
+    assert written.shape == (96, *plan.output)
+    return pipeline, written.paths
+
+
+@pytest.mark.parametrize("method", ["bicubic", "jbu", "resfu", "implicit"])
+@pytest.mark.parametrize("storage", ["full", "factored"])
+def test_a_streamed_file_is_the_one_written_from_memory(
+    method: str, storage: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featup_cli.writing.BAND_BYTES", 96 * 4 * 120 * 11)  # 11 rows
+    target, output = tmp_path / "new" / "s.safetensors", Output("float32", storage, model=method == "implicit")
+    pipeline, paths = write(photo, target, output, method=method, output_size=(90, 120))
+    result = pipeline.run(photo)
+    streamed = featup.load_features(target)
+    memory = featup.load_features(result.save(tmp_path / "m.safetensors", dtype="float32", storage=storage))
+    for name in ("features", "lr_features", "uncertainty", "saliency", "kernels"):
+        torch.testing.assert_close(getattr(streamed, name), getattr(memory, name), atol=1e-4, rtol=1e-4)
+    ours, theirs = streamed.provenance, memory.provenance
+    assert ours.pop("request") == pipeline.request(output)
+    assert ours.keys() == theirs.keys()
+    assert ours["seconds"] > 0
+    assert ours["scores"] == theirs["scores"]
+    with Image.open(paths["picture"]) as picture:
+        shown = np.array(picture, dtype=float)
+    expected = result.render_picture().astype(float)
+    assert shown.shape == expected.shape
+    assert np.abs(shown - expected).mean() < 6  # of 255: the components are fitted to a reduced copy
+    assert set(path.name for path in target.parent.iterdir()) == {path.name for path in paths.values()}
+    if method == "implicit":
+        render_files(paths["model"], tmp_path / "r.safetensors", Output(), output_size="90x120", image=photo)
+        rendered = featup.load_features(tmp_path / "r.safetensors")
+        assert rendered.lr_features is None
+        torch.testing.assert_close(rendered.features.float(), streamed.features, atol=2e-2, rtol=2e-2)
+
+
+def test_a_reduced_picture_shows_what_the_whole_one_does(photo: Path, tmp_path: Path) -> None:
+    _, paths = write(photo, tmp_path / "s.safetensors", Output(), method="bilinear", output_size=(1400, 1100))
+    with Image.open(paths["picture"]) as picture:
+        shown = np.array(picture, dtype=float)
+    expected = featup.upsample(photo, method="bilinear", resize=64, output_size=(1400, 1100)).render_picture()
+    assert np.abs(shown - expected).mean() < 6
+
+
+class Fake:
+    """Gives rows that count up; runs out of memory above a number of rows, and wants its last band back first."""
+
+    provenance = None
+
+    def __init__(self, most: int = 10**9) -> None:
+        self.details, self.most, self.asked = Details(), most, list[tuple[int, int]]()
+        self.last: weakref.ref[Tensor] | None = None
+
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
+        return torch.arange(float(output_size[0])).view(1, 1, -1, 1).expand(*lr_feats.shape[:2], *output_size)
+
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
+        self.asked.append((rows, start))
+        whole = self(image, lr_feats, output_size)
+        for top in range(start, output_size[0], rows):
+            assert self.last is None or self.last() is None, "the last band is still held"
+            if rows > self.most or (top >= 20 and rows > 2):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            band = whole[:, :, top : top + rows].clone()
+            self.last = weakref.ref(band)
+            yield band
+            del band
+
+    def band_bytes(self, lr_shape: object, output_size: tuple[int, int], rows: int) -> int:
+        return 1000 * rows
+
+
+def task(upsampler: Fake, memory: int | None = None) -> Task:
+    picture = Picture(np.zeros((8, 8, 3), np.uint8))
+    return Task(upsampler, "fake", picture, torch.rand(1, 5, 3, 3), (37, 4), memory)
+
+
+def test_a_band_that_runs_out_of_memory_is_halved_and_the_run_goes_on() -> None:
+    fake = Fake(most=9)
+    bands = []
+    for band in make_bands(task(fake)):
+        bands.append(band.clone())
+        del band
+    assert torch.equal(torch.cat(bands, 2), fake(torch.empty(0), torch.empty(1, 5), (37, 4)))
+    assert fake.asked == [(37, 0), (18, 0), (9, 0), (4, 27), (2, 27)]
+
+
+def test_when_not_even_one_row_fits_the_estimate_is_told() -> None:
+    with pytest.raises(MemoryBudgetError, match=r"37x4 features need about .* with --method fake"):
+        list(make_bands(task(Fake(most=0))))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    class Broken(Fake):
+        def bands(self, *arguments: object, **named: object) -> Iterator[Tensor]:  # type: ignore[override]
+            raise RuntimeError("shapes differ")
+            yield
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(make_bands(task(Broken())))
+
+
+def test_too_little_memory_is_refused_before_the_work(photo: Path, tmp_path: Path) -> None:
+    with pytest.raises(MemoryBudgetError, match=r"give --memory [\d.]+GB, a smaller --output-size, or another method"):
+        write(photo, tmp_path / "out" / "x.safetensors", Output(), method="jbu", memory=10_000_000)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_band_outlives_its_turn(tmp_path: Path) -> None:
+    fake = Fake()
+    write_files(task(fake), tmp_path / "x.safetensors", Output("float32", picture=True), lambda seconds: {})
+    stored = featup.load_features(tmp_path / "x.safetensors").features
+    assert torch.equal(stored[0, :, 0], torch.arange(37.0))
+
+
+def test_values_that_can_not_be_stored_leave_no_file(tmp_path: Path) -> None:
+    class Infinite(Fake):
+        def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
+            whole = super().__call__(image, lr_feats, output_size).clone()
+            whole[0, 0, 30, 0] = torch.inf
+            return whole
+
+    (tmp_path / "x.safetensors").write_bytes(b"old")
+    with pytest.raises(OutputError, match="not written: features holds 1 NaN or infinite values"):
+        write_files(task(Infinite()), tmp_path / "x.safetensors", Output(picture=False), lambda seconds: {})
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+    assert (tmp_path / "x.safetensors").read_bytes() == b"old"
+
+
+def test_a_full_disk_is_noticed_before_the_work(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 1_000_000
+
+    monkeypatch.setattr("featup_cli.io.stream.shutil.disk_usage", lambda path: Usage)
+    monkeypatch.setattr("featup_cli.writing.make_bands", lambda task: pytest.fail("the work began"))
+    with pytest.raises(OutputError, match=r"it needs 7\.\d MB and 1\.0 MB of the disk are free"):
+        write(photo, tmp_path / "x.safetensors", Output(), method="bilinear", output_size=(200, 200))
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_the_request_says_what_was_asked(photo: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline(Upsampling(method="jbu", output_size=(30, 40)))
+    request = pipeline.request(Output("float32"))
+    assert request["dtype"] == "float32"
+    assert request["output_size"] == [30, 40]
+    assert "device" not in request["backbone"]
+    assert len(request["upsampler"]) == 64
+    other = Pipeline(Upsampling(method="bilinear", output_size=(30, 40)))
+    assert other.request(Output("float32")) != request
+
+
+@pytest.mark.parametrize(("text", "count"), [("2GB", 2e9), ("1500 mb", 1.5e9), ("1.5GiB", 1.5 * 2**30), ("7", 7)])
+def test_sizes_are_read(text: str, count: float) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "2 GBs", "0", "1e9"])
+def test_other_texts_are_no_sizes(text: str) -> None:
+    with pytest.raises(UsageError, match="--memory"):
+        parse_bytes(text)
+
+
+def test_sizes_are_shown() -> None:
+    assert [format_bytes(n) for n in (12, 3400, 870e6, 3.44e9, 29e9)] == [
+        "12 bytes",
+        "3.4 kB",
+        "870 MB",
+        "3.4 GB",
+        "29 GB",
+    ]

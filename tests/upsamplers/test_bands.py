@@ -1,0 +1,168 @@
+"""Results made in bands of rows are the results made at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featup_cli.config import ImplicitConfig
+from featup_cli.errors import MemoryBudgetError
+from featup_cli.upsamplers.base import MARGIN, Details, Upsampler, WholeBands, choose_rows, make_upsampler
+from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
+from featup_cli.upsamplers.jbu import bands as jbu_bands
+from featup_cli.upsamplers.jbu.config import JBUConfig
+from featup_cli.upsamplers.jbu.released import ReleasedJBU
+from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
+from featup_cli.upsamplers.normed import NormedUpsampler
+
+SIZES = [
+    ((5, 7), (61, 90)),  # odd
+    ((4, 6), (56, 84)),  # patches of 14
+    ((3, 2), (48, 32)),  # the released stack's own ratio
+    ((6, 5), (4, 3)),  # smaller
+    ((2, 2), (3, 9)),  # smaller than a window
+]
+
+
+def jbu(**settings: object) -> JBUUpsampler:
+    model = JBUUpsampler(replace(JBUConfig(key_size=6, temperature=20.0), **settings)).eval()  # type: ignore[arg-type]
+    for stage in model.stages:
+        nn.init.normal_(stage.range_proj[3].weight, std=0.3)  # type: ignore[index, union-attr]
+    return model
+
+
+def make(name: str) -> Upsampler:
+    if name == "jbu":
+        return jbu()
+    if name == "jbu-nearest":
+        return jbu(radius=1, resize="nearest", contrast=0.3)
+    if name == "jbu-normed":
+        return NormedUpsampler(8, jbu(resize="bilinear", range_kernel="cosine"))
+    if name == "jbu-released":
+        return ReleasedJBU(8).eval()
+    return make_upsampler(name)
+
+
+METHODS = ["nearest", "bilinear", "bicubic", "guided", "jbu", "jbu-nearest", "jbu-normed", "jbu-released"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("lr_size", "output_size"), SIZES)
+@pytest.mark.parametrize("picture_size", [(50, 66), (11, 13)])
+def test_bands_are_the_whole(
+    name: str,
+    lr_size: tuple[int, int],
+    output_size: tuple[int, int],
+    picture_size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jbu_bands, "WHOLE_BYTES", 4 * 2 * 8 * 100)  # stages of more than 100 pixels by bands
+    upsampler = make(name)
+    if isinstance(upsampler, nn.Module):
+        upsampler.double()  # in float32 a sharp kernel turns rounding of the keys into 1e-4 of the weights
+    image, feats = torch.rand(2, 3, *picture_size).double(), torch.randn(2, 8, *lr_size).double()
+    with torch.no_grad():
+        whole = upsampler(image, feats, output_size)
+        for rows in (1, 7, output_size[0]):
+            parts = list(upsampler.bands(image, feats, output_size, rows))
+            assert all(part.shape[2] <= rows for part in parts)
+            torch.testing.assert_close(torch.cat(parts, 2), whole, atol=1e-7, rtol=0)
+        last = list(upsampler.bands(image, feats, output_size, 2, start=output_size[0] - 1))
+        torch.testing.assert_close(torch.cat(last, 2), whole[:, :, -1:], atol=1e-7, rtol=0)
+
+
+def test_bands_of_a_basis_are_the_whole() -> None:
+    model, image, feats = jbu().double(), torch.rand(1, 3, 40, 40).double(), torch.randn(1, 200, 3, 3).double()
+    with torch.no_grad():
+        whole = model(image, feats, (31, 40))
+        assert jbu_bands.BandedStack(feats, [(31, 40)], 3, "bicubic", lambda i, band: torch.empty(0)).mix is not None
+        bands = torch.cat(list(model.bands(image, feats, (31, 40), 6)), 2)
+    torch.testing.assert_close(bands, whole, atol=1e-7, rtol=0)
+
+
+def fake_backbone(images: Tensor) -> Tensor:
+    return nn.functional.avg_pool2d(images, 8).repeat(1, 3, 1, 1).sin()
+
+
+@pytest.mark.parametrize("representation", ["network", "buffer"])
+def test_implicit_bands_are_the_whole_of_one_fit(representation: str) -> None:
+    config = ImplicitConfig(
+        views=6, heldout_views=2, max_steps=3, tokens=32, hidden=16, components=5,
+        representation=representation,  # type: ignore[arg-type]
+    )  # fmt: skip
+    image = nn.functional.interpolate(torch.rand(1, 3, 6, 8), size=(60, 80), mode="bicubic").clamp(0, 1)
+    feats = fake_backbone(nn.functional.interpolate(image, size=(48, 64)))
+    upsampler = ImplicitUpsampler(fake_backbone, (48, 64), config)
+    whole = upsampler(image, feats, (37, 90))
+    first, *others = upsampler.bands(image, feats, (37, 90), 10)
+    torch.testing.assert_close(torch.cat([first, *others], 2), whole, atol=2e-5, rtol=0)
+    fitted = upsampler.model
+    rest = torch.cat(list(upsampler.bands(image, feats, (37, 90), 7, start=10)), 2)
+    assert upsampler.model is fitted  # going on where a run was broken off fits nothing anew
+    torch.testing.assert_close(rest, whole[:, :, 10:], atol=2e-5, rtol=0)
+
+
+class Whole(WholeBands):
+    def __init__(self) -> None:
+        self.details = Details()
+
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
+        return make_upsampler("bilinear")(image, lr_feats, output_size)
+
+
+def test_a_method_without_bands_is_split() -> None:
+    feats, image = torch.randn(1, 2, 3, 3), torch.rand(1, 3, 9, 9)
+    whole = Whole()(image, feats, (10, 12))
+    bands = list(Whole().bands(image, feats, (10, 12), 4))
+    assert [band.shape[2] for band in bands] == [4, 4, 2]
+    assert torch.equal(torch.cat(bands, 2), whole)
+    assert torch.equal(torch.cat(list(Whole().bands(image, feats, (10, 12), 4, start=3)), 2), whole[:, :, 3:])
+    assert Whole().band_bytes(feats.shape, (10, 12), 1) > whole.numel() * 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_estimates_grow_with_the_rows(name: str) -> None:
+    upsampler = make(name)
+    sizes = [upsampler.band_bytes((1, 8, 16, 16), (512, 512), rows) for rows in (1, 2, 8, 64, 512)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    assert sizes[-1] > 4 * 8 * 512 * 512
+
+
+def test_as_many_rows_are_taken_as_fit() -> None:
+    upsampler, shape, size = make_upsampler("jbu"), (1, 96, 16, 16), (1000, 1000)
+    rows = choose_rows(upsampler, shape, size, 300_000_000, held=100_000_000)
+    assert 1 <= rows < 1000
+    assert upsampler.band_bytes(shape, size, rows) <= MARGIN * 200e6 < upsampler.band_bytes(shape, size, rows + 1)
+    assert choose_rows(upsampler, shape, size, 10**12) == 1000
+
+
+def test_a_result_that_never_fits_is_refused_with_the_estimate() -> None:
+    message = r"4000x4000 features need about 32 GB with --method dip, but 2\.0 GB .* --memory 32[.\d]*GB"
+    with pytest.raises(MemoryBudgetError, match=message):
+        choose_rows(Whole(), (1, 96, 16, 16), (4000, 4000), 2_000_000_000, held=500_000_000, method="dip")
+
+
+class Crowded(Whole):
+    """Runs out of memory above a number of rows, as an accelerator does."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.asked: list[tuple[int, int]] = []
+
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
+        self.asked.append((rows, start))
+        for number, band in enumerate(super().bands(image, lr_feats, output_size, rows, start)):
+            if band.shape[2] > self.most or (rows > 3 and number == 2):
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield band
+
+    def band_bytes(self, lr_shape: object, output_size: tuple[int, int], rows: int) -> int:
+        return rows
