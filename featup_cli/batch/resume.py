@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from featup_cli.batch.records import Item
 from featup_cli.errors import InputError
+from featup_cli.io.digest import file_sha256
 from featup_cli.io.tensors import read_provenance
 
 
@@ -48,11 +49,7 @@ def _sha256(path: str) -> str | None:
     if not os.path.isfile(path):
         return None
     try:
-        digest = hashlib.sha256()
-        with open(path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        return file_sha256(Path(path))
     except OSError:
         return None  # reading it as a picture will say what is wrong
 

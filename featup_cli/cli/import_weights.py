@@ -48,8 +48,8 @@ def import_weights(
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
     """Convert a checkpoint of FeatUp's JBU or of ReSFU to a file for --upsampler."""
+    from featup_cli.io.digest import file_sha256
     from featup_cli.upsamplers.checkpoints import read_checkpoint
-    from featup_cli.upsamplers.pretrained import file_sha256
     from featup_cli.upsamplers.releases import LICENSE, release_of_file
     from featup_cli.upsamplers.weights import describe_identity, save_upsampler
 

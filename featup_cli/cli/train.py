@@ -72,6 +72,13 @@ def train(
             help="Features of the backbone; runs can share it. (default: `cache` in the run folder)",
         ),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            "--init", rich_help_panel=METHOD, show_default=False,
+            help="Weights of the same method to start from, e.g. of `featup train`; what doesn't fit starts anew.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", rich_help_panel=RUN, help="Go on from the checkpoint in the run folder.")
     ] = False,
@@ -104,7 +111,9 @@ def train(
 
     if threads:
         torch.set_num_threads(threads)
-    training = Training(images, output, upsampler, chosen, config, run_folder, cache, resume, device, seed, save_every)
+    training = Training(
+        images, output, upsampler, chosen, config, run_folder, cache, resume, device, seed, save_every, init
+    )
     try:
         with console.progress() as progress:
             result = run_training(training, progress=progress, note=console.note)

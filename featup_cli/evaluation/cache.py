@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from featup_cli.io.atomic import atomic_path
+from featup_cli.io.digest import file_sha256
 
 Arrays = dict[str, np.ndarray]
 
@@ -39,10 +40,8 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-@lru_cache(maxsize=4096)
-def file_sha256(path: Path) -> str:
-    """Digest of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+cached_sha256 = lru_cache(maxsize=4096)(file_sha256)
+"""Digest of a file that does not change while the program runs."""
 
 
 class Cache:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from featup_cli.errors import InputError
 from featup_cli.evaluation.bootstrap import Scores
-from featup_cli.evaluation.cache import Arrays, file_sha256
+from featup_cli.evaluation.cache import Arrays, cached_sha256
 from featup_cli.evaluation.data import Classes, Pair, check_size, read_class_labels
 from featup_cli.evaluation.probe import IGNORE
 from featup_cli.evaluation.source import FeatureSource, Look
@@ -144,7 +144,7 @@ class RetrievalTask:
         target = source.look(item.target.picture)
         check_size(item.query, labels.shape, look.picture.size)
         check_size(item.target, found.shape, target.picture.size)
-        seed = [source.settings.seed, *(int(file_sha256(pair.label)[:16], 16) for pair in (item.query, item.target))]
+        seed = [source.settings.seed, *(int(cached_sha256(pair.label)[:16], 16) for pair in (item.query, item.target))]
         points = draw_points(labels, found, len(self.classes.names), self.points, seed)
         size = (labels.shape[0], labels.shape[1])
         return Queries(

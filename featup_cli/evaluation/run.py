@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from featup_cli.evaluation.bootstrap import Scores, differences, intervals, resample_counts
-from featup_cli.evaluation.cache import Arrays, Cache, file_sha256
+from featup_cli.evaluation.cache import Arrays, Cache, cached_sha256
 from featup_cli.evaluation.source import FeatureSource, Look
 from featup_cli.upsamplers.base import Progress
 
@@ -71,7 +71,7 @@ def measure_pictures(
     rows: dict[str, list[Arrays]] = {method: [] for method in methods}
     common = {"task": task.name, "settings": task.settings, "source": source.describe()}
     for number, item in enumerate(items):
-        facts = common | {"files": [file_sha256(path) for path in item.files]}
+        facts = common | {"files": [cached_sha256(path) for path in item.files]}
         progress("pictures", number, len(items), item.picture.name)
         keys = {method: facts | {"method": source.describe_method(method)} for method in methods}
         known = {method: cache.get(key) for method, key in keys.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.evaluation.bootstrap import resample_counts
-from featup_cli.evaluation.cache import Arrays, Cache, file_sha256
+from featup_cli.evaluation.cache import Arrays, Cache, cached_sha256
 from featup_cli.evaluation.data import Pair
 from featup_cli.evaluation.probe import Convergence, LinearProbe
 from featup_cli.evaluation.source import FeatureSource, Look
@@ -79,7 +79,7 @@ def train_probes(
     """
     facts = {
         "task": "train probes", "settings": settings, "resamples": resamples, "seed": source.settings.seed,
-        "source": source.describe(), "files": [[file_sha256(path) for path in pair.files] for pair in pairs],
+        "source": source.describe(), "files": [[cached_sha256(path) for path in pair.files] for pair in pairs],
     }  # fmt: skip
     arrays = cache.get(facts)
     if arrays is None:

@@ -16,6 +16,7 @@ from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
 from featup_cli.environment import choose_device, describe_device, versions
 from featup_cli.errors import InputError, UsageError
 from featup_cli.io.atomic import atomic_path, check_writable
+from featup_cli.io.digest import file_sha256
 from featup_cli.io.pictures import save_png
 from featup_cli.training.batches import Batches, measure_statistics, seed_of
 from featup_cli.training.cache import FeatureCache, fill_cache
@@ -27,8 +28,8 @@ from featup_cli.training.trainer import State, Trainer, stop_on_signals
 from featup_cli.training.workers import Workers, join_workers
 from featup_cli.upsamplers.base import Progress, no_progress
 from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.trainable import SEE_PICTURE_ONLY, method_of
-from featup_cli.upsamplers.weights import backbone_identity, build_upsampler, save_upsampler
+from featup_cli.upsamplers.trainable import method_of, serves_every_backbone
+from featup_cli.upsamplers.weights import backbone_identity, build_upsampler, save_upsampler, take_weights
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -56,6 +57,7 @@ class Training:
         device: auto, cpu, cuda, ...
         seed: the same seed on the same device gives the same upsampler.
         save_every: seconds between two checkpoints.
+        init: weights of the same method to start from; what doesn't fit starts anew.
     """
 
     images: Sequence[Path]
@@ -69,6 +71,7 @@ class Training:
     device: str = "auto"
     seed: int = 0
     save_every: float = 60.0
+    init: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -148,7 +151,7 @@ class _Run:
         self.settings = self._describe_settings()
         self._refuse_changes()
         torch.manual_seed(seed_of(training.seed, "initial weights"))
-        model = MultiViewModel(self._build_upsampler(), self.backbone.channels, self.config)
+        model = MultiViewModel(self._start_upsampler(), self.backbone.channels, self.config)
         cache = FeatureCache(training.cache or training.folder / "cache", self.backbone, self.config)
         pictures, broken = fill_cache(cache, files, workers, progress)
         self.skipped = len(broken)
@@ -203,8 +206,18 @@ class _Run:
         return device
 
     def _build_upsampler(self) -> nn.Module:
-        channels = {} if self.training.method in SEE_PICTURE_ONLY else {"channels": self.backbone.channels}
+        for_any = serves_every_backbone(self.training.upsampler)
+        channels = {} if for_any else {"channels": self.backbone.channels}
         return build_upsampler(self.training.method, channels | asdict(self.training.upsampler))
+
+    def _start_upsampler(self) -> nn.Module:
+        """The upsampler before the first step."""
+        upsampler = self._build_upsampler()
+        if self.training.init is not None:
+            fresh = take_weights(upsampler, self.training.init)
+            if fresh:
+                self.note(f"{self.training.init} has no fitting {', '.join(fresh)}: these start anew")
+        return upsampler
 
     def _describe_settings(self) -> dict[str, Any]:
         """All that fixes the result, besides the pictures, as JSON values."""
@@ -213,6 +226,7 @@ class _Run:
             "upsampler": asdict(self.training.upsampler),
             "training": asdict(self.config),
             "backbone": backbone_identity(self.backbone),
+            "init": self.training.init and file_sha256(self.training.init),
             "seed": self.training.seed,
         }
         described: dict[str, Any] = json.loads(json.dumps(facts))
@@ -305,7 +319,7 @@ class _Run:
             f"{self.config.batch} crops. It explains {row.explained_variance:.1%} of {self.goal} of "
             f"{len(self.heldout)} held-out crops; bilinear interpolation {row.bilinear_explained_variance:.1%}."
         )
-        serves = "any" if training.method in SEE_PICTURE_ONLY else identity
+        serves = "any" if serves_every_backbone(training.upsampler) else identity
         save_upsampler(path, upsampler, {"backbone": serves, "provenance": provenance, "card": card})
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from featup_cli.backbones.base import Backbone
 from featup_cli.config import METHODS_WITH_WEIGHTS
 from featup_cli.errors import ShapeError, UsageError, WeightsError
+from featup_cli.io.digest import file_sha256
 from featup_cli.upsamplers.base import Announce, Details, check_inputs
 from featup_cli.upsamplers.checkpoints import read_checkpoint
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
@@ -128,15 +128,6 @@ def describe_shipped() -> list[dict[str, str]]:
         for name, release in RELEASES.items()
     ]  # fmt: skip
     return rows
-
-
-def file_sha256(path: Path) -> str:
-    """Digest of a file's bytes."""
-    sha = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def _shipped() -> list[tuple[Path, dict[str, Any]]]:

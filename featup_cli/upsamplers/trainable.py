@@ -32,8 +32,10 @@ CONFIGS: dict[str, type[DataclassInstance]] = {
 }
 """Settings of each method; `featup_cli.upsamplers.weights` has the modules."""
 
-SEE_PICTURE_ONLY = ("jbu",)
-"""Methods whose weights serve every backbone, with any number of channels."""
+
+def serves_every_backbone(config: DataclassInstance) -> bool:
+    """Whether weights with these settings fit features of any backbone, with any number of channels."""
+    return isinstance(config, JBUConfig) or (isinstance(config, ReSFUConfig) and config.key == "components")
 
 
 def method_of(config: DataclassInstance) -> str:

@@ -41,12 +41,12 @@ from featup_cli.upsamplers.jbu.released import ReleasedJBU
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
 from featup_cli.upsamplers.normed import NormedUpsampler
 from featup_cli.upsamplers.resfu.upsampler import ReSFU
-from featup_cli.upsamplers.trainable import CONFIGS
+from featup_cli.upsamplers.trainable import CONFIGS, serves_every_backbone
 
 FORMAT = "featup-upsampler-1"
 
 
-_FOR_ONE_BACKBONE: dict[str, Callable[..., nn.Module]] = {
+_MODULES: dict[str, Callable[..., nn.Module]] = {
     "resfu": ReSFU,
     "carafe": CARAFE,
     "sapa": SAPA,
@@ -68,14 +68,17 @@ def _build_released(*, channels: int, norm: bool = False) -> nn.Module:
     return NormedUpsampler(channels, upsampler) if norm else upsampler
 
 
-def _build_for_one_backbone(method: str, /, *, channels: int, **config: Any) -> nn.Module:
-    return _FOR_ONE_BACKBONE[method](channels, CONFIGS[method](**config))
+def _build_for_channels(method: str, /, *, channels: int | None = None, **config: Any) -> nn.Module:
+    settings = CONFIGS[method](**config)
+    if channels is None and not serves_every_backbone(settings):
+        raise UsageError(f"{method} needs the number of channels of the features")
+    return _MODULES[method](channels, settings)
 
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "jbu": _build_jbu,
     "jbu-released": _build_released,
-    **{method: partial(_build_for_one_backbone, method) for method in _FOR_ONE_BACKBONE},
+    **{method: partial(_build_for_channels, method) for method in _MODULES},
 }
 
 
@@ -83,8 +86,9 @@ def build_upsampler(method: str, config: Mapping[str, Any]) -> nn.Module:
     """An upsampler with the random weights that training starts from.
 
     Args:
-        method: `jbu` with the fields of `JBUConfig`; another of `trainable.CONFIGS` with `channels` and the fields of
-            its settings; or `jbu-released` with `channels` and `norm`, whether a norm over channels goes before it.
+        method: `jbu` with the fields of `JBUConfig`; another of `trainable.CONFIGS` with `channels` (unless it serves
+            every backbone) and the fields of its settings; or `jbu-released` with `channels` and `norm`, whether a norm
+            over channels goes before it.
         config: JSON values; what is left out has its default.
     Raises:
         UsageError: an unknown method or setting, or a value that can't be.
@@ -105,7 +109,7 @@ def describe_upsampler(upsampler: nn.Module) -> tuple[str, dict[str, Any]]:
     """
     if isinstance(upsampler, JBUUpsampler):
         return "jbu", asdict(upsampler.config)
-    for method, kind in _FOR_ONE_BACKBONE.items():
+    for method, kind in _MODULES.items():
         if type(upsampler) is kind:
             return method, {"channels": upsampler.channels, **asdict(upsampler.config)}  # type: ignore[call-overload]
     normed = isinstance(upsampler, NormedUpsampler)
@@ -168,6 +172,24 @@ def fill_upsampler(upsampler: nn.Module, path: Path, state: dict[str, Tensor]) -
         if not value.isfinite().all():
             raise WeightsError(f"{path}: {name} holds NaN or infinite values; take another file")
     upsampler.eval()
+
+
+def take_weights(upsampler: nn.Module, path: Path | str) -> list[str]:
+    """Copy those tensors of a file that an upsampler has too, at the same shape.
+
+    Returns:
+        names of the parts of the upsampler that got none.
+    Raises:
+        WeightsError: as `load_upsampler`, or the file is of another method.
+    """
+    given, metadata = load_upsampler(path)
+    method, _ = describe_upsampler(upsampler)
+    if metadata["method"] != method:
+        raise WeightsError(f"{path}: holds weights of {metadata['method']}, not of {method}; give another file")
+    own, state = upsampler.state_dict(), given.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    upsampler.load_state_dict(fitting, strict=False)
+    return sorted({name.partition(".")[0] for name in own if name not in fitting})
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featup_cli.errors import ShapeError, UsageError
+from featup_cli.upsamplers.resfu.components import explained_part, leading_components
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.guided_filter import sliding_sum
 from featup_cli.upsamplers.resfu.keys import HighResKey, LowResKey
@@ -26,6 +27,7 @@ VARIANTS = [
     ReSFUConfig(projection=8, hidden=16, guidance_channels=8, neighbors="coarse"),
     ReSFUConfig(projection=8, hidden=16, guidance_channels=8, neighbors="coarse", similarity="inner_product"),
     ReSFUConfig(projection=8, hidden=16, guidance="features", guidance_channels=3, scores="detail"),
+    ReSFUConfig(projection=8, hidden=16, guidance_channels=8, filter_radius=2, key="components", key_components=4),
 ]
 
 
@@ -236,7 +238,7 @@ def test_without_gradients_the_result_is_the_same(
     model, image, feats = make(config=config), torch.rand(2, 3, 40, 40), torch.randn(2, 6, 4, 6)
     with torch.no_grad():
         banded = model(image, feats, size)
-    torch.testing.assert_close(banded, model(image, feats, size), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(banded, model(image, feats, size), atol=5e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (35, 23), (3, 4)])
@@ -384,6 +386,33 @@ def test_released_names_and_number_of_parameters() -> None:
     assert sum(p.numel() for p in model.parameters()) == 44_306
     assert model.state_dict()["semantic_scores.weight"].shape == (128, 8, 3, 3)
     assert model.state_dict()["GF.kernel"].eq(1).all()
+
+
+def test_keys_of_components_serve_any_number_of_channels() -> None:
+    model, image = ReSFU(config=VARIANTS[-1]).eval(), torch.rand(1, 3, 32, 40)
+    for channels in (2, 6, 50):
+        assert model(image, torch.randn(1, channels, 4, 5), (23, 31)).shape == (1, channels, 23, 31)
+    with pytest.raises(UsageError, match="number of channels"):
+        ReSFU(config=TINY)
+
+
+def test_keys_of_components_do_not_change_when_features_are_rotated() -> None:
+    torch.manual_seed(0)
+    spread = torch.logspace(0, -3, 12)[:, None, None]
+    lr_feats, maps = torch.randn(2, 12, 6, 7) * spread, torch.randn(2, 3, 6, 7)
+    rotation = torch.linalg.qr(torch.randn(12, 12)).Q
+    turned = torch.einsum("dc,bchw->bdhw", rotation, lr_feats) + 5
+    expected = explained_part(maps, lr_feats, 4)
+    torch.testing.assert_close(explained_part(maps, turned, 4), expected, rtol=0, atol=1e-3)
+    # With as many components as tokens can have, everything is explained.
+    torch.testing.assert_close(explained_part(maps, torch.randn(2, 80, 6, 7), 80), maps, rtol=0, atol=1e-4)
+
+
+def test_components_are_those_of_the_exact_decomposition() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(1, 90, 30) * torch.logspace(0, -2, 30)
+    exact, found = torch.linalg.svd(tokens).U[..., :5], leading_components(tokens, 5)
+    torch.testing.assert_close(found @ found.mT, exact @ exact.mT, rtol=0, atol=1e-3)
 
 
 def test_inner_products_have_no_parameters() -> None:

@@ -42,6 +42,7 @@ CONFIGS = [
     ("jbu-released", {"channels": 6, "norm": False}),
     ("jbu-released", {"channels": 6, "norm": True}),
     ("resfu", {"channels": 6, **SMALL_RESFU}),
+    ("resfu", {"channels": None, "key": "components", **SMALL_RESFU}),
     ("resfu", {"channels": 6, "similarity": "inner_product", "scores": "detail", "neighbors": "coarse"}),
 ]
 ABOUT = {"backbone": "any", "provenance": {"made": "in a test"}, "card": "Random numbers."}

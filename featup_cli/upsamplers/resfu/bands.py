@@ -59,14 +59,14 @@ class BandedTaps:
         model, plan, height = self.model, self.plan, self.size[0]
         self.device = image.device
         guidance = self._guidance(image)
-        if self.keep:
+        if self.keep and model.stem is not None:
             guidance = store(guidance, height, plan.tall)
         moments, smooth_moments = self._guidance_moments(guidance)
         to_query = moments.affine(model.norm_y).then(model.q.weight.flatten(1), model.q.bias)
         query = self._held(lambda start, stop: pointwise(guidance(start, stop), *to_query), plan.query_span, plan.tall)
         self.scores: list[Rows] = []
         if model.semantic_scores is not None:
-            key = LowResKey(self._low_res_key(lr_feats), self.size, self.config.neighbors == "coarse")
+            key = LowResKey(self._low_res_key(image, lr_feats), self.size, self.config.neighbors == "coarse")
             aligned = query
             if model.GF is not None:
                 aligned = self._held(model.GF.banded(query, key, plan.aligned), plan.rows, plan.aligned)
@@ -140,8 +140,10 @@ class BandedTaps:
             moments.add(held(start, stop))
         return moments, smooth
 
-    def _low_res_key(self, lr_feats: Tensor) -> Tensor:
-        """`k(norm_x(lr_feats))` without a normalised copy."""
+    def _low_res_key(self, image: Tensor, lr_feats: Tensor) -> Tensor:
+        """The key of the model; of a projection without a normalised copy of the features."""
+        if self.model.norm_x is None:
+            return self.model.low_res_key(image, lr_feats)
         moments = GroupMoments(self.model.norm_x)
         for rows in lr_feats.split(max(1, self.plan.rows), 2):
             moments.add(rows)

@@ -24,6 +24,10 @@ class ReSFUConfig:
         neighbors: `fine`, one low-resolution pixel apart around every output pixel, or `coarse`, those of the
             low-resolution pixel that an output pixel lies in (table 7).
         guidance: `image`, through a convolutional stem, or `features`, any map of `guidance_channels`.
+        key: where keys come from: a `projection` of the features (the paper), which fits one number of channels, or the
+            `components`: the part of the picture's own query that the features' leading principal components explain,
+            which serves every backbone.
+        key_components: how many those are.
         guidance_channels: of the map that makes the query; with `image`, the stem's output.
         filter_radius: of the guided filter's window, in pixels of the grid that it works on: half the output's.
         filter_eps: regularisation of the guided filter.
@@ -42,6 +46,8 @@ class ReSFUConfig:
     smoothed_key: bool = True
     neighbors: Literal["fine", "coarse"] = "fine"
     guidance: Literal["image", "features"] = "image"
+    key: Literal["projection", "components"] = "projection"
+    key_components: int = 24
     guidance_channels: int = 32
     filter_radius: int = 8
     filter_eps: float = 0.001
@@ -49,7 +55,8 @@ class ReSFUConfig:
     sharpen_lr_wide: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("kernel_size", "projection", "groups", "hidden", "guidance_channels", "filter_radius"):
+        for name in ("kernel_size", "projection", "groups", "hidden", "key_components", "guidance_channels",
+                     "filter_radius"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.kernel_size % 2 == 0:
@@ -59,5 +66,7 @@ class ReSFUConfig:
                 f"projection={self.projection}, hidden={self.hidden}, groups={self.groups}: both widths must be "
                 "multiples of groups, and hidden of 8"
             )
+        if self.key == "components" and self.guidance == "features":
+            raise UsageError("key=components: makes keys of the picture; it needs guidance=image")
         if self.filter_eps <= 0:
             raise UsageError(f"filter_eps={self.filter_eps}: must be above 0")

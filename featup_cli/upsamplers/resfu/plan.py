@@ -16,6 +16,7 @@ _CPU_PIXELS, _PIXELS = 2**11, 2**17
 _TALL = 16  # rows at least of a band of the stem, whose convolutions need rows around it
 _ALIGNED = 32  # and of the guided filter, which needs more of them
 _STEM = 64  # channels of its hidden maps
+_SCRATCH = 5_000_000  # numbers that libraries take for themselves
 
 
 class Plan:
@@ -47,7 +48,12 @@ class Plan:
         self.query_span = self.rows + max(filtered, reach + self.tall + 2)
 
     def floats(self, channels: int, rows: int) -> int:
-        """Numbers held at once per image at the worst, with a band of `rows` rows of `channels` that is mixed."""
+        """Numbers held at once per image at the worst.
+
+        Args:
+            channels: of what is mixed.
+            rows: of a band; the one before counts too, as the caller has not let go of it.
+        """
         c, (height, width), lr_pixels = self.config, self.size, math.prod(self.lr_size)
         blocks = 2 if c.scores == "both" else 1
         half, reach = self.aligned // 2, self.aligned // 2 + 2 * c.filter_radius + 2
@@ -61,8 +67,9 @@ class Plan:
         stem = (self.tall + 2) * 2 * _STEM + self.tall * (2 * c.guidance_channels + c.projection)
         filtering = reach * 7 * c.projection + 4 * self.aligned * c.projection if c.guided_query else 0
         compared = self.rows * ((c.kernel_size**2 + 1) * c.projection + 3 * c.hidden)
-        mixed = self.rows * channels
-        sources = 3 * c.kernel_size * self.rows * channels * self.lr_size[1]
+        # Every row of the band reads the rows of its neighbours, which pass through copies while they are interpolated.
+        mixed = rows * (channels + c.kernel_size**2) + 3 * c.kernel_size * rows * channels * self.lr_size[1] // width
         sharpened = 5 * channels * lr_pixels if c.sharpen_lr or c.sharpen_lr_wide else 0
         maps = lr_pixels * (2 * c.projection + blocks * c.hidden) + sharpened
-        return maps + width * (held + widened + rows * channels + max(stem, filtering, compared, mixed)) + sources
+        working = rows * channels + max(stem, filtering, compared, mixed)
+        return _SCRATCH + maps + width * (held + widened + working)

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from featup_kernels import neighbor_mix
 from torch import Tensor, nn
 
-from featup_cli.errors import ShapeError
+from featup_cli.errors import ShapeError, UsageError
 from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
 from featup_cli.upsamplers.guidance import picture_stem, resize_guidance
 from featup_cli.upsamplers.resfu.bands import BandedTaps
+from featup_cli.upsamplers.resfu.components import explained_part, identity_convolution
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.guided_filter import GuidedFilter
 from featup_cli.upsamplers.resfu.keys import HighResKey, Key, LowResKey, gaussian_blur
@@ -23,6 +25,7 @@ from featup_cli.upsamplers.resfu.similarity import InnerProduct, PCDCBlock, weig
 from featup_cli.upsamplers.sharpen import make_strengths, sharpen
 
 Size = tuple[int, int]
+KEY_PIXELS = 4  # along a token, of the picture that keys of `components` are made of
 
 
 class ReSFU(nn.Module):
@@ -32,20 +35,28 @@ class ReSFU(nn.Module):
     released module, besides the `stem` that turns a picture into guidance.
 
     Args:
-        channels: C, of the features.
+        channels: C, of the features; None, for any number, with `key="components"`.
         config: settings; the defaults are the paper's.
+    Raises:
+        UsageError: no number of channels, but keys that are projections of them.
     """
 
-    def __init__(self, channels: int, config: ReSFUConfig | None = None) -> None:
+    def __init__(self, channels: int | None = None, config: ReSFUConfig | None = None) -> None:
         super().__init__()
-        self.channels = channels
         self.config = config = config or ReSFUConfig()
+        self.channels = channels if config.key == "projection" else None
         guidance_channels = config.guidance_channels
         self.stem = picture_stem(guidance_channels) if config.guidance == "image" else None
-        self.norm_x = nn.GroupNorm(math.gcd(32, channels), channels)
+        self.norm_x: nn.GroupNorm | None = None
+        if config.key == "components":
+            self.k = identity_convolution(config.projection)
+        elif channels is None:
+            raise UsageError("a ReSFU whose keys are projections needs the number of channels")
+        else:
+            self.norm_x = nn.GroupNorm(math.gcd(32, channels), channels)
+            self.k = nn.Conv2d(channels, config.projection, 1)
         self.norm_y = nn.GroupNorm(math.gcd(32, guidance_channels), guidance_channels)
         self.q = nn.Conv2d(guidance_channels, config.projection, 1)
-        self.k = nn.Conv2d(channels, config.projection, 1)
         self.GF = GuidedFilter(config.filter_radius, config.filter_eps) if config.guided_query else None
         self.semantic_scores = self._similarity() if config.scores != "detail" else None
         self.detail_scores = self._similarity() if config.scores != "semantic" else None
@@ -99,11 +110,8 @@ class ReSFU(nn.Module):
         values = sharpen(lr_feats if values is None else values, self.sharpen_lr)
         taps = BandedTaps(self, image, lr_feats, output_size, keep=False)
         for top, bottom in bands_of(output_size[0], rows, start):
-            out = values.new_empty(*values.shape[:2], bottom - top, output_size[1])
-            for first, last in bands_of(bottom, taps.rows, top):
-                out[:, :, first - top : last - top] = self._mix_rows(values, taps(first, last), output_size, first)
-            yield out
-            del out
+            weights = torch.cat([taps(*band) for band in bands_of(bottom, taps.rows, top)], 2)
+            yield self._mix_rows(values, weights, output_size, top)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """The rows that are kept, the widest maps and the band itself; see `Upsampler.band_bytes`."""
@@ -130,8 +138,18 @@ class ReSFU(nn.Module):
             if image.ndim != 4 or image.shape[1] != channels:
                 raise ShapeError(f"guidance must be [B, {channels}, H, W], not {list(image.shape)}")
         check_inputs(image if self.stem else image[:, :1].expand(-1, 3, -1, -1), lr_feats, output_size)
-        if lr_feats.shape[1] != self.channels:
+        if self.channels is not None and lr_feats.shape[1] != self.channels:
             raise ShapeError(f"lr_feats must be [B, {self.channels}, h, w], not {list(lr_feats.shape)}")
+
+    def low_res_key(self, image: Tensor, lr_feats: Tensor) -> Tensor:
+        """The key of the semantic score, [B, D, h, w]."""
+        if self.norm_x is not None:
+            return self.k(self.norm_x(lr_feats))
+        assert self.stem is not None
+        # A picture of a few pixels per token is enough, and makes keys that do not depend on the output's size.
+        size = lr_feats.shape[2] * KEY_PIXELS, lr_feats.shape[3] * KEY_PIXELS
+        query = F.avg_pool2d(self.q(self.norm_y(self.stem(resize_guidance(image, size)))), KEY_PIXELS)
+        return self.k(explained_part(query, lr_feats, self.config.key_components))
 
     def taps_of(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
         """Weights of the neighbours, [B, K * K, H, W], made whole and differentiable; arguments as the call."""
@@ -140,7 +158,7 @@ class ReSFU(nn.Module):
             guidance = self.stem(guidance)
         query = self.q(self.norm_y(guidance))
         lr_size = lr_feats.shape[2], lr_feats.shape[3]
-        key = LowResKey(self.k(self.norm_x(lr_feats)), output_size, self.config.neighbors == "coarse")
+        key = LowResKey(self.low_res_key(image, lr_feats), output_size, self.config.neighbors == "coarse")
         scores = []
         if self.semantic_scores is not None:
             aligned = query if self.GF is None else self.GF(query, key)
