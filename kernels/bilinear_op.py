@@ -6,18 +6,11 @@ two. So three kernels a backend give derivatives of any order.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
-import torch
+from featup_kernels.registration import implementation, register
 from torch import Tensor
-
-
-def implementation(operation: str, backend: str) -> ModuleType:
-    """The module of a backend's kernels, imported on first use: Numba and Triton cost nothing until then."""
-    return importlib.import_module(f"featup_kernels.{operation}.{backend}_impl")
 
 
 def register_bilinear(operation: str) -> Callable[[Tensor, Tensor, str], Tensor]:
@@ -27,28 +20,22 @@ def register_bilinear(operation: str) -> Callable[[Tensor, Tensor, str], Tensor]
     the source, and `d_taps(d_out, source, k)`.
     """
 
-    @torch.library.custom_op(f"featup::{operation}", mutates_args=())
-    def forward(source: Tensor, taps: Tensor, backend: str) -> Tensor:
+    def forward_kernel(source: Tensor, taps: Tensor, backend: str) -> Tensor:
         return implementation(operation, backend).forward(source.contiguous(), taps.contiguous())
 
-    @torch.library.custom_op(f"featup::{operation}_d_source", mutates_args=())
-    def d_source(d_out: Tensor, taps: Tensor, height: int, width: int, backend: str) -> Tensor:
+    def d_source_kernel(d_out: Tensor, taps: Tensor, height: int, width: int, backend: str) -> Tensor:
         return implementation(operation, backend).d_source(d_out.contiguous(), taps.contiguous(), (height, width))
 
-    @torch.library.custom_op(f"featup::{operation}_d_taps", mutates_args=())
-    def d_taps(d_out: Tensor, source: Tensor, k: int, backend: str) -> Tensor:
+    def d_taps_kernel(d_out: Tensor, source: Tensor, k: int, backend: str) -> Tensor:
         return implementation(operation, backend).d_taps(d_out.contiguous(), source.contiguous(), k)
 
-    @forward.register_fake
-    def _(source: Tensor, taps: Tensor, backend: str) -> Tensor:
+    def forward_fake(source: Tensor, taps: Tensor, backend: str) -> Tensor:
         return source.new_empty(source.shape[0], source.shape[1], taps.shape[2], taps.shape[3])
 
-    @d_source.register_fake
-    def _(d_out: Tensor, taps: Tensor, height: int, width: int, backend: str) -> Tensor:
+    def d_source_fake(d_out: Tensor, taps: Tensor, height: int, width: int, backend: str) -> Tensor:
         return d_out.new_empty(d_out.shape[0], d_out.shape[1], height, width)
 
-    @d_taps.register_fake
-    def _(d_out: Tensor, source: Tensor, k: int, backend: str) -> Tensor:
+    def d_taps_fake(d_out: Tensor, source: Tensor, k: int, backend: str) -> Tensor:
         return d_out.new_empty(d_out.shape[0], k * k, d_out.shape[2], d_out.shape[3])
 
     def side(taps: Tensor) -> int:
@@ -85,7 +72,16 @@ def register_bilinear(operation: str) -> Callable[[Tensor, Tensor, str], Tensor]
             None, None,
         )  # fmt: skip
 
-    forward.register_autograd(forward_backward, setup_context=save_two)
-    d_source.register_autograd(d_source_backward, setup_context=save_two)
-    d_taps.register_autograd(d_taps_backward, setup_context=save_two)
+    forward = register(
+        f"{operation}(Tensor source, Tensor taps, str backend) -> Tensor",
+        forward_kernel, forward_fake, forward_backward, save_two,
+    )  # fmt: skip
+    d_source = register(
+        f"{operation}_d_source(Tensor d_out, Tensor taps, SymInt height, SymInt width, str backend) -> Tensor",
+        d_source_kernel, d_source_fake, d_source_backward, save_two,
+    )  # fmt: skip
+    d_taps = register(
+        f"{operation}_d_taps(Tensor d_out, Tensor source, SymInt k, str backend) -> Tensor",
+        d_taps_kernel, d_taps_fake, d_taps_backward, save_two,
+    )  # fmt: skip
     return forward

@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from featup_kernels.bilinear_op import implementation
 from featup_kernels.checks import autocast, check_rank, check_same_kind, zeros_of
 from featup_kernels.dispatch import choose_backend
 from featup_kernels.range_taps.reference import range_taps_reference, spatial_logits
+from featup_kernels.registration import implementation, register
 from torch import Tensor
 
 
-@torch.library.custom_op("featup::range_taps", mutates_args=())
-def _range_taps(keys: Tensor, temperature: Tensor, logits: Tensor, backend: str) -> Tensor:
+def _forward_kernel(keys: Tensor, temperature: Tensor, logits: Tensor, backend: str) -> Tensor:
     return implementation("range_taps", backend).forward(keys.contiguous(), temperature, logits.contiguous())
 
 
-@torch.library.custom_op("featup::range_taps_backward", mutates_args=())
-def _range_taps_backward(
+def _backward_kernel(
     d_taps: Tensor, taps: Tensor, keys: Tensor, temperature: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
     return implementation("range_taps", backend).backward(
@@ -26,14 +24,14 @@ def _range_taps_backward(
     )
 
 
-@_range_taps.register_fake
-def _(keys: Tensor, temperature: Tensor, logits: Tensor, backend: str) -> Tensor:
+def _forward_fake(keys: Tensor, temperature: Tensor, logits: Tensor, backend: str) -> Tensor:
     side = round(logits.shape[0] ** 0.5)
     return keys.new_empty(keys.shape[0], side * side, keys.shape[2] - side + 1, keys.shape[3] - side + 1)
 
 
-@_range_taps_backward.register_fake
-def _(d_taps: Tensor, taps: Tensor, keys: Tensor, temperature: Tensor, backend: str) -> tuple[Tensor, Tensor]:
+def _backward_fake(
+    d_taps: Tensor, taps: Tensor, keys: Tensor, temperature: Tensor, backend: str
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(keys), temperature.new_empty(taps.shape[1])
 
 
@@ -51,7 +49,18 @@ def _gradients(ctx: Any, d_taps: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
     return d_keys, d_temperature.to(temperature.dtype), d_logits, None
 
 
-_range_taps.register_autograd(_gradients, setup_context=_save)
+def _refuse(ctx: Any, *gradients: Tensor) -> None:
+    raise RuntimeError("range_taps_backward has no derivative: for second derivatives use backend='reference'")
+
+
+_range_taps_backward = register(
+    "range_taps_backward(Tensor d_taps, Tensor taps, Tensor keys, Tensor temperature, str backend) -> (Tensor, Tensor)",
+    _backward_kernel, _backward_fake, _refuse,
+)  # fmt: skip
+_range_taps = register(
+    "range_taps(Tensor keys, Tensor temperature, Tensor logits, str backend) -> Tensor",
+    _forward_kernel, _forward_fake, _gradients, _save,
+)  # fmt: skip
 
 
 def range_taps(
