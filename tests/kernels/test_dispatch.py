@@ -66,3 +66,13 @@ def test_importing_loads_neither_numba_nor_triton() -> None:
     code = "import sys, featup_kernels; print(sorted({'numba', 'llvmlite', 'triton'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_first_call_loads_no_compiler() -> None:
+    code = """
+import sys, torch, featup_kernels
+featup_kernels.adaptive_conv(torch.rand(1, 1, 4, 4), torch.rand(1, 9, 2, 2), backend="cpu")
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
