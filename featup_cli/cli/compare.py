@@ -28,7 +28,7 @@ def compare(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
-    methods: common.Methods = "all",
+    methods: common.Methods = "bilinear,jbu,resfu,implicit",
     preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     settings: options.Settings = None,
     upsampler: common.UpsamplerWeights = None,

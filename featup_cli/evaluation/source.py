@@ -159,21 +159,23 @@ def affine(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def choose_methods(text: str, source: FeatureSource, note: Callable[[str], None]) -> list[str]:
-    """Methods from `all` or a comma-separated list, in that order.
+    """Methods from `fast`, `all` or a comma-separated list, in that order.
 
-    `all` leaves out, with a note, what can't be had for this backbone (no weights for it).
+    `fast` are those that are made once for all pictures: others (`METHODS_OF_A_PICTURE`) take 10 to 100 times as long.
+    `fast` and `all` leave out, with a note, what can't be had for this backbone (no weights for it).
 
     Raises:
         UsageError: an unknown name, one given twice, or one that can't be had.
     """
-    names = list(METHODS) if text == "all" else [name.strip() for name in text.split(",")]
+    groups = {"all": list(METHODS), "fast": [name for name in METHODS if name not in METHODS_OF_A_PICTURE]}
+    names = groups.get(text) or [name.strip() for name in text.split(",")]
     _refuse_unknown(names, text)
     usable = []
     for name in names:
         try:
             source.upsampler(name, source.backbone.native_size)
         except FeatUpError as error:
-            if text != "all":
+            if text not in groups:
                 raise
             note(f"note: left out: {error}")
         else:
@@ -184,6 +186,6 @@ def choose_methods(text: str, source: FeatureSource, note: Callable[[str], None]
 def _refuse_unknown(names: Sequence[str], text: str) -> None:
     for name in names:
         if name not in METHODS:
-            raise UsageError(f"--methods {text}: no method {name!r}; choose all, or from {', '.join(METHODS)}")
+            raise UsageError(f"--methods {text}: no method {name!r}; choose fast, all, or from {', '.join(METHODS)}")
         if names.count(name) > 1:
             raise UsageError(f"--methods {text}: {name} is given twice")

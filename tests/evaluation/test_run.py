@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from featup_cli.config import METHODS
+from featup_cli.config import METHODS, METHODS_OF_A_PICTURE
 from featup_cli.errors import UsageError, WeightsError
 from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache
@@ -165,6 +165,7 @@ def test_methods_are_taken_from_the_registry_and_wrong_names_refused(source: Fea
     notes: list[str] = []
     chosen = choose_methods("all", source, notes.append)
     assert {"nearest", "bilinear", "bicubic", "implicit"} <= set(chosen)
+    assert choose_methods("fast", source, notes.append) == [m for m in chosen if m not in METHODS_OF_A_PICTURE]
     assert choose_methods("bicubic,nearest", source, notes.append) == ["bicubic", "nearest"]
     for text in ("bilinear,hopeful", "bilinear,bilinear"):
         with pytest.raises(UsageError, match="--methods"):

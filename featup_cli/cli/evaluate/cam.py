@@ -52,7 +52,7 @@ def cam(
             help="Blur of the hidden half: standard deviation as a share of the short side.",
         ),
     ] = 0.05,
-    methods: common.Methods = "all",
+    methods: common.Methods = "fast",
     preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     settings: options.Settings = None,
     upsampler: common.UpsamplerWeights = None,

@@ -29,9 +29,10 @@ Images = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them
 Methods = Annotated[
     str,
     typer.Option(
-        "--methods", "-m", help="Comma-separated, or `all` that can be had for the backbone.", rich_help_panel=METHOD
+        "--methods", "-m", rich_help_panel=METHOD,
+        help="Comma-separated; `fast`: all that can be had for the backbone and take one pass; `all`: fits as well.",
     ),
-]
+]  # fmt: skip
 UpsamplerWeights = Annotated[
     list[str] | None,
     typer.Option(

@@ -68,7 +68,7 @@ def retrieval(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
-    methods: common.Methods = "all",
+    methods: common.Methods = "fast",
     preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     settings: options.Settings = None,
     upsampler: common.UpsamplerWeights = None,
