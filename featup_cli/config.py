@@ -21,7 +21,7 @@ METHODS: dict[str, str] = {
     "guided": "guided filter: features as local linear functions of colour",
     "classical-jbu": "joint bilateral upsampling by fixed Gaussians (Kopf et al., 2007); nothing is learned",
     "jbu": "one pass of a joint bilateral stack; serves every backbone",
-    "resfu": "one pass that mixes neighbours by learned similarity; weights belong to a backbone",
+    "resfu": "one pass that mixes neighbours by learned similarity; packaged weights serve every backbone",
     "implicit": "fits implicit FeatUp to the picture from jittered views",
     "strided": "runs a ViT with overlapping patches (Amir et al., 2021; FeatUp, section 6.2); seconds a picture",
     "large-image": "runs the backbone on an enlarged picture (FeatUp, section 4); up to 64 times its cost",

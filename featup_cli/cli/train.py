@@ -125,7 +125,7 @@ def train(
     console.note(f"{result.pictures} pictures, {result.heldout} held out{skipped}; {result.seconds / 60:.1f} min")
     console.note(
         f"best at step {result.step} of {result.steps}: explains {result.scores['explained_variance']:.1%} "
-        f"of unseen views (bilinear {result.scores['bilinear_explained_variance']:.1%})"
+        f"of {result.goal} (bilinear {result.scores['bilinear_explained_variance']:.1%})"
     )
     record = {
         "output": str(result.output), "run_folder": str(training.folder), "scores": result.scores,

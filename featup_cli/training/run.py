@@ -94,6 +94,7 @@ class Trained:
         step: from which the weights are; `steps` all that were taken.
         pictures: trained on; `heldout` only looked at; `skipped` could not be read.
         seconds: of training, without the cache.
+        goal: what the scores are a share of, for people.
     """
 
     output: Path
@@ -104,6 +105,7 @@ class Trained:
     heldout: int
     skipped: int
     seconds: float
+    goal: str
 
 
 def train(
@@ -191,6 +193,7 @@ class _Run:
             },
             step=kept.step, steps=config.steps, pictures=len(self.keys) // config.crops,
             heldout=len(self.heldout) // config.crops, skipped=self.skipped, seconds=trainer.seconds,
+            goal=self.goal,
         )  # fmt: skip
         if main:
             self._save_upsampler(training.output)
