@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -107,7 +108,7 @@ def fit_pca(tokens: Tensor, components: int, *, seed: int = 0) -> PCA:
         seed: of the sample and the random start for more than 1024 channels.
     Raises:
         ShapeError: not [N, C], or empty.
-        InputError: the tokens hold NaN or infinite values.
+        InputError: the tokens hold NaN or infinite values, or such large ones that their squares overflow.
     """
     if tokens.ndim != 2 or tokens.numel() == 0:
         raise ShapeError(f"tokens must be [N, C] and not empty, not {list(tokens.shape)}")
@@ -123,6 +124,8 @@ def fit_pca(tokens: Tensor, components: int, *, seed: int = 0) -> PCA:
     if channels <= EXACT_CHANNELS:
         covariance = _moments(tokens, mean, cross=True)
         total = float(covariance.diagonal().sum())
+        if not math.isfinite(total):
+            raise InputError("the features hold values too large for principal components; make them again")
         values, vectors = torch.linalg.eigh(covariance)
         variances, basis = values.flip(0)[:components].clamp_min(0), vectors.T.flip(0)[:components]
     else:

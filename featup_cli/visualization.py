@@ -95,7 +95,10 @@ def _fit_files(count: int, files: Iterable[tuple[str, FeatureFile]], components:
                 f"{name}: has {channels} channels but {first} has {samples[0].shape[1]}; "
                 "files shown together must come from the same backbone"
             )
-        samples += [sample_tokens(features, limit) for features in _maps(file)]
+        drawn = [sample_tokens(features, limit) for features in _maps(file)]
+        if not all(bool(tokens.square().sum().isfinite()) for tokens in drawn):
+            raise InputError(f"{name}: holds values too large to be shown; make the file again")
+        samples += drawn
     _checked_components(components, samples[0].shape[1])
     return fit_colours(samples, components)
 

@@ -51,9 +51,10 @@ class Claims:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _offset(target))
 
     def close(self) -> None:
-        """Give all claims back; the last process removes the file."""
-        if self._descriptor is None:
+        """Give all claims back; the last process removes the file, also one that a dead process left."""
+        if self._descriptor is None and not (self._path.exists() and self._open()):
             return
+        assert self._descriptor is not None
         if self._lock(fcntl.LOCK_EX, _PRESENCE):
             self._path.unlink(missing_ok=True)
         os.close(self._descriptor)

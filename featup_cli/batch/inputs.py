@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from PIL import Image, ImageFile
 
 from featup_cli.batch.records import Item, Record
+from featup_cli.errors import UsageError
 
 LIST_SUFFIX = ".txt"
 STANDARD_INPUT = "-"
@@ -48,6 +50,13 @@ def picture_suffixes() -> frozenset[str]:
         if kind != "MPEG" and not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
     }  # fmt: skip
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in decoded)
+
+
+def refuse_address(path: str | Path) -> None:
+    """Raise UsageError for `s3://...` and the like, which would be taken for a folder of that name."""
+    # A Path has one slash left; names of Windows drives have one letter.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        raise UsageError(f"{path}: is no path; mount what is stored there as a folder (mount-s3, gcsfuse, sshfs)")
 
 
 def find_inputs(arguments: Iterable[str | Path], recursive: bool = False, skip: Path | str | None = None) -> Inputs:

@@ -7,7 +7,7 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from typing import Protocol
 from torch import Tensor
 
 from featup_cli.batch.claims import Claims
+from featup_cli.batch.queue import ItemQueue
 from featup_cli.batch.records import Item, Record, wanted_files
 from featup_cli.batch.resume import why_make
 from featup_cli.config import METHODS_OF_A_PICTURE
@@ -134,6 +135,15 @@ class Worker:
         """Items that the worker holds at once when it is busy."""
         return self.ahead + self.writers
 
+    def records(self, items: Sequence[Item]) -> Iterator[Record]:
+        """Records of all items; those that another run works on are asked for again until they are done."""
+        queue = ItemQueue(items)
+        for record in self.stream(queue):
+            if record.status == "busy":
+                queue.put_back(record.item)
+            else:
+                yield record
+
     def stream(self, queue: Queue) -> Iterator[Record]:
         """Records in the order of the items; those that another run works on come back as `busy`.
 
@@ -143,6 +153,7 @@ class Worker:
         writers = ThreadPoolExecutor(self.writers, "write")
         reading: deque[Future[_Entry | Record]] = deque()
         writing: deque[Future[Record]] = deque()
+        self._stop.clear()
         largest = 0  # bytes of the largest picture so far; the next ones may be as large
         gc.collect()
         gc.freeze()  # collections need not look at what is loaded, again for each picture

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from featup_cli.batch.claims import Claims, remove_abandoned
-from featup_cli.batch.inputs import find_inputs
+from featup_cli.batch.inputs import find_inputs, refuse_address
 from featup_cli.batch.job import Job, Worker, available_cores
 from featup_cli.batch.names import name_outputs
 from featup_cli.batch.queue import ItemQueue
+from featup_cli.batch.ray_engine import run_on_ray
 from featup_cli.batch.records import Item, Record
 from featup_cli.batch.resume import why_make
 from featup_cli.batch.shards import Shard
@@ -41,12 +42,21 @@ class Run:
     """Pictures, what couldn't be found among the inputs, and a job for each worker.
 
     `jobs` and `items` are plain values: another engine can send them to workers of its own, which call
-    `Worker(job).stream(ItemQueue(items))`.
+    `Worker(job).records(items)`, as `ray_engine` does.
+
+    Attributes:
+        items: the pictures and their feature files.
+        problems: records of what couldn't be found.
+        jobs: one for each worker process on this machine; for Ray a single one, of which it makes copies.
+        engine: `local` or `ray`.
+        workers: of Ray; None to choose by what the cluster has.
     """
 
     items: Sequence[Item]
     problems: Sequence[Record]
     jobs: Sequence[Job]
+    engine: str = "local"
+    workers: int | None = None
 
     def __len__(self) -> int:
         """How many records the run gives."""
@@ -71,10 +81,12 @@ class Run:
             check_writable(self.items[0].target)
         claims = Claims(self.jobs[0].folder)
         remove_abandoned(self.items, claims)
-        queue = ItemQueue(self.items)
-        if len(self.jobs) > 1:
+        if self.engine == "ray" or len(self.jobs) > 1:
             try:
-                yield from run_workers(self.jobs, queue, announce)
+                if self.engine == "ray":
+                    yield from run_on_ray(self.jobs[0], self.items, self.workers, announce)
+                else:
+                    yield from run_workers(self.jobs, ItemQueue(self.items), announce)
             finally:
                 remove_abandoned(self.items, claims)  # of workers that died
                 claims.close()
@@ -82,11 +94,7 @@ class Run:
         worker = Worker(self.jobs[0], announce, progress, claims)
         if announce is not None:
             announce(worker.about)
-        for record in worker.stream(queue):
-            if record.status == "busy":
-                queue.put_back(record.item)
-            else:
-                yield record
+        yield from worker.records(self.items)
 
     def preview(self, announce: Announce | None = None) -> Iterator[Preview]:
         """What the run would do with each picture, in order; nothing is written."""
@@ -120,14 +128,23 @@ def plan_run(
     overwrite: bool = False,
     batch: int | None = None,
     threads: int | None = None,
+    engine: str = "local",
+    workers: int | None = None,
 ) -> Run:
     """Find the pictures, name their outputs, and make a job for each worker; see `upsample_many`."""
+    if engine == "ray" and (devices is not None or shard is not None):
+        raise UsageError("--engine ray shares the work out itself: leave --devices and --shard, give --workers")
+    if engine != "ray" and workers is not None:
+        raise UsageError("--workers: is for --engine ray; on one machine give --devices 0,1 or cpu:2")
+    inputs = list(inputs)
+    for path in (*inputs, folder):
+        refuse_address(path)
     found = find_inputs(inputs, recursive, skip=folder)
     if not found.sources and not found.problems:
         raise InputError("no pictures were given")
     items = name_outputs(found, folder, picture=output.picture, model=output.model)
     job = Job(settings, output, str(folder), overwrite, batch, threads)
-    return Run((shard or Shard()).of(items), found.problems, split_job(job, devices))
+    return Run((shard or Shard()).of(items), found.problems, split_job(job, devices), engine, workers)
 
 
 def split_job(job: Job, devices: str | None) -> list[Job]:
@@ -182,6 +199,8 @@ def upsample_many(
     overwrite: bool = False,
     batch: int | None = None,
     threads: int | None = None,
+    engine: str = "local",
+    workers: int | None = None,
 ) -> Iterator[Record]:
     """Features per pixel of many pictures: what `featup upsample` does, silently; one record for each as it finishes.
 
@@ -199,11 +218,13 @@ def upsample_many(
         overwrite: make what is up to date anew.
         batch: pictures that the backbone sees at once; None to choose by device.
         threads: of a worker that read, and that write; None to choose by cores.
+        engine: `local`, or `ray` for the workers of a Ray cluster, which must see all paths.
+        workers: of Ray; None for one on each GPU of the cluster, or one on each machine if it has none.
     Raises:
         UsageError, InputError, WeightsError, OutputError: nothing can be done at all; before the first record.
     """
     run = plan_run(
         inputs, folder, settings or Upsampling(), output or Output(), recursive=recursive, devices=devices, shard=shard,
-        overwrite=overwrite, batch=batch, threads=threads,
+        overwrite=overwrite, batch=batch, threads=threads, engine=engine, workers=workers,
     )  # fmt: skip
     return run.records()

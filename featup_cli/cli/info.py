@@ -66,10 +66,10 @@ def describe_lines(facts: dict[str, Any]) -> list[str]:
     facts["provenance"] = provenance or {}
     lines = [plain(facts.pop("file"))]
     for name, value in facts.items():
-        if name in ("provenance", "maps") and value:
+        if name in ("provenance", "maps") and isinstance(value, dict) and value:
             lines += [f"  {name}", *(f"    {plain(key):19} {value_text(part)}" for key, part in value.items())]
         else:
-            lines.append(f"  {name:21} {value_text(value)}")
+            lines.append(f"  {plain(name):21} {value_text(value)}")
     return lines
 
 

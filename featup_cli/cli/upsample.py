@@ -25,6 +25,7 @@ METHOD_HELP = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
 
 Method = Enum("Method", {name: name for name in METHODS}, type=str)  # type: ignore[misc]
 Downsampler = Enum("Downsampler", {name: name for name in ("attention", "simple")}, type=str)  # type: ignore[misc]
+Engine = Enum("Engine", {name: name for name in ("local", "ray")}, type=str)  # type: ignore[misc]
 Representation = Enum("Representation", {name: name for name in ("network", "buffer")}, type=str)  # type: ignore[misc]
 
 
@@ -194,6 +195,24 @@ def upsample(
             help="Do one part of the pictures, such as 3/16; auto: the part that torchrun or SLURM gives this process.",
         ),
     ] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            "--engine",
+            rich_help_panel=RUN,
+            help="local: processes of this machine; ray: of the cluster at RAY_ADDRESS, or of a local one.",
+        ),
+    ] = Engine.local,  # type: ignore[attr-defined]
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            rich_help_panel=RUN,
+            show_default=False,
+            help="ray: worker processes in all. (default: one for each GPU, or one for each machine if there are none)",
+        ),
+    ] = None,
     memory: options.Memory = None,
     seed: options.Seed = 0,
     quiet: options.Quiet = False,
@@ -232,7 +251,7 @@ def upsample(
         ),
         Output(dtype=dtype.value, storage=storage.value, model=save_model, picture=picture),
         recursive=recursive, devices=devices, shard=parse_shard(shard) if shard is not None else None,
-        overwrite=overwrite, batch=batch, threads=jobs,
+        overwrite=overwrite, batch=batch, threads=jobs, engine=engine.value, workers=workers,
     )  # fmt: skip
     if dry_run:
         raise typer.Exit(report_preview(run, console))

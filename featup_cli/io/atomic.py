@@ -58,8 +58,12 @@ def _temporary_for(path: Path) -> Path:
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: can't be written: it is not a regular file; give a file name")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept because writers choose the format by it; the stem is cut because names have a length limit.
-    return path.parent / f".{path.stem[:80]}-{secrets.token_hex(6)}{path.suffix}"
+    # The suffix is kept because writers choose the format by it; the stem is cut because names have a length limit,
+    # 255 bytes on most systems.
+    stem = path.stem[:80]
+    while len(os.fsencode(stem)) > 200:
+        stem = stem[:-1]
+    return path.parent / f".{stem}-{secrets.token_hex(6)}{path.suffix}"
 
 
 @contextmanager

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from featup_cli.errors import InputError
+from featup_cli.errors import InputError, one_line
+from featup_cli.io.files import check_readable
 
 DEFAULT_MAX_PIXELS = 200_000_000
+# No format spends more on a pixel (four numbers of 64 bits), nor as much on metadata; larger files are not read.
+_BYTES_PER_PIXEL, _BYTES_BESIDE = 32, 1 << 28
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,54 @@ class Picture:
         return Picture(np.array(image)).tensor()
 
 
-@contextmanager
-def _quiet_pillow(limit: int) -> Iterator[None]:
-    # Pillow's own guard is a module global that warns up to twice its limit and then raises; ours is checked from the
-    # header. Its other warnings are of broken metadata, which harm no picture.
-    previous = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = limit
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+class _QuietPillow:
+    """Sets Pillow's guard against bombs and silences its warnings; may be entered by several threads at once.
+
+    The guard is a module global that warns up to twice its limit and then raises; ours is checked from the header. Its
+    other warnings are of broken metadata, which harm no picture. As both are global, the first thread to enter sets
+    them, and the last one to leave sets them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = ExitStack()
+
+    @contextmanager
+    def __call__(self, limit: int) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._before.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._before.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+                Image.MAX_IMAGE_PIXELS = limit
+            self._inside += 1
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limit)
+        try:
             yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = previous
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._before.close()
+
+
+_quiet_pillow = _QuietPillow()
+
+
+def picture_formats() -> tuple[str, ...]:
+    """Formats that Pillow decodes by itself, by its names.
+
+    Of stubs and MPEG it knows no more than the name; PostScript would be run by another program.
+    """
+    Image.init()
+
+    def decoded(kind: str) -> bool:
+        factory = Image.OPEN[kind][0]
+        stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+        return not stub and kind not in ("MPEG", "EPS")
+
+    return tuple(filter(decoded, Image.OPEN))
 
 
 def _greyscale_from_deep(image: Image.Image, name: str) -> Image.Image:
@@ -110,45 +150,48 @@ def load_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pictur
     """Read a picture from a file.
 
     Args:
-        path: any format that Pillow reads; of an animation the first frame is taken and a note says so.
+        path: any format that Pillow decodes by itself; of an animation the first frame is taken and a note says so.
         max_pixels: larger pictures are refused from the header, before any pixel is decoded.
     Raises:
         InputError: the file is missing, no picture, damaged, or too large; the message names it.
     """
     path = Path(path)
+    size = check_readable(path, "picture files")
+    if size > max_pixels * _BYTES_PER_PIXEL + _BYTES_BESIDE:
+        raise InputError(f"{path}: is too large for a picture ({size:,} bytes); raise --max-pixels if it is one")
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; give picture files")
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: can't be read ({reason}); check its name and permissions") from None
-    if not data:
-        raise InputError(f"{path}: is empty")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error}); check its permissions") from None
+    return decode_picture(data, str(path), max_pixels)
+
+
+def decode_picture(data: bytes, name: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """As `load_image`, from the bytes of a file; `name` is for messages."""
     notes: list[str] = []
     too_large = f"has more than {max_pixels:,} pixels; raise the limit with --max-pixels if you trust the file"
     try:
-        with _quiet_pillow(max_pixels), Image.open(io.BytesIO(data)) as image:
+        with _quiet_pillow(max_pixels), Image.open(io.BytesIO(data), formats=picture_formats()) as image:
             if image.width * image.height > max_pixels:
-                raise InputError(f"{path}: {image.width}x{image.height} {too_large}")
+                raise InputError(f"{name}: {image.width}x{image.height} {too_large}")
             # Phones store photographs as MPO with a preview or depth map behind: no animation, not worth a note.
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                notes.append(f"{path}: first of {image.n_frames} frames")
+                notes.append(f"{name}: first of {image.n_frames} frames")
                 image.seek(0)
             image.load()
-            pixels = np.array(upright_rgb(image, str(path)))
+            pixels = np.array(upright_rgb(image, name))
     except InputError:
         raise
     except Image.DecompressionBombError:
-        raise InputError(f"{path}: {too_large}") from None
+        raise InputError(f"{name}: {too_large}") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path}: is not a picture that Pillow can read; convert it to PNG or JPEG") from None
+        raise InputError(f"{name}: is not a picture that Pillow can read; convert it to PNG or JPEG") from None
+    except MemoryError:
+        raise InputError(f"{name}: needs more memory than there is, or is damaged; give a smaller picture") from None
     except Exception as error:
         # Decoders raise nearly anything on damaged files; the file is at fault, not the program.
-        raise InputError(f"{path}: is damaged ({error or type(error).__name__}); export it again") from None
-    return Picture(pixels, str(path), hashlib.sha256(data).hexdigest(), tuple(notes))
+        raise InputError(f"{name}: is damaged ({one_line(error)}); export it again") from None
+    return Picture(pixels, name, hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
 def as_picture(image: Path | str | Picture | Image.Image | np.ndarray | Tensor) -> Picture:

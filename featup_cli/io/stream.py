@@ -121,7 +121,7 @@ class FeatureWriter:
         self._write_at(0, self.header_size.to_bytes(8, "little") + header.ljust(self.header_size))
 
     def _header(self) -> bytes:
-        featup = json.dumps(self.provenance, ensure_ascii=False, default=str)
+        featup = json.dumps(self.provenance, default=str)  # all ASCII: names of files may be no valid Unicode
         tensors = {
             name: {"dtype": _NAMES[s.dtype], "shape": s.shape, "data_offsets": (s.start, s.stop)}
             for name, s in self.slots.items()

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from featup_cli.errors import InputError, OutputError, ShapeError
 from featup_cli.io.atomic import atomic_path
+from featup_cli.io.files import check_readable, unicode_name
 
 FORMAT = "featup-1"
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the safetensors format itself
+MAX_NESTING = 50  # of the JSON in its metadata
 LAYOUTS = {
     "features": "C H W",
     "lr_features": "C h w",
@@ -139,7 +141,8 @@ def save_features(
         storage = tensor.untyped_storage().data_ptr()
         stored[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
-    metadata = {"format": FORMAT, "featup": json.dumps(dict(provenance), ensure_ascii=False, default=str)}
+    # All ASCII, as names of files may be no valid Unicode.
+    metadata = {"format": FORMAT, "featup": json.dumps(dict(provenance), default=str)}
     with atomic_path(path) as temporary:
         try:
             save_file(stored, temporary, metadata)
@@ -166,18 +169,12 @@ def check_agreement(shapes: Mapping[str, tuple[int, ...]], error: type[Exception
 
 def _refuse_other_formats(path: Path) -> None:
     """Say what a file is if it can't be safetensors; its bytes are looked at, never unpickled."""
+    size = check_readable(path, "feature files")
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; give feature files")
-        size = path.stat().st_size
         with path.open("rb") as stream:
             head = stream.read(9)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error}); check its permissions") from None
-    if size == 0:
-        raise InputError(f"{path}: is empty; make it again with featup upsample")
     length = int.from_bytes(head[:8], "little")
     if size > 8 and length <= HEADER_LIMIT and head[8:] == b"{":
         if length > size - 8:
@@ -194,28 +191,46 @@ def _refuse_other_formats(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file whose header is sound; whatever else is given is refused in one line."""
+def opened(path: Path, framework: str = "np") -> Iterator[Any]:
+    """A safetensors file whose header is sound; whatever else is given is refused in one line.
+
+    Tensors are read with the framework `pt`, which can't open files larger than memory.
+    """
     _refuse_other_formats(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with unicode_name(path) as name, safe_open(name, framework=framework) as file:
             yield file
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
         raise InputError(f"{path}: is damaged or cut short ({reason}); copy or make it again") from None
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error}); check the file") from None
+    except RuntimeError as error:
+        if "unable to mmap" not in str(error):
+            raise
+        raise InputError(f"{path}: is larger than memory; read parts of it with featup_cli.open_features") from None
+
+
+def parse_object(text: str) -> dict[str, Any] | None:
+    """A JSON object; None for any other text, and for one nested so deeply that nothing could print it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [
+            part for parts in level if isinstance(parts, (dict, list))
+            for part in (parts.values() if isinstance(parts, dict) else parts)
+        ]  # fmt: skip
+    return value if isinstance(value, dict) and not level else None
 
 
 def stored_provenance(path: Path, file: Any) -> dict[str, Any]:
     """How the features of an open file were made."""
-    text = (file.metadata() or {}).get("featup", "{}")
-    try:
-        provenance = json.loads(text)
-    except (ValueError, RecursionError):
-        provenance = None
-    if not isinstance(provenance, dict):
-        raise InputError(f"{path}: its metadata under `featup` is not a JSON object; make the file again")
+    provenance = parse_object((file.metadata() or {}).get("featup", "{}"))
+    if provenance is None:
+        raise InputError(f"{path}: its metadata under `featup` is not a JSON object, or too deep; make the file again")
     return provenance
 
 
@@ -298,7 +313,7 @@ def load_features(path: Path | str) -> FeatureFile:
         InputError: the file is missing, damaged, of another format, or holds tensors of wrong shape, dtype or values.
     """
     path = Path(path)
-    with opened(path) as file:
+    with opened(path, "pt") as file:
         provenance = stored_provenance(path, file)
         tensors = {part: _read(path, file, name, LAYOUTS[part]) for part, name in stored_parts(path, file).items()}
     check_agreement({name: tuple(tensor.shape) for name, tensor in tensors.items()}, InputError, f"{path}: ")

@@ -29,6 +29,8 @@ from featup_cli.backbones.base import Backbone
 from featup_cli.backbones.weights import WeightsFile, first_line, load_weights
 from featup_cli.errors import OutputError, UsageError, WeightsError
 from featup_cli.io.atomic import atomic_path
+from featup_cli.io.files import unicode_name
+from featup_cli.io.tensors import parse_object
 from featup_cli.upsamplers.baselines.carafe import CARAFE
 from featup_cli.upsamplers.baselines.deconv import Deconv
 from featup_cli.upsamplers.baselines.dysample import DySample
@@ -154,11 +156,23 @@ def load_upsampler(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
     path = Path(path)
     metadata, state = _read(path, tensors=True)
     try:
+        _check_extent(metadata["config"], state)
         upsampler = build_upsampler(metadata["method"], metadata["config"])
     except UsageError as error:
         raise WeightsError(f"{path}: made by another version of featup: {error}") from None
+    except Exception as error:  # settings that anybody may have written fail in nearly any way
+        raise WeightsError(f"{path}: its settings can't be ({first_line(error)}); take another file") from None
     fill_upsampler(upsampler, path, state)
     return upsampler, metadata
+
+
+def _check_extent(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for sizes far beyond the tensors of a file, before a module that large is made."""
+    numbers = sum(tensor.numel() for tensor in state.values())
+    side = max((size for tensor in state.values() for size in tensor.shape), default=0)
+    for name, value in config.items():
+        if isinstance(value, int) and value > 256 and (value > side or value**2 > 1000 * numbers):
+            raise ValueError(f"{name} {value} is too much for its {numbers:,} numbers")
 
 
 def fill_upsampler(upsampler: nn.Module, path: Path, state: dict[str, Tensor]) -> None:
@@ -202,6 +216,8 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
 
 
 def _read(path: Path, tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise WeightsError(f"{path}: can't be read: it is a pipe, socket or device")
     try:
         with path.open("rb") as stream:
             start = stream.read(9)
@@ -213,7 +229,7 @@ def _read(path: Path, tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]
             f"`featup import-weights {path.name} -o FILE`"
         )
     try:
-        with safe_open(path, framework="pt") as file:
+        with unicode_name(path) as name, safe_open(name, framework="pt") as file:
             text = (file.metadata() or {}).get("featup")
             state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
@@ -222,18 +238,15 @@ def _read(path: Path, tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _checked(path: Path, text: str | None) -> dict[str, Any]:
-    try:
-        metadata = json.loads(text or "null")
-    except ValueError:
-        metadata = None
-    if not isinstance(metadata, dict) or not str(metadata.get("format")).startswith("featup-upsampler-"):
+    metadata = parse_object(text or "null")
+    if metadata is None or not str(metadata.get("format")).startswith("featup-upsampler-"):
         raise WeightsError(
             f"{path}: has no featup metadata of an upsampler; a checkpoint of others is converted by "
             f"`featup import-weights {path.name} -o FILE`"
         )
     if metadata["format"] != FORMAT:
         raise WeightsError(f"{path}: has format {metadata['format']}, but this version reads {FORMAT}: update featup")
-    if metadata.get("method") not in _BUILDERS or not isinstance(metadata.get("config"), dict):
+    if str(metadata.get("method")) not in _BUILDERS or not isinstance(metadata.get("config"), dict):
         raise WeightsError(f"{path}: holds an upsampler of unknown method {metadata.get('method')!r}: update featup")
     if metadata.get("backbone") != "any" and not isinstance(metadata.get("backbone"), dict):
         raise WeightsError(f"{path}: does not say which backbone it is for; make the file again")

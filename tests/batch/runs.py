@@ -109,6 +109,19 @@ def _accept_interrupts() -> None:
 SLOW_DISK = "import os, time\nos.fsync = lambda descriptor: time.sleep(0.15)\n"
 """For `Processes.customize`: writing takes long, so that a process can be hit in the middle of it."""
 
+KILLED_BY_A_PICTURE = """
+import os, pathlib, signal
+read_bytes = pathlib.Path.read_bytes
+
+def read_or_die(path):
+    if path.name == "03.png":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_bytes(path)
+
+pathlib.Path.read_bytes = read_or_die
+"""
+"""For `Processes.customize`: a process that reads the picture 03.png dies."""
+
 
 def read_lines(process: subprocess.Popen[str], count: int) -> list[dict[str, Any]]:
     """The next JSON lines of a running process."""

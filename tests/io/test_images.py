@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -341,3 +343,30 @@ def test_as_picture_refuses_a_damaged_pillow_image(tmp_path):
     data = (tmp_path / "a.jpg").read_bytes()
     with pytest.raises(InputError, match="is damaged"):
         as_picture(Image.open(io.BytesIO(data[: len(data) // 2])))
+
+
+def test_pillows_guard_and_warnings_are_set_back_after_the_last_of_several_threads(tmp_path, monkeypatch):
+    Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
+    before, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+    inside, leave = threading.Event(), threading.Event()
+    load = Image.Image.load
+
+    def load_slowly(image: Image.Image) -> object:
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            assert leave.wait(30)
+        return load(image)
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load_slowly)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(load_image, tmp_path / "a.png")
+        assert inside.wait(30)
+        with pytest.raises(InputError):
+            load_image(tmp_path / "missing.png")
+        monkeypatch.undo()
+        load_image(tmp_path / "a.png")
+        assert Image.MAX_IMAGE_PIXELS == 200_000_000  # still that of the other thread
+        leave.set()
+        assert other.result().size == (10, 10)
+    assert before == Image.MAX_IMAGE_PIXELS
+    assert filters == list(warnings.filters)

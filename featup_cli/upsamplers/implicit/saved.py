@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featup_cli.config import ImplicitConfig
-from featup_cli.errors import FeatUpError, InputError
-from featup_cli.io.images import Picture
+from featup_cli.errors import FeatUpError, InputError, one_line
+from featup_cli.io.images import Picture, decode_picture
+from featup_cli.io.tensors import opened, stored_provenance
 from featup_cli.pca import PCA
 from featup_cli.upsamplers.base import FLOAT, Details, Progress, no_progress
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
@@ -28,6 +28,8 @@ FORMAT = "featup-implicit-1"
 CHUNK = 16_384  # positions evaluated at once
 SIZE_BUDGET = 1_000_000  # bytes of a model file, as far as the guidance picture can shrink to fit
 MIN_PICTURE_BYTES = 48_000
+PICTURE_SIDE = 4096  # of the guidance picture at most
+MAX_PIXELS = 1_000_000_000  # of the sizes that a file may name
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def encode_picture(picture: Picture, budget: int) -> bytes:
         image.save(buffer, "WEBP", **options)
         return buffer.getvalue()
 
-    image.thumbnail((4096, 4096), Image.Resampling.BICUBIC)
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE), Image.Resampling.BICUBIC)
     if image.width * image.height <= 2_000_000 and len(data := encoded(lossless=True)) <= budget:
         return data
     while True:
@@ -167,52 +169,68 @@ def save_model(path: Path, model: FittedModel, provenance: Mapping[str, Any]) ->
     save_file(tensors, path, {"format": FORMAT, "featup": json.dumps(facts)})
 
 
-def load_model(path: Path) -> tuple[FittedModel, dict[str, Any]]:
+def load_model(path: Path | str) -> tuple[FittedModel, dict[str, Any]]:
     """Read a model and its provenance.
 
     Raises:
         InputError: the file is missing, no model of this program, or damaged.
     """
+    path = Path(path)
+    with opened(path, "pt") as file:
+        if (file.metadata() or {}).get("format") != FORMAT:
+            raise InputError(f"{path}: is not a fitted model; make one with `featup upsample IMAGE --save-model`")
+        facts = stored_provenance(path, file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"{path}: is not a fitted model; make one with `featup upsample IMAGE --save-model`")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return _assemble(tensors, json.loads(metadata["featup"]))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; make one with `featup upsample IMAGE --save-model`") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; give a .model.safetensors file") from None
+        return _assemble(tensors, facts)
     except FeatUpError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: holds unusable settings ({error}); fit the model again") from None
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: is damaged or no fitted model ({reason}); fit it again") from None
+        raise InputError(f"{path}: holds unusable settings ({one_line(error)}); fit the model again") from None
+    except Exception as error:  # settings that anybody may have written fail in nearly any way
+        raise InputError(f"{path}: is damaged or no fitted model ({one_line(error)[:120]}); fit it again") from None
 
 
 def _assemble(tensors: dict[str, Tensor], facts: dict[str, Any]) -> tuple[FittedModel, dict[str, Any]]:
     config = ImplicitConfig(**facts["config"])
-    height, width = facts["network_size"]
-    basis, mean = tensors["pca.basis"].float(), tensors["pca.mean"]
+    network_size, grid = _checked_size(facts["network_size"]), _checked_size(facts["grid"])
+    basis, mean = tensors["pca.basis"].float(), tensors["pca.mean"].float()
     state = {name.removeprefix("field."): t.float() for name, t in tensors.items() if name.startswith("field.")}
-    if any(not bool(torch.isfinite(t).all()) for t in (basis, mean, *state.values())):
+    if any(not bool(torch.isfinite(t).all()) for t in (basis, mean, torch.tensor(facts["scale"]), *state.values())):
         raise ValueError("NaN or infinite values")
-    with Image.open(io.BytesIO(tensors["guidance"].numpy().tobytes())) as image:
-        guidance = Picture(np.array(image.convert("RGB")))
+    guidance = Picture(decode_picture(tensors["guidance"].numpy().tobytes(), "its picture", PICTURE_SIDE**2).pixels)
+    held, asked = sum(t.numel() for t in state.values()), _fewest_numbers(config)
     field: nn.Module
-    if "grid" not in state:
-        field = ImplicitNetwork(len(basis), (height, width), config)
-    elif len(state) == 1:
+    if list(state) == ["grid"]:
         field = FeatureBuffer(state["grid"])
-    else:
+    elif asked > held:  # a network of that size might not fit in memory
+        raise ValueError(f"settings of a network of {asked:,} numbers, but it holds {held:,}")
+    elif "grid" in state:
         slope = state.get("slope", torch.zeros(3 * len(basis), 1, 1))
-        field = AnchoredNetwork(state["grid"], slope, state["mean_color"], (height, width), config)
+        field = AnchoredNetwork(state["grid"], slope, state["mean_color"], network_size, config)
+    else:
+        field = ImplicitNetwork(len(basis), network_size, config)
     field.load_state_dict(state)
+    with torch.no_grad():
+        channels = (field.eval()(torch.zeros(1, 2), torch.zeros(1, 3)) @ basis + mean).shape[1]
+    if mean.shape != (channels,):
+        raise ValueError(f"{channels} channels but a mean of {list(mean.shape)}")
     spread = torch.ones(len(basis))
     pca = PCA(mean, basis, spread, spread / len(basis), float(len(basis)))
-    grid = (int(facts["grid"][0]), int(facts["grid"][1]))
-    model = FittedModel(field.eval(), pca, float(facts["scale"]), guidance, (height, width), grid, config)
-    return model, facts.get("provenance", {})
+    provenance = facts.get("provenance", {})
+    if size := provenance.get("input", {}).get("size"):
+        _checked_size(size)
+    model = FittedModel(field, pca, float(facts["scale"]), guidance, network_size, grid, config)
+    return model, dict(provenance)
+
+
+def _fewest_numbers(config: ImplicitConfig) -> int:
+    """A lower bound of the numbers in a network of these settings."""
+    colors = 6 * config.color_frequencies if config.color_features else 0
+    weights = config.hidden * (4 * config.frequencies + colors + (config.layers - 2) * config.hidden)
+    return max(weights, config.color_frequencies)
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    height, width = size
+    if not (isinstance(height, int) and isinstance(width, int) and 0 < height * width <= MAX_PIXELS and height > 0):
+        raise ValueError(f"a size of {size}")
+    return height, width

@@ -47,7 +47,7 @@ class GroupMoments:
 
     def add(self, maps: Tensor) -> None:
         """Count the pixels of [B, C, rows, W]."""
-        grouped = maps.unflatten(1, (self.norm.num_groups, -1)).flatten(2).float()
+        grouped = _at_least_float32(maps).unflatten(1, (self.norm.num_groups, -1)).flatten(2)
         mean = grouped.mean(2, keepdim=True)
         spread = torch.linalg.vector_norm(grouped - mean, dim=2).double().square()
         mean = mean[..., 0].double()
@@ -72,7 +72,7 @@ class ChannelMoments:
 
     def add(self, maps: Tensor) -> None:
         """Count the pixels of [B, C, rows, W]."""
-        flat = maps.flatten(2).float()
+        flat = _at_least_float32(maps).flatten(2)
         mean = flat.mean(2, keepdim=True)
         centred = flat - mean
         mean = mean.double()
@@ -91,6 +91,10 @@ class ChannelMoments:
         grouped = mean.unflatten(1, (norm.num_groups, -1))
         within = covariance.diagonal(dim1=1, dim2=2).unflatten(1, (norm.num_groups, -1)).mean(2)
         return _affine(norm, grouped.mean((2, 3)), within + grouped.var((2, 3), correction=0))
+
+
+def _at_least_float32(maps: Tensor) -> Tensor:
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def _affine(norm: nn.GroupNorm, mean: Tensor, variance: Tensor) -> Affine:
