@@ -211,9 +211,7 @@ def _create(
     raise UsageError(f"{config.name} does not take {given}: {weight_files.first_line(failure)}") from None
 
 
-def _choose(
-    config: BackboneConfig, loaded: OpenModel, layer: int, device: torch.device
-) -> tuple[Network, Grid, bool]:
+def _choose(config: BackboneConfig, loaded: OpenModel, layer: int, device: torch.device) -> tuple[Network, Grid, bool]:
     """The network up to `layer`, what it gives, and whether its norm acts: seen by trial, not by kind of model."""
     model = loaded.model
     raw, normed = _networks(loaded.reference, model, loaded.arguments, layer, device)
