@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 
 def main() -> None:
     """Run the command line; an interrupt before any command has started exits with 130 like one after."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes that are no text; they are printed as they are.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")
     try:
         from featup_cli.cli.app import app
 

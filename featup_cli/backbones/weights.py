@@ -19,7 +19,8 @@ from huggingface_hub import get_session
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from featup_cli.errors import WeightsError
+from featup_cli.errors import InputError, WeightsError
+from featup_cli.io.files import check_readable
 
 # Where training codes keep the state dict in a checkpoint; averaged weights come first.
 _NESTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "encoder")
@@ -50,8 +51,11 @@ def read_weights(path: Path) -> WeightsFile:
         WeightsError: the file can't be read, is of another kind, or would need code to be run.
     """
     try:
+        check_readable(path, "a file of weights")
         with path.open("rb") as stream:
             start = stream.read(9)
+    except InputError as error:
+        raise WeightsError(f"weights {error}") from None
     except OSError as error:
         raise WeightsError(f"weights {path} can't be read: {error.strerror or error}") from None
     # A safetensors file is an 8-byte length and then JSON.

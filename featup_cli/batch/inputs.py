@@ -40,6 +40,13 @@ class Inputs:
         """Note that a path gives no pictures."""
         self.problems.append(Record(Item(path, ""), "failed", error=f"{path}: {reason}"))
 
+    def add_list(self, name: str, content: bytes, base: str) -> None:
+        """Add the pictures of a list; relative paths are below `base`."""
+        if b"\0" in content:
+            self.add_problem(name, "holds null bytes, so it is no list of paths")
+        else:
+            self.sources += _listed(content, base)
+
 
 def picture_suffixes() -> frozenset[str]:
     """Lower-case suffixes of the formats that Pillow decodes by itself."""
@@ -75,13 +82,15 @@ def find_inputs(arguments: Iterable[str | Path], recursive: bool = False, skip: 
     found = Inputs()
     search = _Search(recursive, os.path.realpath(skip) if skip is not None else None, found)
     for argument in map(str, arguments):
-        if argument == STANDARD_INPUT:
-            found.sources += _listed(sys.stdin.buffer.read(), "")
+        if not argument:
+            found.add_problem("''", "is an empty argument; give a picture, folder, pattern or list")
+        elif argument == STANDARD_INPUT:
+            found.add_list("standard input", sys.stdin.buffer.read(), "")
         elif os.path.isdir(argument):
             found.sources += search.folder(argument)
         elif argument.lower().endswith(LIST_SUFFIX):
             try:
-                found.sources += _listed(Path(argument).read_bytes(), os.path.dirname(argument))
+                found.add_list(argument, Path(argument).read_bytes(), os.path.dirname(argument))
             except OSError as error:
                 found.add_problem(argument, f"can't be read ({error.strerror or error}); give a list of paths")
         elif glob.has_magic(argument) and not os.path.lexists(argument):

@@ -132,7 +132,7 @@ class Source:
     @property
     def provenance_text(self) -> str:
         """The provenance as one JSON object."""
-        return json.dumps(self.provenance, ensure_ascii=False)
+        return json.dumps(self.provenance)
 
     def picture(self) -> str:
         """Path of the picture that the features were made of, as it was given.

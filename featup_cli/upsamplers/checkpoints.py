@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from featup_cli.backbones.weights import first_line
-from featup_cli.errors import UsageError, WeightsError
+from featup_cli.errors import InputError, UsageError, WeightsError
+from featup_cli.io.files import check_readable
 from featup_cli.upsamplers.weights import build_upsampler, fill_upsampler
 
 State = dict[str, Tensor]
@@ -124,8 +125,11 @@ def _read_resfu(path: Path, state: State, prefix: str) -> tuple[dict[str, Any], 
 
 def _tensors_of(path: Path) -> State:
     try:
+        check_readable(path, "a checkpoint")
         with path.open("rb") as stream:
             start = stream.read(9)
+    except InputError as error:
+        raise WeightsError(str(error)) from None
     except OSError as error:
         raise WeightsError(f"{path}: can't be read: {error.strerror or error}") from None
     if start[8:] == b"{":

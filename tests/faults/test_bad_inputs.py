@@ -243,3 +243,23 @@ def test_where_no_picture_is_that_is_said(
     assert stderr.count("\n") == 1
     assert says in stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--backbone", "resnet18"]])
+def test_weights_that_are_a_pipe_are_refused_instead_of_read(
+    options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "weights.pt")
+    status, _, stderr = run(capfd, "upsample", tmp_path / "x.png", *options, "--weights", tmp_path / "weights.pt")
+    assert status == 1
+    assert "weights.pt: is a pipe" in stderr
+
+
+def test_lists_with_null_bytes_and_empty_arguments_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.txt").write_bytes(b"a\0b.png\n")
+    status, _, stderr = run(capfd, "upsample", tmp_path / "list.txt", "", "-o", tmp_path / "out", "--method", "nearest")
+    assert status == 1
+    assert "list.txt: holds null bytes" in stderr
+    assert "'': is an empty argument" in stderr

@@ -39,7 +39,6 @@ SEED = int.from_bytes(os.urandom(4), "big")  # other moments each time; a failur
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     tmp_path: Path, processes: Processes, devices: str
 ) -> None:
-    print(f"{SEED=}")
     moments = random.Random(SEED)
     names = numbered(PICTURES)
     make_pictures(tmp_path / "in", names)
@@ -59,6 +58,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
         time.sleep(moments.random() / 5)
         process.kill()
         kills += 1
+        print(f"{SEED=} {kills=}")
         reported += [line for line in processes.finish(process).stdout.splitlines() if '"done"' in line]
         check_whole(out)
         now = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.glob("[!.]*.safetensors")}
