@@ -1,6 +1,6 @@
 """Pictures per second: a loop over single runs, folders with 1 and 2 workers, and the backbone alone.
 
-`python benchmarks/throughput.py` on an otherwise idle machine, about two minutes.
+`python benchmarks/throughput.py` on an otherwise idle machine, a few minutes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
     """Run and write throughput_cpu.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--single", type=int, default=12, help="pictures of the loop over single runs")
-    parser.add_argument("--count", type=int, default=200, help="pictures of a folder")
+    parser.add_argument("--count", type=int, default=100, help="pictures of a folder")
     parser.add_argument("--method", default="bilinear")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "throughput_cpu.json")
     given = parser.parse_args()
