@@ -74,7 +74,7 @@ def check_storable(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) ->
         ShapeError: another rank, or an empty tensor.
         OutputError: values that are NaN, infinite, or too large for `dtype`.
     """
-    layout = LAYOUTS[name]
+    tensor, layout = tensor.detach(), LAYOUTS[name]
     if tensor.ndim != len(layout.split()) or tensor.numel() == 0:
         raise ShapeError(f"{name} must be [{layout}] and not empty, not {list(tensor.shape)}")
     if bad := non_finite(tensor):
