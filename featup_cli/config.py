@@ -37,6 +37,8 @@ METHODS: dict[str, str] = {
 METHODS_WITH_WEIGHTS = (
     "jbu", "resfu", "carafe", "sapa", "fade", "dysample", "pixelshuffle", "deconv", "resize-conv",
 )  # fmt: skip
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+"""Methods that do not look at the picture."""
 METHODS_WITH_BACKBONE = ("implicit", "strided", "large-image")
 """Methods that run the backbone themselves, so that they need it and its input size."""
 METHODS_OF_A_PICTURE = (*METHODS_WITH_BACKBONE, "dip")

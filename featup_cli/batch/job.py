@@ -20,7 +20,7 @@ from featup_cli.batch.claims import Claims
 from featup_cli.batch.queue import ItemQueue
 from featup_cli.batch.records import Item, Record, wanted_files
 from featup_cli.batch.resume import why_make
-from featup_cli.config import METHODS_OF_A_PICTURE
+from featup_cli.config import INTERPOLATIONS, METHODS_OF_A_PICTURE
 from featup_cli.errors import error_message, one_line
 from featup_cli.io.images import Picture
 from featup_cli.memory import default_memory
@@ -29,7 +29,6 @@ from featup_cli.shapes import resolve_network_size, resolve_output_size
 from featup_cli.upsamplers.base import Announce, Progress, no_progress
 
 READ_SHARE, WRITE_SHARE = 8, 2  # one part in so many of the memory is for pictures in wait, and for features in work
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 FLOATS = 3  # full-size float32 maps that a picture's features take while they are made and written
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from featup_cli.backbones import Backbone
 from featup_cli.errors import InputError, UsageError
 from featup_cli.io.atomic import atomic_path
+from featup_cli.io.digest import file_sha256
 from featup_cli.io.images import Picture, load_image
 from featup_cli.multiview.views import Views, draw_views, view_source
 from featup_cli.training.config import TrainConfig
@@ -84,7 +85,7 @@ class FeatureCache:
             InputError: the file can't be read as a picture; OutputError: the folder can't be written.
         """
         try:
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest = file_sha256(file)
         except OSError as error:
             raise InputError(f"{file}: can't be read ({error.strerror or error})") from None
         keys = [self._key(digest, crop) for crop in range(self.config.crops)]

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from featup_cli.config import METHODS, METHODS_WITH_BACKBONE, METHODS_WITH_WEIGHTS, ImplicitConfig
+from featup_cli.config import INTERPOLATIONS, METHODS, METHODS_WITH_BACKBONE, METHODS_WITH_WEIGHTS, ImplicitConfig
 from featup_cli.errors import MemoryBudgetError, ShapeError, UsageError
 from featup_cli.memory import format_bytes
 
@@ -215,7 +215,7 @@ def make_upsampler(
         WeightsError: weights can't be had or are for another backbone; they are never random.
     """
     check_method(method, upsampler)
-    if method in ("nearest", "bilinear", "bicubic"):
+    if method in INTERPOLATIONS:
         from featup_cli.upsamplers.interpolation import Interpolation
 
         return Interpolation(method)
