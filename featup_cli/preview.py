@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featup_cli.io.pictures import Colours, fit_colours, heatmap, panel_size, sample_tokens
 from featup_cli.pca import PCA, fit_pca, fix_signs
-from featup_cli.upsamplers.sampling import Size, averaging_rows, interpolating_rows
+from featup_cli.sampling import Size, averaging_rows, interpolating_rows
 from featup_cli.visualization import DEFAULT_COMPONENTS, MAP_TOKENS, feature_panels, panel_row
 
 COMPONENTS = 8  # kept of the features; the three that are shown are found among them once all bands are seen

@@ -34,7 +34,7 @@ from featup_cli.upsamplers.implicit.saved import FittedModel, save_model
 FACTORED_COMPONENTS = 128
 BAND_BYTES = 2**28  # larger bands save no time
 PICTURE_BYTES = 40_000_000  # of panels side by side
-KERNEL_BYTES = 300_000_000  # the CPU kernels and their compiler, which are loaded at their first use
+KERNEL_BYTES = 220_000_000  # the CPU kernels and their compiler, which are loaded at their first use
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def make_bands(task: Task) -> Iterator[Tensor]:
     """
     upsampler, lr_feats, size = task.upsampler, task.lr_feats, task.output_size
     device = lr_feats.device
-    image = task.picture.tensor()[None].to(device)
+    image = task.picture.bytes()[None].to(device)
     trim_heap()
     memory = default_memory(device) if task.memory is None else task.memory
     held = held_bytes(device) + _beside(task)

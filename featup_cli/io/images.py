@@ -38,9 +38,13 @@ class Picture:
         """(height, width) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
+    def bytes(self) -> Tensor:
+        """Uint8 [3, H, W], which shares the memory of `pixels`."""
+        return torch.from_numpy(self.pixels).permute(2, 0, 1)
+
     def tensor(self) -> Tensor:
         """Float32 [3, H, W] in [0, 1]."""
-        return torch.from_numpy(self.pixels).permute(2, 0, 1).float().div_(255)
+        return self.bytes().float().div_(255)
 
     def resized(self, size: tuple[int, int]) -> Tensor:
         """The whole picture at `size` (height, width), antialiased bicubic: float32 [3, H, W] in [0, 1]."""
@@ -195,7 +199,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = DEFAULT_MAX_PIXELS)
 
 
 def as_picture(image: Path | str | Picture | Image.Image | np.ndarray | Tensor) -> Picture:
-    """Take a path, a Pillow image, uint8 [H, W, 3], or a float tensor [3, H, W] in [0, 1].
+    """Take a path, a Pillow image, uint8 [H, W, 3], or a tensor [3, H, W], uint8 or floats in [0, 1].
 
     Tensors may overshoot [0, 1] a little, as resized ones do, and are clipped; arrays are copied.
 
@@ -221,8 +225,13 @@ def as_picture(image: Path | str | Picture | Image.Image | np.ndarray | Tensor) 
 
 
 def _pixels_of_tensor(image: Tensor) -> np.ndarray:
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or image.numel() == 0:
-        raise InputError(f"a tensor image must be float [3, H, W] in [0, 1], not {list(image.shape)} {image.dtype}")
+    known = image.is_floating_point() or image.dtype == torch.uint8
+    if image.ndim != 3 or image.shape[0] != 3 or not known or image.numel() == 0:
+        raise InputError(
+            f"a tensor image must be uint8 or float [3, H, W] in [0, 1], not {list(image.shape)} {image.dtype}"
+        )
+    if image.dtype == torch.uint8:
+        return image.cpu().permute(1, 2, 0).contiguous().numpy()
     low, high = (float(value) for value in image.float().aminmax())
     # Written so that NaN fails too. Bicubic resizing overshoots by up to a tenth; 0-255 and normalised images by more.
     if not (low >= -0.25 and high <= 1.25):

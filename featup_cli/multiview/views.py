@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featup_cli.sampling import in_unit_range
+
 
 @dataclass(frozen=True)
 class Views:
@@ -131,7 +133,9 @@ def view_source(picture: Tensor, network_size: tuple[int, int], max_zoom: float)
 
 
 def resize_picture(picture: Tensor, size: tuple[int, int]) -> Tensor:
-    """[3, H, W] in [0, 1] to another size, antialiased bicubic."""
+    """[3, H, W] in [0, 1], or uint8, to another size, antialiased bicubic: floats in [0, 1]."""
     if tuple(picture.shape[1:]) == size:
-        return picture
+        return in_unit_range(picture)
+    if picture.dtype == torch.uint8:  # one channel at a time as floats: the picture may be large
+        return torch.cat([resize_picture(in_unit_range(channel), size) for channel in picture.split(1)])
     return F.interpolate(picture[None], size=size, mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)

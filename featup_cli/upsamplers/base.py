@@ -14,6 +14,7 @@ from torch import Tensor
 from featup_cli.config import INTERPOLATIONS, METHODS, METHODS_WITH_BACKBONE, METHODS_WITH_WEIGHTS, ImplicitConfig
 from featup_cli.errors import MemoryBudgetError, ShapeError, UsageError
 from featup_cli.memory import format_bytes
+from featup_cli.sampling import in_unit_range
 
 Extract = Callable[[Tensor], Tensor]
 """A backbone: images [B, 3, H, W] in [0, 1] to features [B, C, h, w]."""
@@ -76,7 +77,7 @@ class Upsampler(Protocol):
         """The result of the call in bands of rows, top to bottom, equal to it up to rounding (1e-4).
 
         Args:
-            image, lr_feats, output_size: as the call.
+            image, lr_feats, output_size: as the call; the image may be uint8 in 0 to 255 too, which takes less memory.
             rows: of a band at most.
             start: first row of the first band; above 0 a run is continued that was broken off there.
         Yields:
@@ -104,7 +105,7 @@ class WholeBands:
         self: Upsampler, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
     ) -> Iterator[Tensor]:
         """The result of the call, made whole, in bands of `rows` rows; see `Upsampler.bands`."""
-        yield from self(image, lr_feats, output_size)[:, :, start:].split(rows, dim=2)
+        yield from self(in_unit_range(image), lr_feats, output_size)[:, :, start:].split(rows, dim=2)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
         """Estimated peak of making the whole: `rows` don't matter."""

@@ -134,7 +134,7 @@ class DenserTokens(ABC):
             scores={"factor": float(factor), "tokens": float(estimate.tokens)},
             notes=[f"{self.method}: {factor}x, {size[0]}x{size[1]} pixels with patch stride {stride}: {estimate}"],
         )
-        pictures = torch.stack([resize_picture(picture, size) for picture in image.float()])
+        pictures = torch.stack([resize_picture(picture, size) for picture in image])
         return self.backbone.with_stride(stride)(pictures).to(lr_feats)
 
     def _choose_factor(self, grid: Size, output_size: Size) -> int:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from featup_cli.sampling import guidance_rows
 
 
 def resize_guidance(guidance: Tensor, size: tuple[int, int]) -> Tensor:
     """Average [B, G, H, W] over the cells of a coarser grid, or interpolate bilinearly to a finer one: [B, G, *size].
 
-    A side that shrinks is averaged and one that grows is interpolated, so nothing aliases.
+    A side that shrinks is averaged and one that grows is interpolated, so nothing aliases. Uint8 pictures
+    become floats in [0, 1].
     """
+    if guidance.dtype == torch.uint8:
+        return guidance_rows(guidance, size, 0, size[0])
     pooled = min(guidance.shape[2], size[0]), min(guidance.shape[3], size[1])
     if pooled != tuple(guidance.shape[2:]):
         guidance = F.adaptive_avg_pool2d(guidance, pooled)
@@ -28,3 +34,8 @@ def picture_stem(channels: int) -> nn.Module:
         nn.ReLU(inplace=True),
         nn.Conv2d(64, channels, 3),
     )
+
+
+def like_features(image: Tensor, lr_feats: Tensor) -> Tensor:
+    """The image on the device of the features, and in their dtype unless it is uint8."""
+    return image.to(lr_feats.device) if image.dtype == torch.uint8 else image.to(lr_feats)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featup_cli.sampling import RowTaps, guidance_rows, interpolating_rows, resize_rows
 from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
-from featup_cli.upsamplers.guidance import resize_guidance
-from featup_cli.upsamplers.sampling import RowTaps, guidance_rows, interpolating_rows, resize_rows
+from featup_cli.upsamplers.guidance import like_features, resize_guidance
 
 SCALE = 4  # cells per low-resolution pixel along a side: the grid on which the linear functions are fitted
 RADIUS = 4  # of the window in cells
@@ -59,7 +59,7 @@ class GuidedFilter:
     ) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `Upsampler.bands`."""
         check_inputs(image, lr_feats, output_size)
-        image = image.to(lr_feats)
+        image = like_features(image, lr_feats)
         model = fit_linear_model(image, lr_feats)
         height = output_size[0]
         taps = interpolating_rows("bilinear", height, model.mean.shape[2], lr_feats)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
+from featup_cli.sampling import interpolating_rows, resize_rows
 from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
-from featup_cli.upsamplers.sampling import interpolating_rows, resize_rows
 
 
 class Interpolation:

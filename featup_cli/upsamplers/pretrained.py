@@ -15,6 +15,7 @@ from featup_cli.errors import ShapeError, UsageError, WeightsError
 from featup_cli.io.digest import file_sha256
 from featup_cli.upsamplers.base import Announce, Details, check_inputs
 from featup_cli.upsamplers.checkpoints import read_checkpoint
+from featup_cli.upsamplers.guidance import like_features
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
 from featup_cli.upsamplers.normed import NormedUpsampler
 from featup_cli.upsamplers.releases import LICENSE, RELEASES, Release, fetch
@@ -50,7 +51,7 @@ class PretrainedUpsampler:
     ) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `Upsampler.bands`."""
         module = self._module_for(image, lr_feats, output_size)
-        yield from module.bands(image.to(lr_feats), lr_feats, output_size, rows, start)  # type: ignore[operator]
+        yield from module.bands(like_features(image, lr_feats), lr_feats, output_size, rows, start)  # type: ignore[operator]
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
         """As the network itself estimates; see `Upsampler.band_bytes`."""

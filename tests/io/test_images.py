@@ -312,12 +312,20 @@ def test_as_picture_is_not_changed_with_its_array(photo):
     assert picture.pixels.any()
 
 
+def test_as_picture_takes_a_tensor_of_bytes():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    picture = as_picture(torch.from_numpy(pixels).permute(2, 0, 1))
+    assert np.array_equal(picture.pixels, pixels)
+    assert torch.equal(picture.tensor(), picture.bytes() / 255)
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
         (torch.zeros(1, 3, 4, 4), "float [3, H, W]"),
         (torch.zeros(4, 4, 3), "float [3, H, W]"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "float [3, H, W]"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8 or float [3, H, W]"),
+        (torch.zeros(4, 4, 3, dtype=torch.uint8), "uint8 or float [3, H, W]"),
         (torch.zeros(3, 0, 4), "float [3, H, W]"),
         (torch.full((3, 4, 4), 200.0), "in [0, 1]"),
         (torch.full((3, 4, 4), -2.0), "in [0, 1]"),

@@ -75,6 +75,17 @@ def test_bands_are_the_whole(
         torch.testing.assert_close(torch.cat(last, 2), whole[:, :, -1:], atol=1e-7, rtol=0)
 
 
+@pytest.mark.parametrize("name", [*METHODS, "resfu", "whole"])
+@pytest.mark.parametrize("picture_size", [(50, 66), (11, 13), (61, 90)])
+def test_bands_take_pictures_of_bytes(name: str, picture_size: tuple[int, int]) -> None:
+    upsampler: Upsampler = Whole() if name == "whole" else make(name)
+    pixels, feats = torch.randint(0, 256, (2, 3, *picture_size), dtype=torch.uint8), torch.randn(2, 8, 5, 7)
+    of_floats, of_bytes = (
+        torch.cat(list(upsampler.bands(image, feats, (61, 90), 9)), 2) for image in (pixels.float() / 255, pixels)
+    )
+    torch.testing.assert_close(of_bytes, of_floats, atol=1e-4, rtol=0)
+
+
 def test_bands_of_a_basis_are_the_whole() -> None:
     model, image, feats = jbu().double(), torch.rand(1, 3, 40, 40).double(), torch.randn(1, 200, 3, 3).double()
     with torch.no_grad():

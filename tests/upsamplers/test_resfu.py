@@ -262,24 +262,24 @@ def test_bands_mix_values_in_place_of_the_features() -> None:
     torch.testing.assert_close(bands, model(image, feats, (30, 22), values), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("lr_height", [3, 40], ids=["high ratio", "low ratio"])
+@pytest.mark.parametrize("lr_height", [9, 120], ids=["high ratio", "low ratio"])
 def test_every_pass_makes_every_row_of_the_guidance_once(lr_height: int) -> None:
     model = make()
     assert isinstance(model.stem, nn.Sequential)
     made: list[int] = []
     model.stem[-1].register_forward_hook(lambda module, inputs, output: made.append(output.shape[2]))
-    for _ in model.bands(torch.rand(1, 3, 200, 90), torch.randn(1, 6, lr_height, 4), (200, 90), 16):
+    for _ in model.bands(torch.rand(1, 3, 600, 30), torch.randn(1, 6, lr_height, 4), (600, 30), 16):
         pass
     # Statistics of the query, of the aligned query and of the compared maps, and the weights.
-    assert sum(made) == 4 * 200
+    assert sum(made) == 4 * 600
 
 
 def test_memory_of_bands_follows_the_rows_that_are_kept() -> None:
     model = ReSFU(384)
     few, many = (model.band_bytes((1, 384, 256, 256), (4096, 4096), rows) for rows in (1, 101))
-    assert few < 500e6
+    assert few < 400e6
     assert many - few >= 0.9 * 100 * 4096 * 384 * 4
-    assert model.band_bytes((1, 384, 512, 256), (8192, 4096), 1) < 1.2 * few
+    assert model.band_bytes((1, 384, 512, 256), (8192, 4096), 1) < 1.25 * few  # tokens are twice as many
     assert model.band_bytes((1, 384, 14, 14), (4096, 4096), 1) > few  # neighbours lie further apart
 
 

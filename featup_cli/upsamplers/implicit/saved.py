@@ -20,9 +20,9 @@ from featup_cli.errors import FeatUpError, InputError, one_line
 from featup_cli.io.images import Picture, decode_picture
 from featup_cli.io.tensors import opened, stored_provenance
 from featup_cli.pca import PCA
+from featup_cli.sampling import picture_rows
 from featup_cli.upsamplers.base import FLOAT, Details, Progress, no_progress
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
-from featup_cli.upsamplers.sampling import picture_rows
 
 FORMAT = "featup-implicit-1"
 CHUNK = 16_384  # positions evaluated at once

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from featup_cli.sampling import RowTaps, interpolating_rows
 from featup_cli.upsamplers.base import FLOAT
 from featup_cli.upsamplers.jbu.stack import Size, apply_stack, basis_is_cheaper, channel_chunk
 from featup_cli.upsamplers.jbu.stage import Band, filter_band, whole
-from featup_cli.upsamplers.sampling import RowTaps, interpolating_rows
 
 Weigh = Callable[[int, Band], Tensor]
 """Weights [B, k * k, rows, W] of a band of the stage with this number."""

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featup_cli.sampling import Size, guidance_rows, interpolating_rows, resize_rows
 from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
 from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stack import apply_stack
 from featup_cli.upsamplers.jbu.stage import Band, JBUStage, whole
-from featup_cli.upsamplers.sampling import Size, guidance_rows, interpolating_rows, resize_rows
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from featup_cli.sampling import Size
 from featup_cli.upsamplers.jbu.stage import filter_stage
-from featup_cli.upsamplers.sampling import Size
 
 # Without gradients channels pass in this many chunks, so that what a chunk needs stays small beside the result. Too few
 # channels at a time waste the reading of the weights; on other devices than the CPU a call costs more.

@@ -12,8 +12,8 @@ from featup_kernels import adaptive_conv, range_taps
 from featup_kernels.range_taps.reference import spatial_logits
 from torch import Tensor, nn
 
+from featup_cli.sampling import RowTaps, Size, resize_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.sampling import RowTaps, Size, resize_rows
 
 COLOR_RADIUS = 2.0  # of the sphere that colours are lifted to; half the colour cube's diagonal is 0.87
 _LINEAR_PART = 5.0  # GELU is the identity around here

@@ -8,12 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from featup_cli.sampling import Size, guidance_rows
 from featup_cli.upsamplers.base import Details, check_inputs
 from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stack import apply_stack, grid_sizes
 from featup_cli.upsamplers.jbu.stage import Band, JBUStage, whole
-from featup_cli.upsamplers.sampling import Size, guidance_rows
 from featup_cli.upsamplers.sharpen import make_strengths, sharpen
 
 

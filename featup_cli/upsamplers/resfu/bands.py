@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.upsamplers.guidance import resize_guidance
+from featup_cli.sampling import guidance_rows, in_unit_range
+from featup_cli.upsamplers.guidance import like_features, resize_guidance
 from featup_cli.upsamplers.resfu.keys import HighResKey, Key, LowResKey, blur_rows, pointwise
 from featup_cli.upsamplers.resfu.plan import Plan
 from featup_cli.upsamplers.resfu.rows import Rows, Window, bands_of, clamped, store, stored
 from featup_cli.upsamplers.resfu.similarity import BandedPCDC, PCDCBlock, weights_of
 from featup_cli.upsamplers.resfu.statistics import Affine, ChannelMoments, GroupMoments
-from featup_cli.upsamplers.sampling import guidance_rows
 
 if TYPE_CHECKING:
     from featup_cli.upsamplers.resfu.upsampler import ReSFU
@@ -42,7 +42,8 @@ class BandedTaps:
         self.lr_size = lr_feats.shape[2], lr_feats.shape[3]
         self.plan = Plan(model.config, self.lr_size, size, image.device)
         with torch.autocast(image.device.type, enabled=False):
-            self._prepare(image.to(model.q.weight.dtype), lr_feats.to(model.q.weight.dtype))
+            weight = model.q.weight
+            self._prepare(like_features(image, weight), lr_feats.to(weight.dtype))
 
     @property
     def rows(self) -> int:
@@ -101,7 +102,7 @@ class BandedTaps:
     def _guidance(self, image: Tensor) -> Rows:
         """Rows of the map that makes the query."""
         if tuple(image.shape[2:]) == self.size:
-            picture = stored(image)
+            picture: Rows = lambda start, stop: in_unit_range(image[:, :, start:stop])  # noqa: E731
         elif self.keep:
             picture = stored(resize_guidance(image, self.size))
         else:
@@ -159,9 +160,8 @@ class BandedTaps:
     def _detail_key(self, query: Rows) -> Key:
         height = self.size[0]
         smooth = query
-        if self.config.smoothed_key:
-            blurred: Rows = lambda start, stop: blur_rows(clamped(query, height, start - 1, stop + 1))  # noqa: E731
-            smooth = Window(blurred, height, self.plan.smooth_span, self.plan.tall)
+        if self.config.smoothed_key:  # blurred again for each row of neighbours: that costs less than to keep it
+            smooth = lambda start, stop: blur_rows(clamped(query, height, start - 1, stop + 1))  # noqa: E731
         if self.config.neighbors == "fine":
             return HighResKey(smooth, self.size, self.plan.step)
         # As `resize_guidance` pools, one row of cells at a time.

@@ -14,7 +14,7 @@ Size = tuple[int, int]
 # Pixels of a band: what its widest maps need fits into the caches, or on other devices is small beside a result.
 _CPU_PIXELS, _PIXELS = 2**11, 2**17
 _TALL = 16  # rows at least of a band of the stem, whose convolutions need rows around it
-_ALIGNED = 32  # and of the guided filter, which needs more of them
+_ALIGNED, _ALIGNED_PIXELS = 32, 2**16  # and of the guided filter, which needs more of them, and far more around
 _STEM = 64  # channels of its hidden maps
 _SCRATCH = 5_000_000  # numbers that libraries take for themselves
 
@@ -32,20 +32,21 @@ class Plan:
         tall: of a band of the guidance.
         aligned: of a band of the guided filter.
         step: (rows, columns) from a neighbour to the next, in output pixels.
-        smooth_span: of the smoothed query: from the neighbours above the current rows to those below.
-        query_span: of the query: from the current rows to the last that the guided filter or the neighbours need.
+        query_span: of the query: from the neighbours above the current rows to the last that the guided filter or the
+            neighbours below need.
     """
 
     def __init__(self, config: ReSFUConfig, lr_size: Size, size: Size, device: torch.device) -> None:
         self.config, self.lr_size, self.size = config, lr_size, size
         self.rows = min(size[0], max(1, (_CPU_PIXELS if device.type == "cpu" else _PIXELS) // size[1]))
-        self.tall, self.aligned = max(self.rows, _TALL), max(self.rows, _ALIGNED)
+        self.tall = max(self.rows, _TALL)
+        self.aligned = max(self.rows, min(_ALIGNED, 2 * max(2, _ALIGNED_PIXELS // (2 * size[1]))))
         self.step = size[0] / lr_size[0], size[1] / lr_size[1]
         steps = config.kernel_size // 2 if config.neighbors == "fine" else 1
         reach = math.ceil(steps * self.step[0])
-        self.smooth_span = 2 * reach + self.rows + 2
         filtered = 3 * self.aligned + 4 * config.filter_radius + 8 if config.guided_query else 0
-        self.query_span = self.rows + max(filtered, reach + self.tall + 2)
+        above = reach + 2 if config.scores != "semantic" else 0
+        self.query_span = above + self.rows + max(filtered, reach + self.tall + 2)
 
     def floats(self, channels: int, rows: int) -> int:
         """Numbers held at once per image at the worst.
@@ -58,15 +59,13 @@ class Plan:
         blocks = 2 if c.scores == "both" else 1
         half, reach = self.aligned // 2, self.aligned // 2 + 2 * c.filter_radius + 2
         held = window_rows(height, self.query_span, self.tall) * c.projection
-        if c.smoothed_key:
-            held += window_rows(height, self.smooth_span, self.tall) * c.projection
         if c.guided_query:
             held += 2 * window_rows(height // 2, reach, half) * c.projection  # of two windows, half as wide
             held += window_rows(height, self.rows, self.aligned) * c.projection
         widened = blocks * (self.rows * self.lr_size[0] // height + 4) * c.hidden
         stem = (self.tall + 2) * 2 * _STEM + self.tall * (2 * c.guidance_channels + c.projection)
         filtering = reach * 7 * c.projection + 4 * self.aligned * c.projection if c.guided_query else 0
-        compared = self.rows * ((c.kernel_size**2 + 1) * c.projection + 3 * c.hidden)
+        compared = self.rows * ((c.kernel_size**2 + 4) * c.projection + 3 * c.hidden)
         # Every row of the band reads the rows of its neighbours, which pass through copies while they are interpolated.
         mixed = rows * (channels + c.kernel_size**2) + 3 * c.kernel_size * rows * channels * self.lr_size[1] // width
         sharpened = 5 * channels * lr_pixels if c.sharpen_lr or c.sharpen_lr_wide else 0

@@ -1,4 +1,7 @@
-"""Resizing a few rows of a result at a time, with the weights that PyTorch uses for the whole."""
+"""Resizing a few rows of a result at a time, with the weights that PyTorch uses for the whole.
+
+Pictures may be uint8, which is a quarter of the memory: of these only the rows in work become floats.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
+
+
+def in_unit_range(image: Tensor) -> Tensor:
+    """An image as floats in [0, 1]: uint8 divided by 255, floats as they are."""
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
 @dataclass(frozen=True)
@@ -28,18 +36,20 @@ class RowTaps:
 
     def __call__(self, maps: Tensor, first: int = 0) -> Tensor:
         """Mix the rows of `maps` [B, C, n, w], which are those of the source from `first` on: [B, C, size, w]."""
-        cells, weights = (self.cells - first).unbind(1), self.weights.to(maps.dtype)[..., None].unbind(1)
+        dtype = torch.float32 if maps.dtype == torch.uint8 else maps.dtype
+        cells, weights = (self.cells - first).unbind(1), self.weights.to(dtype)[..., None].unbind(1)
+        out = in_unit_range(maps.index_select(2, cells[0]))
         if len(cells) == 1:
-            return maps.index_select(2, cells[0])
-        out = maps.index_select(2, cells[0]).mul_(weights[0])
+            return out
+        out.mul_(weights[0])
         for cell, weight in zip(cells[1:], weights[1:], strict=True):
-            out.addcmul_(maps.index_select(2, cell), weight)
+            out.addcmul_(in_unit_range(maps.index_select(2, cell)), weight)
         return out
 
 
 def _positions(size: int, cells: int, like: Tensor) -> Tensor:
     """Centres [size] of output rows in source rows. Rounded as PyTorch does, so that both read the same places."""
-    work = torch.promote_types(like.dtype, torch.float32)
+    work = torch.promote_types(like.dtype, torch.float32)  # of bytes too
     scale = torch.tensor(cells, dtype=work, device=like.device) / size
     return (torch.arange(size, dtype=work, device=like.device) + 0.5) * scale
 
@@ -122,8 +132,9 @@ def guidance_rows(guidance: Tensor, size: Size, top: int, bottom: int) -> Tensor
         first, stop = top, bottom
     else:  # of the whole, the answer is known without looking, which a compiler couldn't
         first, stop = (0, pooled[0]) if (top, bottom) == (0, size[0]) else linear.span()
-    maps = guidance[:, :, first:stop]
-    if pooled[0] != height:
+    if pooled[0] == height:
+        maps = in_unit_range(guidance[:, :, first:stop])
+    else:
         maps = averaging_rows(pooled[0], height, guidance)[first:stop](guidance)
     if pooled[1] != width:
         maps = F.adaptive_avg_pool2d(maps, (stop - first, pooled[1]))
@@ -137,7 +148,7 @@ def guidance_rows(guidance: Tensor, size: Size, top: int, bottom: int) -> Tensor
 def picture_rows(picture: Tensor, size: Size, top: int, bottom: int) -> Tensor:
     """Rows `top` to `bottom` of `resize_picture(picture, size)`, antialiased bicubic: [3, bottom - top, size[1]]."""
     if tuple(picture.shape[1:]) == size:
-        return picture[:, top:bottom]
+        return in_unit_range(picture[:, top:bottom])
     rows = antialiased_rows(size[0], picture.shape[1], picture)[top:bottom](picture[None])
     sized = (bottom - top, size[1])
     return F.interpolate(rows, size=sized, mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)

@@ -1,0 +1,82 @@
+"""How much memory a network's pass takes, found without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+
+def peak_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int]) -> int | None:
+    """Most bytes that the tensors of one pass hold at once, its input and result included and parameters not.
+
+    All operations run on tensors without data, so that shapes are exact and nothing is computed. What kernels take for
+    themselves while they run is not seen.
+
+    Args:
+        network: called once, without gradients.
+        shape: [B, 3, H, W] of its float32 input.
+    Returns:
+        Bytes, or None for a network that looks at its numbers to decide what to do.
+    """
+    tally = _Tally()
+    try:
+        with torch.no_grad(), tally, _FusedAttention():
+            network(torch.empty(tuple(shape), device="meta"))
+    except Exception:  # whatever an operation without data raises; the pass itself will tell what is really wrong
+        return None
+    return tally.peak
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as kernels on real tensors do it: without a matrix of all pairs, which is made without data."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            query, value = args[0], args[2]
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return func(*args, **(kwargs or {}))
+
+
+class _Tally(TorchDispatchMode):
+    """Moves every operation to tensors without data, and adds up what is alive after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._alive: dict[StorageWeakRef, int] = {}
+        self._twins: dict[int, Tensor] = {}  # of parameters and other real tensors, which cost nothing here
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return func(*args)
+        if "device" in kwargs and any(isinstance(arg, Tensor) for arg in args):
+            kwargs["device"] = torch.device("meta")
+        result = func(*tree_map_only(Tensor, self._twin, args), **tree_map_only(Tensor, self._twin, kwargs))
+        tree_map_only(Tensor, self._note, result)
+        return result
+
+    def _twin(self, tensor: Tensor) -> Tensor:
+        if tensor.device.type == "meta":
+            return tensor
+        if id(tensor) not in self._twins:
+            # The real one is kept beside its twin, so that no other gets its identity meanwhile.
+            twin = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            twin.real = tensor  # type: ignore[attr-defined]
+            self._twins[id(tensor)] = twin
+        return self._twins[id(tensor)]
+
+    def _note(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._alive = {ref: size for ref, size in self._alive.items() if not ref.expired()}
+        if tensor.device.type == "meta":
+            self._alive[StorageWeakRef(storage)] = storage.nbytes()
+        self.peak = max(self.peak, sum(self._alive.values()))
