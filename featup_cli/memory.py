@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from featup_cli.errors import UsageError
+from featup_cli.errors import MemoryBudgetError, UsageError
 
 SHARE = 0.6  # of the free memory is used unless told otherwise
 _ASSUMED_HELD, _ASSUMED_FREE = 600_000_000, 4_000_000_000  # where the system doesn't tell: torch, and a small machine
@@ -37,6 +38,21 @@ def format_bytes(count: float) -> str:
         if count >= unit:
             return f"{count / unit:.1f} {name}" if count < 10 * unit else f"{count / unit:.0f} {name}"
     return f"{count:.0f} bytes"
+
+
+def over_budget(what: str, needed: int, memory: int, instead: str) -> MemoryBudgetError:
+    """The error of something that takes about `needed` bytes when `memory` may be used.
+
+    Args:
+        what: begins the sentence, verb included.
+        needed, memory: bytes.
+        instead: what else may be given than more memory, after `give --memory 3GB, `.
+    """
+    enough = math.ceil(needed / 1e8) / 10
+    return MemoryBudgetError(
+        f"{what} about {format_bytes(needed)}, but {format_bytes(memory)} may be used; "
+        f"give --memory {enough:g}GB, {instead}"
+    )
 
 
 def held_bytes(device: torch.device) -> int:

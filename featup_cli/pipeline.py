@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
+from featup_cli.backbones.footprint import estimate_bytes
 from featup_cli.config import METHODS_OF_A_PICTURE, ImplicitConfig
 from featup_cli.environment import choose_device, describe_device, versions
 from featup_cli.io.images import DEFAULT_MAX_PIXELS, Picture, as_picture, load_image
+from featup_cli.memory import default_memory, held_bytes, over_budget
 from featup_cli.result import Result
 from featup_cli.shapes import resolve_network_size, resolve_output_size
 from featup_cli.upsamplers.base import Announce, Progress, Upsampler, check_method, make_upsampler, no_progress
@@ -76,6 +78,7 @@ class Pipeline:
             offline=settings.backbone.offline, announce=announce,
         )  # fmt: skip
         self._upsampler: Upsampler | None = None if settings.method in METHODS_OF_A_PICTURE else made
+        self._loaded = held_bytes(self.device)
 
     def run(self, image: Any, progress: Progress = no_progress) -> Result:
         """Upsample the features of one picture.
@@ -85,10 +88,12 @@ class Pipeline:
             progress: called as the work goes on.
         Raises:
             InputError: the picture can't be read; UsageError: a size can't be obeyed.
+            MemoryBudgetError: the backbone's pass would not fit the memory that may be used.
         """
         picture = self.read(image) if isinstance(image, (str, Path)) else as_picture(image)
         plan = self.plan(picture)
         start = time.perf_counter()
+        self.extraction_bytes(1, plan)
         lr_feats = self.extract([picture], plan)
         upsampler = self._upsampler_for(plan, progress)
         with torch.no_grad():
@@ -121,6 +126,19 @@ class Pipeline:
         )  # fmt: skip
         grid = (network[0] // backbone.stride, network[1] // backbone.stride)
         return Plan(network, grid, resolve_output_size(settings.output_size, picture.size, network, grid))
+
+    def extraction_bytes(self, count: int, plan: Plan) -> int:
+        """Estimated peak of the memory that `extract` takes for `count` pictures, besides what is loaded.
+
+        Raises:
+            MemoryBudgetError: there isn't as much.
+        """
+        memory = self.settings.memory or default_memory(self.device)
+        needed = estimate_bytes(self.backbone.network, (count, 3, *plan.network), memory - self._loaded)
+        if self._loaded + needed > memory:
+            what = f"{self.backbone.name} at {plan.network[0]}x{plan.network[1]} pixels needs"
+            raise over_budget(what, self._loaded + needed, memory, "or a smaller --resize")
+        return needed
 
     def extract(self, pictures: Sequence[Picture], plan: Plan) -> Tensor:
         """The backbone's features [B, C, h, w] of pictures whose plans have the same network size."""

@@ -13,6 +13,26 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+TYPICAL_BYTES = 450  # a pixel of the input: the most of ViT, tiny, ResNet-50 and MobileNetV2 in float32
+_MOST_BYTES = 4_000  # with attention as a matrix at 1024 pixels; below this nothing needs to be found out
+_KERNELS = 1.3  # convolutions on a CPU took up to 1.25 times what their tensors hold
+
+
+def estimate_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int], room: int) -> int:
+    """Estimated peak of a network's pass.
+
+    Args:
+        network, shape: as `peak_bytes`.
+        room: bytes that there are. Where even a greedy network would fit, the estimate is a rule of thumb, as the exact
+            way takes up to a second.
+    """
+    pixels = shape[0] * shape[2] * shape[3]
+    typical = TYPICAL_BYTES * pixels
+    if _MOST_BYTES * pixels <= room:
+        return typical
+    traced = peak_bytes(network, shape)
+    return typical if traced is None else int(_KERNELS * traced)
+
 
 def peak_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int]) -> int | None:
     """Most bytes that the tensors of one pass hold at once, its input and result included and parameters not.

@@ -203,7 +203,9 @@ class Worker:
     def _extract(self, entries: list[_Entry]) -> None:
         """Features of pictures that the network sees at one size; if they fail together, of the first alone."""
         try:
-            lr_feats = self.pipeline.extract([entry.picture for entry in entries], entries[0].plan)
+            plan = entries[0].plan
+            with self._write_room.hold(self.pipeline.extraction_bytes(len(entries), plan)):
+                lr_feats = self.pipeline.extract([entry.picture for entry in entries], plan)
         except Exception as error:
             if len(entries) > 1:
                 self._extract(entries[:1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from featup_cli.config import INTERPOLATIONS, METHODS, METHODS_WITH_BACKBONE, METHODS_WITH_WEIGHTS, ImplicitConfig
 from featup_cli.errors import MemoryBudgetError, ShapeError, UsageError
-from featup_cli.memory import format_bytes
+from featup_cli.memory import over_budget
 from featup_cli.sampling import in_unit_range
 
 Extract = Callable[[Tensor], Tensor]
@@ -150,11 +149,9 @@ def _fits(upsampler: Upsampler, lr_shape: Sequence[int], output_size: tuple[int,
 
 def memory_budget_error(needed: int, output_size: tuple[int, int], memory: int, method: str) -> MemoryBudgetError:
     """The error of an output of `output_size` that takes about `needed` bytes when `memory` may be used."""
-    return MemoryBudgetError(
-        f"{output_size[0]}x{output_size[1]} features need about {format_bytes(needed)}"
-        f"{f' with --method {method}' if method else ''}, but {format_bytes(memory)} may be used; give "
-        f"--memory {math.ceil(needed / 1e8) / 10:g}GB, a smaller --output-size, or another method"
-    )
+    by_method = f" with --method {method}" if method else ""
+    what = f"{output_size[0]}x{output_size[1]} features{by_method} need"
+    return over_budget(what, needed, memory, "a smaller --output-size, or another method")
 
 
 def is_linear(upsampler: Upsampler) -> bool:

@@ -41,6 +41,14 @@ def test_a_folder_is_done_with_its_subfolders(pictures: Path, out: Path) -> None
     assert hidden_files(out) == []
 
 
+def test_a_network_input_that_does_not_fit_is_refused_with_the_estimate(pictures: Path, out: Path) -> None:
+    ran = upsample(pictures / "a.png", "-o", out, "--resize", 4096, "--memory", "2GB")
+    assert ran.status == 1
+    assert "tiny at 4096x5728 pixels needs about" in ran.stderr
+    assert "may be used; give --memory" in ran.stderr
+    assert not out.exists()
+
+
 def test_lists_on_standard_input_and_patterns_are_done(
     pictures: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
