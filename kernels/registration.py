@@ -18,7 +18,7 @@ def register(
     schema: str,
     kernel: Callable[..., Any],
     fake: Callable[..., Any],
-    backward: Callable[..., Any],
+    backward: Callable[..., Any] | None,
     setup_context: Callable[..., None] | None = None,
 ) -> Callable[..., Any]:
     """Register an operator featup::NAME for all devices.
@@ -27,14 +27,15 @@ def register(
         schema: NAME(arguments) -> results, in PyTorch's notation; no argument is changed.
         kernel: computes it; its results never share memory with its arguments.
         fake: makes empty results of the right shapes, for tracing.
-        backward: gradients of all arguments, for (ctx, gradients of the results).
+        backward: gradients of all arguments, for (ctx, gradients of the results); None for an operator without.
         setup_context: saves what `backward` needs, for (ctx, inputs, output).
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"featup::{name}", fake, lib=_LIBRARY)
-    torch.library.register_autograd(f"featup::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(f"featup::{name}", backward, setup_context=setup_context, lib=_LIBRARY)
     operator: Callable[..., Any] = getattr(torch.ops.featup, name).default
     return operator
 

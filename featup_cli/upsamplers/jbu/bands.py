@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featup_cli.sampling import RowTaps, interpolating_rows
 from featup_cli.upsamplers.base import FLOAT
-from featup_cli.upsamplers.jbu.stack import Size, apply_stack, basis_is_cheaper, channel_chunk
+from featup_cli.upsamplers.jbu.stack import Size, apply_stack, basis_is_cheaper, channel_chunk, unfused_chunk
 from featup_cli.upsamplers.jbu.stage import Band, filter_band, whole
 
 Weigh = Callable[[int, Band], Tensor]
@@ -71,14 +71,19 @@ class BandedStack:
             steps.insert(0, Step(band, rows, top))
         taps = [self.weigh(self.early + i, step.band) for i, step in enumerate(steps)]
         source = self.source[:, :, top:bottom]
-        shape = (steps[-1].band.bottom - steps[-1].band.top, self.sizes[-1][1])
-        out = source.new_empty(*source.shape[:2], *shape)
-        chunk = channel_chunk(source.shape[1], source.device)
-        for part, target in zip(source.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
-            for step, weights in zip(steps, taps, strict=True):
-                part = filter_band(part, weights, self.resize, step.band, step.rows, step.first)
-            target.copy_(part)
-        return out if self.mix is None else torch.bmm(self.mix, out.flatten(2)).unflatten(2, shape)
+        chunk = channel_chunk(source, taps[-1])
+        if chunk == source.shape[1]:
+            out = self._filter(source, steps, taps)
+        else:
+            out = source.new_empty(*source.shape[:2], *taps[-1].shape[2:])
+            for part, target in zip(source.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
+                target.copy_(self._filter(part, steps, taps))
+        return out if self.mix is None else torch.bmm(self.mix, out.flatten(2)).unflatten(2, out.shape[2:])
+
+    def _filter(self, source: Tensor, steps: Sequence[Step], taps: Sequence[Tensor]) -> Tensor:
+        for step, weights in zip(steps, taps, strict=True):
+            source = filter_band(source, weights, self.resize, step.band, step.rows, step.first)
+        return source
 
 
 def whole_stages(channels: int, sizes: Sequence[Size]) -> int:
@@ -104,7 +109,7 @@ def stack_bytes(lr_shape: Sequence[int], sizes: Sequence[Size], radius: int, map
     # Early stages: two results at most, and the weights of all of them, which are gone when the bands begin.
     source = channels * math.prod(sizes[early - 1]) if early else 0
     preparing = 2 * source + sum(math.prod(size) for size in sizes[:early]) * (taps_per_pixel + maps)
-    weights = weighing = slabs = 0
+    weights = weighing = slabs = passing = 0
     part = rows
     for i in reversed(range(early, len(sizes))):
         tall, width = min(part + side - 1, sizes[i][0]), sizes[i][1]
@@ -112,7 +117,8 @@ def stack_bytes(lr_shape: Sequence[int], sizes: Sequence[Size], radius: int, map
         weighing = max(weighing, tall * (width + side) * maps + taps_per_pixel * part * width)
         slabs = max(slabs, 4 * (tall + side) * (width + side))
         before = sizes[i - 1][0] if i else height
-        part = min(math.ceil(tall * before / sizes[i][0]) + 4, before)
-    chunk = max(channel_chunk(channels, torch.device("cpu")), channel_chunk(channels, torch.device("cuda")))
-    filtering = channels * rows * sizes[-1][1] + min(chunk, channels) * slabs
+        made, part = part * width, min(math.ceil(tall * before / sizes[i][0]) + 4, before)
+        passing = max(passing, made + (part * sizes[i - 1][1] if i > early else 0))
+    # A step's rows and the ones that they are made of; or, where sources are resized first, chunks of them.
+    filtering = max(channels * passing, channels * rows * sizes[-1][1] + unfused_chunk(channels) * slabs)
     return FLOAT * batch * max(preparing, source + weights + max(weighing, filtering))

@@ -11,17 +11,18 @@ import math
 from collections.abc import Sequence
 
 import torch
+from featup_kernels.resampled_conv import resampled_conv_runs_fused
 from torch import Tensor
 
 from featup_cli.sampling import Size
 from featup_cli.upsamplers.jbu.stage import filter_stage
 
-# Without gradients channels pass in this many chunks, so that what a chunk needs stays small beside the result. Too few
-# channels at a time waste the reading of the weights; on other devices than the CPU a call costs more.
-_CPU_CHUNKS, _CHUNKS, _LEAST_CHANNELS = 16, 8, 16
+# Without gradients, channels pass in this many chunks where the source of a filter is resized first, so that what a
+# chunk needs stays small beside the result. Too few channels at a time waste the reading of the weights.
+_CHUNKS, _LEAST_CHANNELS = 8, 16
 # What resizing costs a pixel, and what a multiply-add in a matrix product costs, in multiply-adds of a filter (measured
 # on a CPU).
-_RESIZE_COST = 100
+_RESIZE_COST = 20
 _PRODUCT_COST = 0.5
 # The basis path is taken from this many channels per low-resolution pixel on: the basis is stored at full size.
 _LEAST_RANK_RATIO = 3
@@ -79,7 +80,7 @@ def basis_is_cheaper(channels: int, lr_pixels: int, window: int, sizes: Sequence
 
 def _apply_in_chunks(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tensor:
     channels = feats.shape[1]
-    chunk = channel_chunk(channels, feats.device)
+    chunk = channel_chunk(feats, taps[-1])
     if torch.is_grad_enabled() or channels <= chunk:
         return _apply(taps, feats, resize)
     first, *others = feats.split(chunk, dim=1)
@@ -93,9 +94,15 @@ def _apply_in_chunks(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tens
     return out
 
 
-def channel_chunk(channels: int, device: torch.device) -> int:
-    """How many channels pass at a time without gradients."""
-    return max(_LEAST_CHANNELS, math.ceil(channels / (_CPU_CHUNKS if device.type == "cpu" else _CHUNKS)))
+def channel_chunk(source: Tensor, taps: Tensor) -> int:
+    """How many channels pass at a time without gradients: all, where nothing is as large as the result but itself."""
+    channels = source.shape[1]
+    return channels if resampled_conv_runs_fused(source, taps) else unfused_chunk(channels)
+
+
+def unfused_chunk(channels: int) -> int:
+    """How many where the source of a filter is resized first."""
+    return min(channels, max(_LEAST_CHANNELS, math.ceil(channels / _CHUNKS)))
 
 
 def _apply(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tensor:

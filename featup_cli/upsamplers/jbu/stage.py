@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from featup_kernels import adaptive_conv, range_taps
+from featup_kernels import adaptive_conv, range_taps, resampled_conv
 from featup_kernels.range_taps.reference import spatial_logits
+from featup_kernels.resampled_conv import Axis, resampled_conv_runs_fused
 from torch import Tensor, nn
 
-from featup_cli.sampling import RowTaps, Size, resize_rows
+from featup_cli.sampling import RowTaps, Size, interpolating_rows, resize_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
 
 COLOR_RADIUS = 2.0  # of the sphere that colours are lifted to; half the colour cube's diagonal is 0.87
@@ -50,6 +51,16 @@ class Band:
         above, below = self.radius - (self.top - self.first), self.radius - (self.stop - self.bottom)
         mode = "reflect" if min(self.size) > self.radius else "replicate"
         return F.pad(maps, (self.radius, self.radius, above, below), mode=mode)
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The places that `pad` takes: of the rows from `first` on [rows + k - 1], and of the columns [W + k - 1]."""
+        places = []
+        for size, start, stop in ((self.size[0], self.top, self.bottom), (self.size[1], 0, self.size[1])):
+            place = torch.arange(start - self.radius, stop + self.radius)
+            if min(self.size) > self.radius:
+                place = size - 1 - (size - 1 - place.abs()).abs()
+            places.append(place.clamp(0, size - 1))
+        return places[0] - self.first, places[1]
 
 
 def whole(size: Size, radius: int) -> Band:
@@ -162,11 +173,15 @@ def distance_taps(keys: Tensor, radius: int, temperature: Tensor, spatial: Tenso
 
 def filter_stage(source: Tensor, taps: Tensor, resize: str) -> Tensor:
     """Bring `source` [B, C, h, w] to the grid of `taps` [B, k * k, H, W] and filter it there: [B, C, H, W]."""
+    band = whole((taps.shape[2], taps.shape[3]), math.isqrt(taps.shape[1]) // 2)
+    taps = taps.to(source.dtype)
+    if resampled_conv_runs_fused(source, taps):
+        rows = interpolating_rows(resize, band.size[0], source.shape[2], source)
+        return _filter_fused(source, taps, resize, band, rows)
     mode = "nearest-exact" if resize == "nearest" else resize
     corners = None if resize == "nearest" else False
     source = F.interpolate(source, size=taps.shape[2:], mode=mode, align_corners=corners)
-    border = whole((taps.shape[2], taps.shape[3]), math.isqrt(taps.shape[1]) // 2)
-    return adaptive_conv(border.pad(source), taps.to(source.dtype))
+    return adaptive_conv(band.pad(source), taps)
 
 
 def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: RowTaps, first: int) -> Tensor:
@@ -178,5 +193,16 @@ def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: Row
         resize: as `filter_stage`.
         rows: how the rows that the band's windows see read the source.
     """
-    source = resize_rows(source, rows, band.size[1], resize, first)
-    return adaptive_conv(band.pad(source), taps.to(source.dtype))
+    taps = taps.to(source.dtype)
+    if resampled_conv_runs_fused(source, taps):
+        return _filter_fused(source, taps, resize, band, RowTaps(rows.cells - first, rows.weights))
+    return adaptive_conv(band.pad(resize_rows(source, rows, band.size[1], resize, first)), taps)
+
+
+def _filter_fused(source: Tensor, taps: Tensor, resize: str, band: Band, rows: RowTaps) -> Tensor:
+    """The same in one pass; `rows` are those that the band's windows see."""
+    seen, columns = band.padded()
+    across = interpolating_rows(resize, band.size[1], source.shape[3], source)
+    return resampled_conv(
+        source, taps, Axis(rows.cells[seen], rows.weights[seen]), Axis(across.cells[columns], across.weights[columns])
+    )
