@@ -62,6 +62,13 @@ def _filter_flops(source_shape: Any, taps_shape: Any, *rest: Any, out_shape: Any
     return 2 * int(taps_shape[1]) * torch.Size(out_shape).numel()
 
 
+def _resampled_flops(
+    source_shape: Any, taps_shape: Any, rows: Any, row_weights: Any, columns: Any, *rest: Any, out_shape: Any = None,
+    **options: Any,
+) -> int:  # fmt: skip
+    return 2 * (int(taps_shape[1]) + int(rows[1]) + int(columns[1])) * torch.Size(out_shape).numel()
+
+
 def _range_taps_flops(keys_shape: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
     return 2 * int(keys_shape[1]) * torch.Size(out_shape).numel()
 
@@ -76,9 +83,11 @@ def flop_formulas() -> dict[Any, Callable[..., int]]:
         torch.ops.aten._upsample_nearest_exact2d: _per_output(0),
         torch.ops.aten.upsample_bilinear2d: _per_output(2 * 4),
         torch.ops.aten.upsample_bicubic2d: _per_output(2 * 16),
+        torch.ops.aten.grid_sampler_2d: _per_output(2 * 4),
         featup.adaptive_conv: _filter_flops,
         featup.neighbor_mix: _filter_flops,
         featup.range_taps: _range_taps_flops,
+        featup.resampled_conv: _resampled_flops,
     }
 
 

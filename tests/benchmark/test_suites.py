@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from featup_kernels import adaptive_conv
+from featup_kernels import adaptive_conv, resampled_conv
+from featup_kernels.resampled_conv import Axis
 from rich.console import Console
 
 from featup_cli.benchmark import check, main_job, run, table6, upsamplers
@@ -148,6 +149,14 @@ def test_flops_of_our_kernels_are_counted_on_any_backend(backend: str) -> None:
     except (ImportError, RuntimeError):
         pytest.skip("this backend can't run here")
     assert flops == 2 * 9 * 4 * 4 * 5
+
+
+def test_resampling_counts_along_each_axis() -> None:
+    axes = [Axis(torch.zeros(n, terms, dtype=torch.int64), torch.zeros(n, terms)) for n, terms in ((6, 4), (7, 2))]
+    flops = upsamplers.count_flops(
+        lambda: resampled_conv(torch.zeros(1, 4, 3, 3), torch.zeros(1, 9, 4, 5), *axes, backend="cpu")
+    )
+    assert flops == 2 * (9 + 4 + 2) * 4 * 4 * 5
 
 
 def test_uncounted_operations_are_no_zero() -> None:
