@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageFile
-
 from featup_cli.batch.records import Item, Record
 from featup_cli.errors import UsageError
+from featup_cli.io.images import picture_suffixes
 
 LIST_SUFFIX = ".txt"
 STANDARD_INPUT = "-"
@@ -46,17 +45,6 @@ class Inputs:
             self.add_problem(name, "holds null bytes, so it is no list of paths")
         else:
             self.sources += _listed(content, base)
-
-
-def picture_suffixes() -> frozenset[str]:
-    """Lower-case suffixes of the formats that Pillow decodes by itself."""
-    Image.init()
-    # Stubs only know a format's name; of MPEG there is no more than that either.
-    decoded = {
-        kind for kind, (factory, _) in Image.OPEN.items()
-        if kind != "MPEG" and not (isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile))
-    }  # fmt: skip
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in decoded)
 
 
 def refuse_address(path: str | Path) -> None:

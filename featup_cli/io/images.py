@@ -104,6 +104,12 @@ def picture_formats() -> tuple[str, ...]:
     return tuple(filter(decoded, Image.OPEN))
 
 
+def picture_suffixes() -> frozenset[str]:
+    """Lower-case suffixes of these formats: what counts as a picture in a folder."""
+    formats = set(picture_formats())
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
+
+
 def _greyscale_from_deep(image: Image.Image, name: str) -> Image.Image:
     """Scale 16-bit, 32-bit and float greyscale to 8 bits by the range of the type, never by the picture's own."""
     values = np.asarray(image).astype(np.float64)

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from featup_cli.errors import InputError
+from featup_cli.io.images import picture_suffixes
 
 LEAST_HELDOUT, MOST_HELDOUT = 4, 40
 
@@ -28,8 +27,7 @@ def find_pictures(folders: Iterable[Path]) -> list[PictureFile]:
     Raises:
         InputError: a folder is missing or can't be read, or there is no picture at all.
     """
-    Image.init()
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    suffixes = picture_suffixes()
     folders = list(folders)
     found = []
     for folder in folders:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from featup_cli.batch.inputs import find_inputs, picture_suffixes
+from featup_cli.batch.inputs import find_inputs
 from featup_cli.batch.names import name_outputs
 from featup_cli.errors import UsageError
+from featup_cli.io.images import picture_suffixes
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def targets(*arguments: object, recursive: bool = False, model: bool = False) ->
 
 def test_formats_that_pillow_only_knows_by_name_are_no_pictures() -> None:
     assert {".jpg", ".png", ".tif", ".webp"} <= picture_suffixes()
-    assert not {".h5", ".hdf", ".grib", ".mpg", ".txt", ".safetensors"} & picture_suffixes()
+    assert not {".eps", ".h5", ".hdf", ".grib", ".mpg", ".txt", ".safetensors"} & picture_suffixes()
 
 
 def test_a_folder_gives_its_pictures_sorted_without_hidden_ones(tree: Path) -> None:
