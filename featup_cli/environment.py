@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,8 +14,9 @@ from featup_cli.config import METHODS
 from featup_cli.errors import UsageError
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Versions of the program and of what its results depend on."""
+    """Versions of the program and of what its results depend on; looked up once, as that takes a while."""
     found = {"featup-cli": __version__, "python": platform.python_version()}
     for package in ("torch", "timm", "numpy", "pillow", "safetensors", "numba", "triton"):
         try:

@@ -14,6 +14,7 @@ EXACT_CHANNELS = 1024  # up to here the covariance is quick to form and to diago
 SAMPLE_TOKENS = 20_000  # above, the randomised decomposition sees this many tokens
 OVERSAMPLING = 8
 BLOCK = 16_384  # tokens that are in float32 at one time
+_LEAST_VARIANCE = 1e-9  # of the largest; below it, axes found by way of the tokens lose their right angles
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,24 @@ def _moments(tokens: Tensor, mean: Tensor, cross: bool) -> Tensor:
     return total / max(len(tokens) - 1, 1)
 
 
+def _of_few_tokens(tokens: Tensor, mean: Tensor, components: int) -> tuple[Tensor, Tensor, float] | None:
+    """Leading rows [K, C], variances [K] and their total, from the products of tokens instead of channels.
+
+    None if the tokens span too few dimensions for that, or are too large.
+    """
+    centred = tokens.double() - mean
+    products = centred @ centred.T
+    if not math.isfinite(float(products.diagonal().sum())):
+        return None
+    values, vectors = torch.linalg.eigh(products)
+    values, vectors = values.flip(0)[:components], vectors.flip(1)[:, :components]
+    if not values[-1] > _LEAST_VARIANCE * values[0]:
+        return None
+    basis = (vectors.T @ centred) / values.sqrt()[:, None]
+    others = max(len(tokens) - 1, 1)
+    return basis, values / others, float(centred.square().sum()) / others
+
+
 def _randomised(tokens: Tensor, mean: Tensor, components: int, seed: int) -> tuple[Tensor, Tensor]:
     """Leading rows [K, C] and variances [K], from a sample of the tokens."""
     from sklearn.utils.extmath import randomized_svd  # slow to import, and needed for wide backbones only
@@ -99,8 +118,9 @@ def _randomised(tokens: Tensor, mean: Tensor, components: int, seed: int) -> tup
 def fit_pca(tokens: Tensor, components: int, *, seed: int = 0) -> PCA:
     """Fit the leading principal components.
 
-    Exact (eigenvectors of the covariance) up to 1024 channels, else randomised on a sample of 20,000 tokens. The
-    result is the same in every run, and the signs do not depend on the order of the tokens.
+    Exact (eigenvectors of the covariance, of channels or of tokens, whichever are fewer) up to 1024 of either, else
+    randomised on a sample of 20,000 tokens. The result is the same in every run, and the signs do not depend on the
+    order of the tokens.
 
     Args:
         tokens: [N, C], any floating-point dtype.
@@ -121,7 +141,10 @@ def fit_pca(tokens: Tensor, components: int, *, seed: int = 0) -> PCA:
     mean = mean.to(dtype)
     if not torch.isfinite(mean).all():
         raise InputError("the features hold NaN or infinite values; run the backbone in float32")
-    if channels <= EXACT_CHANNELS:
+    few = _of_few_tokens(tokens, mean, components) if count < min(channels, EXACT_CHANNELS) else None
+    if few is not None:
+        basis, variances, total = few
+    elif channels <= EXACT_CHANNELS:
         covariance = _moments(tokens, mean, cross=True)
         total = float(covariance.diagonal().sum())
         if not math.isfinite(total):

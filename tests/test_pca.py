@@ -19,7 +19,7 @@ def correlated(count: int, channels: int, rank: int = 8, noise: float = 0.01, se
     return factors @ axes + noise * torch.randn(count, channels, generator=generator) + 3
 
 
-@pytest.mark.parametrize(("count", "channels"), [(500, 24), (40, 64), (4000, 100)])
+@pytest.mark.parametrize(("count", "channels"), [(500, 24), (40, 64), (200, 768), (30, 2000), (4000, 100)])
 def test_matches_the_singular_value_decomposition(count, channels):
     tokens = correlated(count, channels).double()
     pca = fit_pca(tokens, 6)
@@ -69,6 +69,12 @@ def test_sign_convention_is_a_property_of_the_axis():
     basis = fit_pca(tokens, 3).basis
     torch.testing.assert_close(fit_pca(-tokens, 3).basis, basis, atol=1e-4, rtol=0)
     assert ((basis * basis.abs()).sum(1) > 0).all()
+
+
+def test_few_tokens_that_span_little_have_an_orthonormal_basis():
+    tokens = correlated(50, 80, rank=3, noise=0.0).double()
+    basis = fit_pca(tokens, 8).basis
+    torch.testing.assert_close(basis @ basis.T, torch.eye(8).double(), atol=1e-9, rtol=0)
 
 
 def test_project_and_reconstruct_maps_and_tokens():

@@ -19,6 +19,7 @@ Components = tuple[int, int, int]
 
 PERCENTILES = (1.0, 99.0)
 MIN_HEIGHT, MAX_HEIGHT, MAX_WIDTH = 224, 1024, 2048  # of a panel, in pixels
+PNG_LEVEL = 4  # half the time of the usual 6, files 3 % larger
 INK, PAPER, FRAME = (38, 38, 38), (255, 255, 255), (224, 224, 224)
 
 # Nine evenly spaced colours of "magma" (S. van der Walt and N. Smith, CC0): lightness rises evenly from dark to light.
@@ -195,4 +196,4 @@ def save_png(path: Path | str, rgb: np.ndarray) -> None:
         OutputError: the file can't be written.
     """
     with atomic_path(path) as temporary:
-        Image.fromarray(rgb).save(temporary, format="PNG")
+        Image.fromarray(rgb).save(temporary, format="PNG", compress_level=PNG_LEVEL)
