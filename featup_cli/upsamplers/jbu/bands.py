@@ -12,7 +12,7 @@ from torch import Tensor
 from featup_cli.sampling import RowTaps, interpolating_rows
 from featup_cli.upsamplers.base import FLOAT
 from featup_cli.upsamplers.jbu.stack import Size, apply_stack, basis_is_cheaper, channel_chunk, unfused_chunk
-from featup_cli.upsamplers.jbu.stage import Band, filter_band, whole
+from featup_cli.upsamplers.jbu.stage import Band, filter_band, part_rows, whole
 
 Weigh = Callable[[int, Band], Tensor]
 """Weights [B, k * k, rows, W] of a band of the stage with this number."""
@@ -100,7 +100,7 @@ def stack_bytes(lr_shape: Sequence[int], sizes: Sequence[Size], radius: int, map
     Args:
         lr_shape: [B, C, h, w].
         sizes, radius: as the stack.
-        maps: maps of a stage's grid that are held at once while its weights are made, besides these.
+        maps: maps that are held at once while weights are made, of the rows that are made at a time.
         rows: of a band.
     """
     batch, channels, height, _ = lr_shape
@@ -108,13 +108,14 @@ def stack_bytes(lr_shape: Sequence[int], sizes: Sequence[Size], radius: int, map
     early = whole_stages(batch * channels, sizes)
     # Early stages: two results at most, and the weights of all of them, which are gone when the bands begin.
     source = channels * math.prod(sizes[early - 1]) if early else 0
-    preparing = 2 * source + sum(math.prod(size) for size in sizes[:early]) * (taps_per_pixel + maps)
+    preparing = 2 * source + sum(math.prod(size) for size in sizes[:early]) * taps_per_pixel
+    preparing += max((_weighed(size, size[0], side) for size in sizes[:early]), default=0) * maps
     weights = weighing = slabs = passing = 0
     part = rows
     for i in reversed(range(early, len(sizes))):
         tall, width = min(part + side - 1, sizes[i][0]), sizes[i][1]
         weights += taps_per_pixel * part * width
-        weighing = max(weighing, tall * (width + side) * maps + taps_per_pixel * part * width)
+        weighing = max(weighing, _weighed(sizes[i], tall, side) * maps + taps_per_pixel * part * width)
         slabs = max(slabs, 4 * (tall + side) * (width + side))
         before = sizes[i - 1][0] if i else height
         made, part = part * width, min(math.ceil(tall * before / sizes[i][0]) + 4, before)
@@ -122,3 +123,8 @@ def stack_bytes(lr_shape: Sequence[int], sizes: Sequence[Size], radius: int, map
     # A step's rows and the ones that they are made of; or, where sources are resized first, chunks of them.
     filtering = max(channels * passing, channels * rows * sizes[-1][1] + unfused_chunk(channels) * slabs)
     return FLOAT * batch * max(preparing, source + weights + max(weighing, filtering))
+
+
+def _weighed(size: Size, rows: int, side: int) -> int:
+    """Pixels, at most, of which the keys are there at once while the weights of some rows are made."""
+    return min(rows, part_rows(size[1]) + side) * (size[1] + side)

@@ -15,7 +15,7 @@ from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
 from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stack import apply_stack
-from featup_cli.upsamplers.jbu.stage import Band, JBUStage, whole
+from featup_cli.upsamplers.jbu.stage import Band, JBUStage, weigh_in_parts, whole
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -99,7 +99,10 @@ class ReleasedJBU(nn.Module):
         return [self._weigh(image, sizes, i, whole(size, self.up1.radius)) for i, size in enumerate(sizes)]
 
     def _weigh(self, image: Tensor, sizes: Sequence[Size], number: int, band: Band) -> Tensor:
-        """Weights of a band of stage `number`."""
+        """Weights of a band of stage `number`; without gradients a few rows at a time, as keys are many maps."""
+        return weigh_in_parts(partial(self._weigh_rows, image, sizes, number), band)
+
+    def _weigh_rows(self, image: Tensor, sizes: Sequence[Size], number: int, band: Band) -> Tensor:
         # Normalised afterwards, which is the same, so that the whole picture isn't copied.
         guidance = (guidance_rows(image, sizes[number], band.first, band.stop) - self.mean) / self.std
         stage = (self.up1, self.up2, self.up3, self.up4)[number]

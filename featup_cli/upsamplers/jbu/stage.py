@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from featup_cli.sampling import RowTaps, Size, interpolating_rows, resize_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
 
 COLOR_RADIUS = 2.0  # of the sphere that colours are lifted to; half the colour cube's diagonal is 0.87
+_PART_PIXELS, _PART_ROWS = 2**14, 16
 _LINEAR_PART = 5.0  # GELU is the identity around here
 
 
@@ -66,6 +68,26 @@ class Band:
 def whole(size: Size, radius: int) -> Band:
     """All rows of a grid of `size`."""
     return Band(size, 0, size[0], radius)
+
+
+def weigh_in_parts(weigh: Callable[[Band], Tensor], band: Band) -> Tensor:
+    """The weights [B, k * k, rows, W] of a band, as `weigh` makes them; without gradients, few rows at a time."""
+    rows = part_rows(band.size[1])
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or band.bottom - band.top <= rows:
+        return weigh(band)
+    tops = range(band.top, band.bottom, rows)
+    parts = (weigh(replace(band, top=top, bottom=min(top + rows, band.bottom))) for top in tops)
+    first = next(parts)
+    out = first.new_empty(*first.shape[:2], band.bottom - band.top, first.shape[3])
+    out[:, :, :rows] = first
+    for top, part in zip(tops[1:], parts, strict=True):
+        out[:, :, top - band.top : top - band.top + rows] = part
+    return out
+
+
+def part_rows(width: int) -> int:
+    """Rows of which `weigh_in_parts` makes the weights at a time: their keys fit into the caches."""
+    return max(_PART_ROWS, _PART_PIXELS // width)
 
 
 class JBUStage(nn.Module):

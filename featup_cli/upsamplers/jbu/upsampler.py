@@ -13,7 +13,7 @@ from featup_cli.upsamplers.base import Details, check_inputs
 from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stack import apply_stack, grid_sizes
-from featup_cli.upsamplers.jbu.stage import Band, JBUStage, whole
+from featup_cli.upsamplers.jbu.stage import Band, JBUStage, weigh_in_parts, whole
 from featup_cli.upsamplers.sharpen import make_strengths, sharpen
 
 
@@ -54,7 +54,10 @@ class JBUUpsampler(nn.Module):
         return [self._weigh(image, sizes, i, whole(size, self.config.radius)) for i, size in enumerate(sizes)]
 
     def _weigh(self, image: Tensor, sizes: Sequence[Size], number: int, band: Band) -> Tensor:
-        """Weights of a band of stage `number`."""
+        """Weights of a band of stage `number`; without gradients a few rows at a time, as keys are many maps."""
+        return weigh_in_parts(partial(self._weigh_rows, image, sizes, number), band)
+
+    def _weigh_rows(self, image: Tensor, sizes: Sequence[Size], number: int, band: Band) -> Tensor:
         # Also for the whole: the kernels of coarse stages are so sharp that the last digit of the guidance counts.
         guidance = guidance_rows(image, sizes[number], band.first, band.stop)
         stage = self.stages[min(number, len(self.stages) - 1)]

@@ -160,8 +160,10 @@ class BandedTaps:
     def _detail_key(self, query: Rows) -> Key:
         height = self.size[0]
         smooth = query
-        if self.config.smoothed_key:  # blurred again for each row of neighbours: that costs less than to keep it
+        if self.config.smoothed_key:
+            # In bands it is blurred again for each row of neighbours, as these may be hundreds of rows apart.
             smooth = lambda start, stop: blur_rows(clamped(query, height, start - 1, stop + 1))  # noqa: E731
+            smooth = store(smooth, height, self.plan.tall) if self.keep else smooth
         if self.config.neighbors == "fine":
             return HighResKey(smooth, self.size, self.plan.step)
         # As `resize_guidance` pools, one row of cells at a time.
