@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -208,11 +209,27 @@ def _connect(ray: ModuleType) -> None:
     try:
         if address:
             _knock(address)
-            ray.init(address, **quiet)
-        else:
-            ray.init("local", include_dashboard=False, object_store_memory=OBJECTS, **quiet)
+        with _silence():
+            if address:
+                ray.init(address, **quiet)
+            else:
+                ray.init("local", include_dashboard=False, object_store_memory=OBJECTS, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise FeatUpError(f"Ray can't be reached or started: {one_line(error)}; check RAY_ADDRESS") from None
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing reaches stderr, not from native code either: Ray says there that its log level was set."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _knock(address: str) -> None:

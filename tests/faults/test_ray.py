@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import random
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from tests.batch.runs import (
     hidden_files,
     make_pictures,
     numbered,
+    read_lines,
     upsample,
 )
 
@@ -42,6 +47,47 @@ def test_what_a_killed_worker_held_is_done_by_another(twelve: Path, tmp_path: Pa
     assert check_whole(out) == STEMS
     assert hidden_files(out) == []
     assert upsample(twelve, "-o", out).names("skipped") == numbered(12)
+
+
+@needs_ray
+def test_workers_killed_from_outside_at_random_moments_lose_nothing(
+    twelve: Path, tmp_path: Path, processes: Processes
+) -> None:
+    out = tmp_path / "out"
+    processes.customize = SLOW_DISK
+    process = processes.start(twelve, "-o", out, *RAY)
+    told = read_lines(process, 1)
+    time.sleep(random.uniform(0, 0.3))
+    killed = kill_one_actor(processes.folder)
+    ran = processes.finish(process)
+    assert killed
+    assert ran.status == 0
+    lines = [*told, *ran.lines]
+    assert sorted(Path(line["input"]).name for line in lines) == numbered(12)
+    assert {line["status"] for line in lines} <= {"done", "skipped"}
+    assert check_whole(out) == STEMS
+    assert hidden_files(out) == []
+
+
+def kill_one_actor(mark: Path) -> bool:
+    """SIGKILL one of Ray's workers that do pictures: those whose environment holds the path `mark`."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:  # ended meanwhile, or another user's
+            continue
+        if name.startswith(b"ray::") and b"_Actor" in name and os.fsencode(mark) in environment:
+            os.kill(int(folder.name), signal.SIGKILL)
+            return True
+    return False
+
+
+@needs_ray
+def test_a_quiet_run_on_ray_prints_nothing(tmp_path: Path, processes: Processes) -> None:
+    make_pictures(tmp_path / "in", numbered(2))
+    ran = processes.run(tmp_path / "in", "-o", tmp_path / "out", *RAY, "--quiet")
+    assert ran.names("done") == numbered(2)
+    assert ran.stderr == ""
 
 
 @needs_ray
