@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -77,8 +78,9 @@ class Run:
         yield from self.problems
         if not self.items:
             return
-        if len(self.items) > 1:  # a single picture that fails leaves no folder behind
-            check_writable(self.items[0].target)
+        missing = next((item for item in self.items if not os.path.exists(item.target)), None)
+        if missing is not None and len(self.items) > 1:  # a single picture that fails leaves no folder behind
+            check_writable(missing.target)
         claims = Claims(self.jobs[0].folder)
         remove_abandoned(self.items, claims)
         if self.engine == "ray" or len(self.jobs) > 1:

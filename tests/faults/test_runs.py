@@ -163,6 +163,9 @@ def test_a_folder_that_becomes_read_only_ends_the_run_in_one_line_and_keeps_what
     disk.remount("rw")
     assert upsample(twelve, "-o", out).names("done") == ["11.png"]
     assert check_whole(out) == STEMS
+    disk.remount("ro")
+    finished = upsample(twelve, "-o", out)
+    assert (finished.status, finished.names("skipped")) == (0, numbered(12))
 
 
 def test_pictures_that_vanish_between_listing_and_reading_fail_alone(twelve: Path, tmp_path: Path) -> None:
