@@ -238,7 +238,7 @@ def upsample(
         device: auto, cpu, cuda, ...
         seed: the same seed on the same device gives the same result.
         progress: called with (stage, done, total, score).
-        upsampler: weights of jbu and resfu: `auto`, a released name or a file, as for `make_upsampler`.
+        upsampler: weights of a trained method: `auto`, a released name or a file, as for `make_upsampler`.
         allow_other_backbone: accept weights for another backbone with as many channels.
     Raises:
         FeatUpError: one of its subclasses; the message says what to do.

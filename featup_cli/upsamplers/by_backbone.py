@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.backbones.base import Backbone
+from featup_cli.backbones.footprint import TYPICAL_BYTES
 from featup_cli.errors import UsageError
 from featup_cli.multiview.views import resize_picture
 from featup_cli.shapes import MAX_TOKENS
@@ -24,9 +25,7 @@ Size = tuple[int, int]
 FACTORS = (1, 2, 4, 8)  # that are chosen unasked, up to the largest of the paper's figure 17
 DEFAULT_GIB = 1.5  # the factor that is chosen unasked stays below this
 LIMIT_GIB = 16.0  # more is refused: for a ViT-S/16 at 224 pixels that is 16x, as in the paper
-# Peak of activations in float32, measured on a CPU: 100 to 450 bytes a pixel of the input (ViT, tiny, ResNet-50,
-# MobileNetV2), and about 22 maps of all channels of a ViT's tokens.
-PIXEL_BYTES, TOKEN_MAPS = 400, 24
+TOKEN_MAPS = 24  # of all channels, that a ViT holds at once besides what the input's pixels take: measured on a CPU
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class DenserTokens(ABC):
 
     def _estimate(self, stride: int, size: Size) -> Estimate:
         count = (size[0] // stride) * (size[1] // stride)
-        activations = PIXEL_BYTES * size[0] * size[1] + FLOAT * TOKEN_MAPS * self.backbone.channels * count
+        activations = TYPICAL_BYTES * size[0] * size[1] + FLOAT * TOKEN_MAPS * self.backbone.channels * count
         return Estimate(count, FLOAT * self.backbone.attention_heads * count**2, activations)
 
 
