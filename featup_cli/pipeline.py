@@ -17,7 +17,7 @@ from featup_cli.backbones.footprint import estimate_bytes
 from featup_cli.config import METHODS_OF_A_PICTURE, ImplicitConfig
 from featup_cli.environment import choose_device, describe_device, versions
 from featup_cli.io.images import DEFAULT_MAX_PIXELS, Picture, as_picture, load_image
-from featup_cli.memory import default_memory, held_bytes, over_budget
+from featup_cli.memory import default_memory, held_bytes, over_budget, trim_heap
 from featup_cli.result import Result
 from featup_cli.shapes import resolve_network_size, resolve_output_size
 from featup_cli.upsamplers.base import Announce, Progress, Upsampler, check_method, make_upsampler, no_progress
@@ -78,7 +78,6 @@ class Pipeline:
             offline=settings.backbone.offline, announce=announce,
         )  # fmt: skip
         self._upsampler: Upsampler | None = None if settings.method in METHODS_OF_A_PICTURE else made
-        self._loaded = held_bytes(self.device)
 
     def run(self, image: Any, progress: Progress = no_progress) -> Result:
         """Upsample the features of one picture.
@@ -93,7 +92,7 @@ class Pipeline:
         picture = self.read(image) if isinstance(image, (str, Path)) else as_picture(image)
         plan = self.plan(picture)
         start = time.perf_counter()
-        self.extraction_bytes(1, plan)
+        self.check_extraction(self.extraction_bytes(1, plan), plan)
         lr_feats = self.extract([picture], plan)
         upsampler = self._upsampler_for(plan, progress)
         with torch.no_grad():
@@ -128,17 +127,20 @@ class Pipeline:
         return Plan(network, grid, resolve_output_size(settings.output_size, picture.size, network, grid))
 
     def extraction_bytes(self, count: int, plan: Plan) -> int:
-        """Estimated peak of the memory that `extract` takes for `count` pictures, besides what is loaded.
+        """Estimated peak of the memory that `extract` takes for `count` pictures."""
+        room = self._memory() - held_bytes(self.device)
+        return estimate_bytes(self.backbone.network, (count, 3, *plan.network), room)
 
-        Raises:
-            MemoryBudgetError: there isn't as much.
-        """
-        memory = self.settings.memory or default_memory(self.device)
-        needed = estimate_bytes(self.backbone.network, (count, 3, *plan.network), memory - self._loaded)
-        if self._loaded + needed > memory:
+    def check_extraction(self, needed: int, plan: Plan) -> None:
+        """Raise MemoryBudgetError unless there are `needed` bytes for `extract`, with an estimate for the message."""
+        trim_heap()
+        total = held_bytes(self.device) + needed
+        if total > self._memory():
             what = f"{self.backbone.name} at {plan.network[0]}x{plan.network[1]} pixels needs"
-            raise over_budget(what, self._loaded + needed, memory, "or a smaller --resize")
-        return needed
+            raise over_budget(what, total, self._memory(), "or a smaller --resize")
+
+    def _memory(self) -> int:
+        return self.settings.memory or default_memory(self.device)
 
     def extract(self, pictures: Sequence[Picture], plan: Plan) -> Tensor:
         """The backbone's features [B, C, h, w] of pictures whose plans have the same network size."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featup_cli.config import METHODS_WITH_WEIGHTS
 from featup_cli.errors import UsageError, is_out_of_memory
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.images import Picture
@@ -33,7 +34,7 @@ from featup_cli.upsamplers.implicit.saved import FittedModel, save_model
 
 FACTORED_COMPONENTS = 128
 BAND_BYTES = 2**28  # larger bands save no time
-PICTURE_BYTES = 40_000_000  # of panels side by side
+PICTURE_BYTES = 80_000_000  # of panels side by side, and of pictures that are read meanwhile
 KERNEL_BYTES = 220_000_000  # the CPU kernels and their compiler, which are loaded at their first use
 
 
@@ -219,8 +220,13 @@ def _beside(task: Task) -> int:
     """What writing and showing will take besides, where the memory is that of the process."""
     if task.lr_feats.device.type != "cpu":
         return 0
-    kernels = 0 if "numba" in sys.modules else KERNEL_BYTES
-    return PICTURE_BYTES + kernels + 3 * FLOAT * BLOCK * task.shape[0]
+    return PICTURE_BYTES + unloaded_bytes(task.method, task.lr_feats.device) + 3 * FLOAT * BLOCK * task.shape[0]
+
+
+def unloaded_bytes(method: str, device: torch.device) -> int:
+    """What the kernels of a method will take on a CPU when they are first used; 0 once they are loaded."""
+    uses_kernels = method in METHODS_WITH_WEIGHTS or method == "classical-jbu"
+    return KERNEL_BYTES if uses_kernels and device.type == "cpu" and "numba" not in sys.modules else 0
 
 
 def _write_model(path: Path, task: Task, provenance: dict[str, Any]) -> None:

@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 TYPICAL_BYTES = 450  # a pixel of the input: the most of ViT, tiny, ResNet-50 and MobileNetV2 in float32
-_MOST_BYTES = 4_000  # with attention as a matrix at 1024 pixels; below this nothing needs to be found out
+# With attention as a matrix; where even this fits, nothing needs to be found out. Above 512x512 the matrix outgrows the
+# pixels: about 4 kB for each at 1024x1024.
+_MOST_BYTES, _LARGE, _MOST_BYTES_LARGE = 1_000, 2**18, 4_000
 _KERNELS = 1.45  # at 1536 to 3072 pixels five networks took 1.0 to 1.43 times what their tensors hold, on a CPU
 
 
@@ -24,11 +26,11 @@ def estimate_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int], ro
     Args:
         network, shape: as `peak_bytes`.
         room: bytes that there are. Where even a greedy network would fit, the estimate is a rule of thumb, as the exact
-            way takes up to a second.
+            way takes up to a second and, the first time, 150 MB for what PyTorch imports.
     """
     pixels = shape[0] * shape[2] * shape[3]
     typical = TYPICAL_BYTES * pixels
-    if _MOST_BYTES * pixels <= room:
+    if pixels * (_MOST_BYTES if shape[2] * shape[3] <= _LARGE else _MOST_BYTES_LARGE) <= room:
         return typical
     traced = peak_bytes(network, shape)
     return typical if traced is None else int(_KERNELS * traced)

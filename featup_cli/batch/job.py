@@ -23,12 +23,16 @@ from featup_cli.batch.resume import why_make
 from featup_cli.config import INTERPOLATIONS, METHODS_OF_A_PICTURE
 from featup_cli.errors import error_message, one_line
 from featup_cli.io.images import Picture
-from featup_cli.memory import default_memory
+from featup_cli.memory import default_memory, held_bytes
 from featup_cli.pipeline import Output, Pipeline, Plan, Upsampling
 from featup_cli.shapes import resolve_network_size, resolve_output_size
 from featup_cli.upsamplers.base import Announce, Progress, no_progress
+from featup_cli.writing import unloaded_bytes
 
-READ_SHARE, WRITE_SHARE = 8, 2  # one part in so many of the memory is for pictures in wait, and for features in work
+READ_SHARE, WRITE_SHARE = (
+    8,
+    2,
+)  # one part in so many of the spare memory is for pictures in wait, and for features in work
 FLOATS = 3  # full-size float32 maps that a picture's features take while they are made and written
 
 
@@ -109,8 +113,9 @@ class Worker:
         several = job.settings.method in INTERPOLATIONS if on_cpu else job.settings.method not in METHODS_OF_A_PICTURE
         self.writers = self.threads if several else 1
         self.ahead = self.batch + self.threads
-        memory = job.settings.memory or default_memory(self.pipeline.device)
-        self._read_room, self._write_room = memory // READ_SHARE, Room(memory // WRITE_SHARE)
+        spare = (job.settings.memory or default_memory(self.pipeline.device)) - held_bytes(self.pipeline.device)
+        spare = max(spare - unloaded_bytes(job.settings.method, self.pipeline.device), 0)
+        self._read_room, self._write_room = spare // READ_SHARE, Room(spare // WRITE_SHARE)
         self._stop = threading.Event()
 
     def _check_sizes(self) -> None:
@@ -204,7 +209,10 @@ class Worker:
         """Features of pictures that the network sees at one size; if they fail together, of the first alone."""
         try:
             plan = entries[0].plan
-            with self._write_room.hold(self.pipeline.extraction_bytes(len(entries), plan)):
+            needed = self.pipeline.extraction_bytes(len(entries), plan)
+            with self._write_room.hold(needed):
+                if needed > self._write_room.limit:  # then no picture is being written, whose memory would count
+                    self.pipeline.check_extraction(needed, plan)
                 lr_feats = self.pipeline.extract([entry.picture for entry in entries], plan)
         except Exception as error:
             if len(entries) > 1:
@@ -258,7 +266,7 @@ class Room:
     """Lets threads hold bytes of memory up to a limit; one that wants more than there is at all waits to be alone."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._held = 0
         self._changed = threading.Condition()
 
@@ -266,7 +274,7 @@ class Room:
     def hold(self, count: int) -> Iterator[None]:
         """Wait for `count` bytes, and hold them."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._held or self._held + count <= self._limit)
+            self._changed.wait_for(lambda: not self._held or self._held + count <= self.limit)
             self._held += count
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from featup_cli.batch.claims import FILE as CLAIMS
 from featup_cli.batch.claims import Claims
 from featup_cli.io.tensors import load_features
 from featup_cli.pipeline import Pipeline
-from tests.batch.runs import check_whole, hidden_files, make_pictures, numbered, upsample
+from tests.batch.runs import START, check_whole, hidden_files, make_pictures, numbered, upsample
 
 
 @pytest.fixture
@@ -47,6 +48,21 @@ def test_a_network_input_that_does_not_fit_is_refused_with_the_estimate(pictures
     assert "tiny at 4096x5728 pixels needs about" in ran.stderr
     assert "may be used; give --memory" in ran.stderr
     assert not out.exists()
+
+
+def test_every_picture_of_a_folder_fits_where_the_first_does(tmp_path: Path, out: Path) -> None:
+    """In a process of its own, whose memory is its own: what one picture leaves must not keep out the next."""
+    make_pictures(tmp_path / "in", numbered(4), (80, 120))
+    held = "import torch, featup_cli.pipeline as p; print(p.held_bytes(torch.device('cpu')))"
+    loaded = int(subprocess.run([sys.executable, "-c", held], capture_output=True, check=True, text=True).stdout)
+    memory = loaded + 350_000_000  # a result of 96 channels is 307 MB
+    command = [
+        *START, str(tmp_path / "in"), "-o", str(out), "--method", "bilinear", "--device", "cpu", "--output-size",
+        "800x1000", "--memory", str(memory), "--json",
+    ]  # fmt: skip
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count('"done"') == 4
 
 
 def test_lists_on_standard_input_and_patterns_are_done(
