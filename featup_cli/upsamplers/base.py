@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
+from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol
 
+import torch
 from torch import Tensor
 
 from featup_cli.config import INTERPOLATIONS, METHODS, METHODS_WITH_BACKBONE, METHODS_WITH_WEIGHTS, ImplicitConfig
@@ -23,6 +25,8 @@ Progress = Callable[[str, int, int, str], None]
 
 Announce = Callable[[str], None]
 """Called with a sentence for the user."""
+
+P = ParamSpec("P")
 
 FLOAT = 4  # bytes of a float32
 MARGIN = 0.9  # of the free memory is planned with: allocators keep some of what was given back
@@ -95,6 +99,23 @@ class Upsampler(Protocol):
             Bytes; they never fall with `rows`.
         """
         ...
+
+
+def without_gradients(make: Callable[P, Iterator[Tensor]]) -> Callable[P, Iterator[Tensor]]:
+    """`torch.no_grad` for a generator of bands; unlike that it lets go of a band before the next one is made."""
+
+    @wraps(make)
+    def bands(*args: P.args, **kwargs: P.kwargs) -> Iterator[Tensor]:
+        made = make(*args, **kwargs)
+        ready: list[Tensor] = []
+        while True:
+            with torch.no_grad():
+                ready.extend(islice(made, 1))
+            if not ready:
+                return
+            yield ready.pop()
+
+    return bands
 
 
 class WholeBands:

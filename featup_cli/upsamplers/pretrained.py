@@ -13,7 +13,7 @@ from featup_cli.backbones.base import Backbone
 from featup_cli.config import METHODS_WITH_WEIGHTS
 from featup_cli.errors import ShapeError, UsageError, WeightsError
 from featup_cli.io.digest import file_sha256
-from featup_cli.upsamplers.base import Announce, Details, check_inputs
+from featup_cli.upsamplers.base import Announce, Details, check_inputs, without_gradients
 from featup_cli.upsamplers.checkpoints import read_checkpoint
 from featup_cli.upsamplers.guidance import like_features
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
@@ -45,7 +45,7 @@ class PretrainedUpsampler:
         """Upsample [B, C, h, w] to [B, C, *output_size]; arguments and errors as for every `Upsampler`."""
         return self._module_for(image, lr_feats, output_size)(image.to(lr_feats), lr_feats, output_size)
 
-    @torch.no_grad()
+    @without_gradients
     def bands(
         self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
     ) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +12,15 @@ from torch import Tensor, nn
 
 from featup_cli.config import ImplicitConfig
 from featup_cli.errors import MemoryBudgetError
-from featup_cli.upsamplers.base import MARGIN, Details, Upsampler, WholeBands, choose_rows, make_upsampler
+from featup_cli.upsamplers.base import (
+    MARGIN,
+    Details,
+    Upsampler,
+    WholeBands,
+    choose_rows,
+    make_upsampler,
+    without_gradients,
+)
 from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
 from featup_cli.upsamplers.jbu import bands as jbu_bands
 from featup_cli.upsamplers.jbu.config import JBUConfig
@@ -115,6 +124,25 @@ def test_implicit_bands_are_the_whole_of_one_fit(representation: str) -> None:
     rest = torch.cat(list(upsampler.bands(image, feats, (37, 90), 7, start=10)), 2)
     assert upsampler.model is fitted  # going on where a run was broken off fits nothing anew
     torch.testing.assert_close(rest, whole[:, :, 10:], atol=2e-5, rtol=0)
+
+
+def test_bands_without_gradients_are_let_go_of_and_leave_the_caller_his() -> None:
+    made: list[weakref.ref[Tensor]] = []
+
+    @without_gradients
+    def bands(count: int) -> Iterator[Tensor]:
+        for _ in range(count):
+            assert not torch.is_grad_enabled()
+            assert all(ref() is None for ref in made)
+            made.append(weakref.ref(band := torch.ones(3)))
+            yield band
+            del band
+
+    iterator = bands(3)
+    for _ in range(3):
+        assert len(next(iterator)) == 3
+        assert torch.is_grad_enabled()
+    assert next(iterator, None) is None
 
 
 class Whole(WholeBands):

@@ -11,7 +11,7 @@ from torch import Tensor
 from featup_cli.errors import ShapeError
 from featup_cli.multiview.optimize import warm_cosine
 from featup_cli.pca import PCA, fit_pca
-from featup_cli.upsamplers.base import FLOAT, Details, Progress, check_inputs, no_progress
+from featup_cli.upsamplers.base import FLOAT, Details, Progress, check_inputs, no_progress, without_gradients
 from featup_cli.upsamplers.dip.config import DIPConfig
 from featup_cli.upsamplers.dip.network import Hourglass
 from featup_cli.upsamplers.interpolation import Interpolation
@@ -56,7 +56,7 @@ class DIPUpsampler:
         (features,) = self.bands(image, lr_feats, output_size, output_size[0])
         return features
 
-    @torch.no_grad()
+    @without_gradients
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
         """The result of the call in bands of rows, of one fit; see `Upsampler.bands`."""
         check_inputs(image, lr_feats, output_size)

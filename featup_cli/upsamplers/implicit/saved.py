@@ -21,7 +21,7 @@ from featup_cli.io.images import Picture, decode_picture
 from featup_cli.io.tensors import opened, stored_provenance
 from featup_cli.pca import PCA
 from featup_cli.sampling import picture_rows
-from featup_cli.upsamplers.base import FLOAT, Details, Progress, no_progress
+from featup_cli.upsamplers.base import FLOAT, Details, Progress, no_progress, without_gradients
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
 
 FORMAT = "featup-implicit-1"
@@ -73,7 +73,7 @@ class FittedModel:
             progress("render", top + band.shape[1], output_size[0], "")
         return features
 
-    @torch.no_grad()
+    @without_gradients
     def bands(self, picture: Tensor, output_size: tuple[int, int], rows: int, start: int = 0) -> Iterator[Tensor]:
         """What `render` gives from row `start` on, in bands [C, at most `rows`, W]."""
         for top in range(start, output_size[0], rows):

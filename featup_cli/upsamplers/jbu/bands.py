@@ -17,6 +17,7 @@ from featup_cli.upsamplers.jbu.stage import Band, filter_band, part_rows, whole
 Weigh = Callable[[int, Band], Tensor]
 """Weights [B, k * k, rows, W] of a band of the stage with this number."""
 
+SCRATCH_BYTES = 25_000_000  # that libraries and threads take for themselves
 WHOLE_BYTES = 32e6  # early stages whose results are smaller than this are made once, whole
 
 
@@ -122,7 +123,7 @@ def stack_bytes(lr_shape: Sequence[int], sizes: Sequence[Size], radius: int, map
         passing = max(passing, made + (part * sizes[i - 1][1] if i > early else 0))
     # A step's rows and the ones that they are made of; or, where sources are resized first, chunks of them.
     filtering = max(channels * passing, channels * rows * sizes[-1][1] + unfused_chunk(channels) * slabs)
-    return FLOAT * batch * max(preparing, source + weights + max(weighing, filtering))
+    return SCRATCH_BYTES + FLOAT * batch * max(preparing, source + weights + max(weighing, filtering))
 
 
 def _weighed(size: Size, rows: int, side: int) -> int:

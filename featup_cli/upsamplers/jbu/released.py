@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featup_cli.sampling import Size, guidance_rows, interpolating_rows, resize_rows
-from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
+from featup_cli.upsamplers.base import FLOAT, Details, check_inputs, without_gradients
 from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stack import apply_stack
@@ -122,7 +122,7 @@ class ReleasedJBU(nn.Module):
     def _bias(self) -> Tensor:
         return 0.1 * self.fixup_proj[1].get_parameter("bias")[:, None, None]
 
-    @torch.no_grad()
+    @without_gradients
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `Upsampler.bands`."""
         check_inputs(image, lr_feats, output_size)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from featup_cli.sampling import Size, guidance_rows
-from featup_cli.upsamplers.base import Details, check_inputs
+from featup_cli.upsamplers.base import Details, check_inputs, without_gradients
 from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stack import apply_stack, grid_sizes
@@ -68,7 +67,7 @@ class JBUUpsampler(nn.Module):
         """Filter features [B, C, h, w] with the weights of all stages: [B, C, H, W]; linear in the features."""
         return apply_stack(taps, sharpen(feats, self.sharpen_lr), self.config.resize)
 
-    @torch.no_grad()
+    @without_gradients
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `Upsampler.bands`."""
         check_inputs(image, lr_feats, output_size)

@@ -11,7 +11,7 @@ from featup_kernels import neighbor_mix
 from torch import Tensor, nn
 
 from featup_cli.errors import ShapeError, UsageError
-from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
+from featup_cli.upsamplers.base import FLOAT, Details, check_inputs, without_gradients
 from featup_cli.upsamplers.guidance import picture_stem, resize_guidance
 from featup_cli.upsamplers.resfu.bands import BandedTaps
 from featup_cli.upsamplers.resfu.components import explained_part, identity_convolution
@@ -95,7 +95,7 @@ class ReSFU(nn.Module):
             return neighbor_mix(values, taps.to(values.dtype), output_size)
         return coarse_neighbor_mix(values, taps.to(values.dtype), output_size)
 
-    @torch.no_grad()
+    @without_gradients
     def bands(
         self,
         image: Tensor,
