@@ -21,7 +21,7 @@ from featup_cli.memory import default_memory, held_bytes, over_budget, trim_heap
 from featup_cli.result import Result
 from featup_cli.shapes import resolve_network_size, resolve_output_size
 from featup_cli.upsamplers.base import Announce, Progress, Upsampler, check_method, make_upsampler, no_progress
-from featup_cli.writing import Output, Task, Written, write_files
+from featup_cli.writing import Output, Task, Written, unloaded_bytes, write_files
 
 PIXEL_CONVENTION = "cell centres at half units (align_corners=False); [C, H, W]; first row is the top"
 
@@ -134,7 +134,7 @@ class Pipeline:
     def check_extraction(self, needed: int, plan: Plan) -> None:
         """Raise MemoryBudgetError unless there are `needed` bytes for `extract`, with an estimate for the message."""
         trim_heap()
-        total = held_bytes(self.device) + needed
+        total = held_bytes(self.device) + unloaded_bytes(self.settings.method, self.device) + needed
         if total > self._memory():
             what = f"{self.backbone.name} at {plan.network[0]}x{plan.network[1]} pixels needs"
             raise over_budget(what, total, self._memory(), "or a smaller --resize")

@@ -17,11 +17,13 @@ TYPICAL_BYTES = 450  # a pixel of the input: the most of ViT, tiny, ResNet-50 an
 # With attention as a matrix; where even this fits, nothing needs to be found out. Above 512x512 the matrix outgrows the
 # pixels: about 4 kB for each at 1024x1024.
 _MOST_BYTES, _LARGE, _MOST_BYTES_LARGE = 1_000, 2**18, 4_000
+_INPUT_BYTES = 12  # a pixel: the resized picture in floats, which is kept beside the normalised one
+_SCRATCH = 50_000_000  # of libraries and threads
 _KERNELS = 1.45  # at 1536 to 3072 pixels five networks took 1.0 to 1.43 times what their tensors hold, on a CPU
 
 
 def estimate_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int], room: int) -> int:
-    """Estimated peak of a network's pass.
+    """Estimated peak of a network's pass, the making of its input included.
 
     Args:
         network, shape: as `peak_bytes`.
@@ -33,7 +35,7 @@ def estimate_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int], ro
     if pixels * (_MOST_BYTES if shape[2] * shape[3] <= _LARGE else _MOST_BYTES_LARGE) <= room:
         return typical
     traced = peak_bytes(network, shape)
-    return typical if traced is None else int(_KERNELS * traced)
+    return typical if traced is None else int(_KERNELS * traced) + _SCRATCH + _INPUT_BYTES * pixels
 
 
 def peak_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int]) -> int | None:

