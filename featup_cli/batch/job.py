@@ -29,10 +29,8 @@ from featup_cli.shapes import resolve_network_size, resolve_output_size
 from featup_cli.upsamplers.base import Announce, Progress, no_progress
 from featup_cli.writing import unloaded_bytes
 
-READ_SHARE, WRITE_SHARE = (
-    8,
-    2,
-)  # one part in so many of the spare memory is for pictures in wait, and for features in work
+# One part in so many of the spare memory is for pictures in wait, and for features in work.
+READ_SHARE, WRITE_SHARE = 8, 2
 FLOATS = 3  # full-size float32 maps that a picture's features take while they are made and written
 
 

@@ -18,7 +18,7 @@ from featup_cli.sampling import RowTaps, Size, interpolating_rows, resize_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
 
 COLOR_RADIUS = 2.0  # of the sphere that colours are lifted to; half the colour cube's diagonal is 0.87
-_PART_PIXELS, _PART_ROWS = 2**14, 16
+_PART_PIXELS, _PART_ROWS = 2**14, 16  # of which weights are made at a time; windows read rows around a part
 _LINEAR_PART = 5.0  # GELU is the identity around here
 
 
