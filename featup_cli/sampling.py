@@ -20,7 +20,8 @@ def in_unit_range(image: Tensor) -> Tensor:
     return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
-@dataclass(frozen=True)
+# Not frozen: the compiler of PyTorch 2.9 and older loses the fields of frozen records that it makes and calls.
+@dataclass
 class RowTaps:
     """Which rows of a source each output row mixes: `cells` int64 [size, T], with `weights` [size, T]."""
 

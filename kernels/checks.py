@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
@@ -29,7 +27,9 @@ def check_same_kind(**tensors: Tensor) -> None:
 def window_side(taps: Tensor) -> int:
     """k of taps [B, k * k, H, W]; ValueError unless it is whole and odd."""
     # No square root: torch.compile must see through this when the number of taps is a symbol.
-    k = next(k for k in itertools.count(1, 2) if k * k >= taps.shape[1])
+    k = 1
+    while k * k < taps.shape[1]:
+        k += 2
     if k * k != taps.shape[1]:
         raise ValueError(f"taps must have k * k channels with k odd, not {taps.shape[1]}")
     return k

@@ -10,12 +10,27 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.versions import newer_than_tested
+
 # Tests must pass on a machine with no model hub in reach, and must not wait for one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Workers share the cores; so do the processes that tests start.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_THREADS = max(1, (os.cpu_count() or 1) // _WORKERS)
+os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
 SHARED = ROOT.parent / "shared"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the packages that are newer than the newest that were tested: where a failure may come from."""
+    if newer := newer_than_tested():
+        terminalreporter.section("newer than tested (.ci/newest.txt)")
+        terminalreporter.write_line("\n".join(newer))
 
 
 @pytest.fixture

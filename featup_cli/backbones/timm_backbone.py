@@ -39,8 +39,9 @@ _RESERVED = {
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
     *("features_only", "out_indices", "feature_cls", "in_chans", "scriptable", "exportable", "no_jit"),
 }
-# timm names the switch for free input sizes differently: ViT and EVA, then Swin and SAM; the rest has none.
-_FREE_SIZE_SWITCHES: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+# timm names the switch for free input sizes differently: Swin, then ViT and EVA; the rest has none. Swin comes first,
+# since it takes any argument without a word before timm 1.0.31.
+_FREE_SIZE_SWITCHES: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 # Parts after the features in timm models.
 _HEADS = ("head", "head_dist", "fc", "classifier", "fc_norm", "attn_pool", "norm_head", "conv_head", "bn2")
 

@@ -10,7 +10,8 @@ from typing import Any
 import featup_kernels  # noqa: F401 (registers the operations that are counted)
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from featup_cli.benchmark.check import WrongResultError, relative_error
 from featup_cli.benchmark.kernels import Note, first_line
@@ -49,32 +50,48 @@ def kernels_backend(name: str) -> Iterator[None]:
             os.environ["FEATUP_KERNELS"] = before
 
 
+class FlopCount(TorchDispatchMode):
+    """Adds up the floating-point operations of what runs inside; `flops` is None until something that counts has run.
+
+    PyTorch's own counter differs between versions in what it decomposes first and whether it keeps zeros; only its
+    formulas (matrix products, convolutions, attention) are used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: int | None = None
+        self._formulas = flop_registry | flop_formulas()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        formula = self._formulas.get(func.overloadpacket)
+        if formula is not None:
+            self.flops = (self.flops or 0) + int(formula(*args, **kwargs, out_val=out))
+        return out
+
+
 def _per_output(flops: int) -> Callable[..., int]:
-    """A formula for FlopCounterMode: so many for each value of the output."""
-
-    def formula(*shapes: Any, out_shape: Any = None, **options: Any) -> int:
-        return flops * torch.Size(out_shape).numel()
-
-    return formula
+    """A formula: so many for each value of the output."""
+    return lambda *args, out_val, **options: flops * out_val.numel()
 
 
-def _filter_flops(source_shape: Any, taps_shape: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
-    return 2 * int(taps_shape[1]) * torch.Size(out_shape).numel()
+def _filter_flops(source: Tensor, taps: Tensor, *rest: Any, out_val: Tensor) -> int:
+    return 2 * taps.shape[1] * out_val.numel()
 
 
 def _resampled_flops(
-    source_shape: Any, taps_shape: Any, rows: Any, row_weights: Any, columns: Any, *rest: Any, out_shape: Any = None,
-    **options: Any,
-) -> int:  # fmt: skip
-    return 2 * (int(taps_shape[1]) + int(rows[1]) + int(columns[1])) * torch.Size(out_shape).numel()
+    source: Tensor, taps: Tensor, rows: Tensor, row_weights: Tensor, columns: Tensor, *rest: Any, out_val: Tensor
+) -> int:
+    return 2 * (taps.shape[1] + rows.shape[1] + columns.shape[1]) * out_val.numel()
 
 
-def _range_taps_flops(keys_shape: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
-    return 2 * int(keys_shape[1]) * torch.Size(out_shape).numel()
+def _range_taps_flops(keys: Tensor, *rest: Any, out_val: Tensor) -> int:
+    return 2 * keys.shape[1] * out_val.numel()
 
 
 def flop_formulas() -> dict[Any, Callable[..., int]]:
-    """What PyTorch's counter (matrix products, convolutions, attention) does not know: interpolation and our kernels.
+    """Operations, of tensors and their result, that PyTorch has no formulas for: interpolation and our kernels.
 
     A multiplication and an addition count as two, as there.
     """
@@ -96,9 +113,9 @@ def count_flops(call: Callable[[], Any]) -> int | None:
 
     None if it runs nothing of these.
     """
-    with FlopCounterMode(display=False, custom_mapping=flop_formulas()) as counter:
+    with FlopCount() as count, torch.no_grad():
         call()
-    return counter.get_total_flops() if any(counter.get_flop_counts().values()) else None
+    return count.flops
 
 
 def feed_forward_methods() -> list[str]:

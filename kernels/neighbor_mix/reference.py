@@ -1,17 +1,25 @@
-"""Plain PyTorch definition of `neighbor_mix`: any device and dtype, differentiable twice, written to be read."""
+"""Plain PyTorch definition of `neighbor_mix`: any device and dtype, differentiable at will, written to be read."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 def axis_positions(size: int, lr_size: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Centres of `size` output pixels along an axis, in low-resolution pixels: [size]."""
     return (torch.arange(size, device=device, dtype=dtype) + 0.5) * (lr_size / size) - 0.5
+
+
+def read_linearly(maps: Tensor, dim: int, positions: Tensor) -> Tensor:
+    """`maps` at positions [n] along a dimension, interpolated linearly and clamped to the outer pixel centres."""
+    last = maps.shape[dim] - 1
+    positions = positions.clamp(0, last)
+    first = positions.floor().long()
+    share = (positions - first).view([-1 if d == dim else 1 for d in range(maps.ndim)])
+    return maps.index_select(dim, first) * (1 - share) + maps.index_select(dim, (first + 1).clamp(max=last)) * share
 
 
 def neighbor_mix_reference(lr_source: Tensor, taps: Tensor) -> Tensor:
@@ -29,12 +37,6 @@ def neighbor_mix_reference(lr_source: Tensor, taps: Tensor) -> Tensor:
     out = source.new_zeros(batch, channels, height, width)
     for t in range(side * side):
         dy, dx = t // side - side // 2, t % side - side // 2
-        # In grid_sample's units -1 and 1 are the outer pixel edges, and "border" clamps to the outer pixel centres.
-        y = (rows + dy + 0.5) / lr_height * 2 - 1
-        x = (cols + dx + 0.5) / lr_width * 2 - 1
-        grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1)
-        neighbor = F.grid_sample(
-            source, grid.expand(batch, -1, -1, -1), mode="bilinear", padding_mode="border", align_corners=False
-        )
+        neighbor = read_linearly(read_linearly(source, 2, rows + dy), 3, cols + dx)
         out = out + taps[:, t, None].to(work) * neighbor
     return out.to(lr_source.dtype)

@@ -50,6 +50,7 @@ def test_a_network_input_that_does_not_fit_is_refused_with_the_estimate(pictures
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_folder_fits_where_the_first_does(tmp_path: Path, out: Path) -> None:
     """In a process of its own, whose memory is its own: what one picture leaves must not keep out the next."""
     make_pictures(tmp_path / "in", numbered(4), (80, 120))

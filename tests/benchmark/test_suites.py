@@ -8,6 +8,7 @@ import torch
 from featup_kernels import adaptive_conv, resampled_conv
 from featup_kernels.resampled_conv import Axis
 from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
 
 from featup_cli.benchmark import check, main_job, run, table6, upsamplers
 from featup_cli.benchmark.measure import Timing
@@ -161,6 +162,27 @@ def test_resampling_counts_along_each_axis() -> None:
 
 def test_uncounted_operations_are_no_zero() -> None:
     assert upsamplers.count_flops(lambda: torch.ones(3).exp()) is None
+
+
+def test_operations_that_count_as_zero_are_counted() -> None:
+    lr_feats = torch.zeros(1, 4, 3, 3)
+    assert upsamplers.count_flops(lambda: torch.nn.functional.interpolate(lr_feats, (6, 6), mode="nearest-exact")) == 0
+
+
+def test_products_convolutions_and_attention_count_as_pytorch_counts_them() -> None:
+    image, tokens = torch.rand(2, 4, 9, 8), torch.rand(2, 3, 5, 8)
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(4, 6, 3, groups=2), torch.nn.ConvTranspose2d(6, 4, 2, 2), torch.nn.Linear(12, 5)
+    )
+
+    def call() -> None:
+        layers(image)
+        tokens[0] @ tokens[1].mT
+        torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call()
+    assert upsamplers.count_flops(call) == counter.get_total_flops() > 0
 
 
 def test_the_pipeline_suite_times_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ KILLED_ONCE = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_ray
 def test_what_a_killed_worker_held_is_done_by_another(twelve: Path, tmp_path: Path, processes: Processes) -> None:
     out = tmp_path / "out"
@@ -49,6 +50,7 @@ def test_what_a_killed_worker_held_is_done_by_another(twelve: Path, tmp_path: Pa
     assert upsample(twelve, "-o", out).names("skipped") == numbered(12)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_workers_killed_from_outside_at_random_moments_lose_nothing(
     twelve: Path, tmp_path: Path, processes: Processes
@@ -82,6 +84,7 @@ def kill_one_actor(mark: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_quiet_run_on_ray_prints_nothing(tmp_path: Path, processes: Processes) -> None:
     make_pictures(tmp_path / "in", numbered(2))
@@ -90,6 +93,7 @@ def test_a_quiet_run_on_ray_prints_nothing(tmp_path: Path, processes: Processes)
     assert ran.stderr == ""
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_picture_that_kills_its_workers_fails_alone(tmp_path: Path, processes: Processes) -> None:
     make_pictures(tmp_path / "in", numbered(6))

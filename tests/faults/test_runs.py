@@ -35,6 +35,7 @@ PICTURES, STEP = (200, 4) if LONG else (50, 7)  # and how many are done on avera
 SEED = int.from_bytes(os.urandom(4), "big")  # other moments each time; a failure shows it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", ["cpu", "cpu:2"] if LONG else ["cpu"])
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     tmp_path: Path, processes: Processes, devices: str
@@ -107,6 +108,7 @@ def test_two_runs_on_one_folder_share_the_work(twelve: Path, tmp_path: Path, pro
     assert hidden_files(out) == []
 
 
+@pytest.mark.slow
 def test_workers_that_die_are_replaced_and_only_the_picture_at_fault_fails(
     twelve: Path, tmp_path: Path, processes: Processes
 ) -> None:

@@ -171,6 +171,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(training: Training, ste
     assert without_seconds[0] == without_seconds[1]
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_any_moment_is_resumed(training: Training) -> None:
     training = replace(training, config=replace(training.config, steps=60), save_every=0)
     process = subprocess.Popen(command(training), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -240,6 +241,7 @@ def test_resuming_where_there_is_nothing_starts_anew(training: Training) -> None
     assert any("no checkpoint" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(training: Training, tmp_path: Path) -> None:
     training = replace(training, config=replace(training.config, steps=4, batch=4, average=0.0))
     train(training)

@@ -7,7 +7,7 @@ Two kinds with the same methods: `LowResKey`, a low-resolution map that is upsam
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,8 @@ class LowResKey:
         squares = (rows.T @ rows / len(rows)) @ centred @ (columns.T @ columns / len(columns)) * centred
         variance = squares.sum((3, 4), keepdim=True).mean(2, keepdim=True)
         maps = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2).to(self.maps.dtype)
-        return replace(self, maps=maps * norm.weight[:, None, None] + norm.bias[:, None, None])
+        maps = maps * norm.weight[:, None, None] + norm.bias[:, None, None]
+        return LowResKey(maps, self.size, self.coarse)
 
     def convolved(self, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
         """Convolution with `weight` [L, D / groups, K, K] over the neighbours: [B, L, H, W]."""
@@ -123,7 +124,7 @@ class HighResKey:
 
     def normalised(self, norm: nn.GroupNorm) -> HighResKey:
         """Apply a group norm."""
-        return replace(self, rows=stored(norm(self.rows(0, self.size[0]))))
+        return HighResKey(stored(norm(self.rows(0, self.size[0]))), self.size, self.step)
 
     def convolved(self, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
         """Convolution with `weight` [L, D / groups, K, K] over the neighbours: [B, L, H, W]."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+# Not frozen: the compiler of PyTorch 2.9 and older loses the fields of frozen records that it makes and calls.
+@dataclass
 class Lookup:
     """Where each output position reads along one axis: a mix of cells `first` and `second`, each [size].
 
