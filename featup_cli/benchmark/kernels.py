@@ -15,6 +15,7 @@ from featup_kernels import BackendError
 from featup_kernels.dispatch import choose_backend
 from torch import Tensor
 
+from featup_cli.benchmark.attention import flex_filter
 from featup_cli.benchmark.check import check_result
 from featup_cli.benchmark.measure import Call, Timing, copies_for, time_calls, weigh
 from featup_cli.benchmark.memory import MIB, Peak, why_it_does_not_fit
@@ -198,10 +199,11 @@ def _check_and_measure(
 
 
 def make_baseline(name: str, case: Case, operation: Operation, inputs: tuple[Tensor, ...], sizes: Sizes) -> Contestant:
-    """A baseline by name, one of `settings.BASELINES`.
+    """A baseline by name, one of `settings.BASELINES` or `settings.EXTRA_BASELINES`.
 
     `reference` unfolds and contracts (`neighbor_mix`: samples every neighbour); `loop` is the eager loop over taps;
-    `compile` is torch.compile of it; `bilinear` resizes a smaller map to an output of the same shape.
+    `compile` is torch.compile of it and `torchscript` its trace; `bilinear` resizes a smaller map to an output of the
+    same shape; `flex` is FlexAttention over windows, on taps that are made positive.
     """
 
     def loop(*x: Tensor) -> Tensor:
@@ -215,6 +217,15 @@ def make_baseline(name: str, case: Case, operation: Operation, inputs: tuple[Ten
         # What earlier cases compiled would count towards the limit of recompilations of one function.
         torch.compiler.reset()
         return Contestant(torch.compile(loop, dynamic=False), inputs, sizes.needed(case, unfolds=False), True)
+    if name == "torchscript":
+        traced = torch.jit.trace(loop, inputs, check_trace=False)
+        return Contestant(traced, inputs, sizes.needed(case, unfolds=False), True)
+    if name == "flex":
+        if case.operation != "adaptive_conv":
+            raise UsageError(f"FlexAttention is no baseline of {case.operation}: its result is no weighted mean")
+        source, taps = inputs
+        needed = sizes.needed(case, unfolds=False)
+        return Contestant(flex_filter(case, source.device), (source, taps.softmax(1)), needed, True)
     factor = case.scale if case.operation == "neighbor_mix" else 2
     batch, channels, height, width = operation.output_shape(case)
     low = inputs[0].new_ones(batch, channels, -(-height // factor), -(-width // factor))

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from featup_cli.benchmark.settings import BASELINES
+from featup_cli.benchmark.settings import BASELINES, EXTRA_BASELINES
 
 Row = dict[str, Any]
 Columns = list[tuple[str, Callable[[Row], str]]]
@@ -150,7 +150,8 @@ def kernel_parts(report: Row) -> list[RenderableType]:
             f"{number(100 * first['floor_share'])} % of it reached"
         )
         return [*parts, make_table(floor, CONTESTANT, contestant_rows(first))]
-    named = [name for name in BASELINES if any(name in row.get("baselines", {}) for row in rows)]
+    known = (*BASELINES, *EXTRA_BASELINES)
+    named = [name for name in known if any(name in row.get("baselines", {}) for row in rows)]
     baselines: Columns = [(name, ratio_to(name)) for name in named]
     own: Columns = [("results\nMiB", field("results_mib")), ("scratch\nMiB", field("scratch_mib"))]
     return [

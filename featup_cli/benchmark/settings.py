@@ -11,6 +11,8 @@ OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps")
 SUITES = ("table6", "upsamplers", "pipeline")
 BACKENDS = ("auto", "triton", "cpu", "reference")
 BASELINES = ("reference", "loop", "compile", "bilinear")
+EXTRA_BASELINES = ("torchscript", "flex")
+"""Baselines that run only if they are named: they take long, or serve one operation."""
 DEFAULT_WINDOW = 5
 DEFAULT_SCALE = 16
 
@@ -68,7 +70,7 @@ class Settings:
         repeat: timed calls.
         budget_s: seconds for each measurement; a call that takes longer is timed once.
         threads: CPU threads; None leaves PyTorch's choice.
-        baselines: those of `BASELINES` to run beside the kernel.
+        baselines: those of `BASELINES` and `EXTRA_BASELINES` to run beside the kernel.
         seed: of the random inputs.
     """
 
@@ -102,7 +104,7 @@ def parse_shape(text: str) -> tuple[int, int, int, int, int]:
 
 
 def parse_baselines(text: str) -> tuple[str, ...]:
-    """`all`, `none`, or comma-separated names of `BASELINES`.
+    """`all` (`BASELINES`), `none`, or comma-separated names, which may be `EXTRA_BASELINES` too.
 
     Raises:
         UsageError: an unknown name.
@@ -110,7 +112,8 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     if text in ("all", "none"):
         return BASELINES if text == "all" else ()
     names = tuple(text.split(","))
-    unknown = [name for name in names if name not in BASELINES]
+    known = (*BASELINES, *EXTRA_BASELINES)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise UsageError(f"--baselines {text}: no {unknown[0]!r}; choose all, none, or from {', '.join(BASELINES)}")
+        raise UsageError(f"--baselines {text}: no {unknown[0]!r}; choose all, none, or from {', '.join(known)}")
     return names

@@ -129,25 +129,27 @@ def measure_upsamplers(settings: Settings, device: torch.device, note: Note) -> 
     Raises:
         WrongResultError: a method's result depends on the backend of its kernels.
     """
-    rows: list[dict[str, Any]] = []
-    for method in feed_forward_methods():
-        note(f"{method}: checking")
-        try:
-            check = check_upsampler(method, settings, device)
-        except WrongResultError:
-            raise
-        except FeatUpError as error:
-            rows.append({"method": method, "skipped": str(error)})
-            continue
-        for figure, sweep in ((17, FIGURE_17), (16, FIGURE_16)):
-            for factor, channels, grid in sweep:
-                note(f"{method}: figure {figure}, {channels}x{grid}x{grid} by {factor}")
-                row = {
-                    "method": method, "figure": figure, "factor": factor, "channels": channels, "grid": grid,
-                    "output_size": [grid * factor] * 2, "check": check,
-                }  # fmt: skip
-                rows.append(row | _measure(method, factor, channels, grid, settings, device))
-    return rows
+    return [row for method in feed_forward_methods() for row in measure_method(method, settings, device, note)]
+
+
+def measure_method(method: str, settings: Settings, device: torch.device, note: Note) -> Iterator[dict[str, Any]]:
+    """The rows of one method, as `measure_upsamplers`, each as soon as it is measured."""
+    note(f"{method}: checking")
+    try:
+        check = check_upsampler(method, settings, device)
+    except WrongResultError:
+        raise
+    except FeatUpError as error:
+        yield {"method": method, "skipped": str(error)}
+        return
+    for figure, sweep in ((17, FIGURE_17), (16, FIGURE_16)):
+        for factor, channels, grid in sweep:
+            note(f"{method}: figure {figure}, {channels}x{grid}x{grid} by {factor}")
+            row = {
+                "method": method, "figure": figure, "factor": factor, "channels": channels, "grid": grid,
+                "output_size": [grid * factor] * 2, "check": check,
+            }  # fmt: skip
+            yield row | _measure(method, factor, channels, grid, settings, device)
 
 
 def build(method: str, device: torch.device) -> Upsampler:

@@ -78,7 +78,11 @@ def bench(
     ] = Backend.auto,  # type: ignore[attr-defined]
     baselines: Annotated[
         str,
-        typer.Option("--baselines", rich_help_panel=RUN, help="all, none, or some of reference,loop,compile,bilinear."),
+        typer.Option(
+            "--baselines",
+            rich_help_panel=RUN,
+            help=f"all ({','.join(benchmark.BASELINES)}), none, or names; {','.join(benchmark.EXTRA_BASELINES)} too.",
+        ),
     ] = "all",
     repeat: Annotated[int, typer.Option("--repeat", min=1, rich_help_panel=RUN, help="Timed calls.")] = 20,
     budget: Annotated[

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from featup_kernels import adaptive_conv
 
 from featup_cli.benchmark import check, kernels, operations
+from featup_cli.benchmark.attention import flex_filter, window_blocks
 from featup_cli.benchmark.check import WrongResultError, check_result
 from featup_cli.benchmark.kernels import Sizes, make_baseline, measure_case
 from featup_cli.benchmark.operations import OPERATIONS
@@ -218,3 +221,29 @@ def test_a_baseline_that_fails_is_skipped_with_its_error(monkeypatch: pytest.Mon
 def test_a_backend_that_can_not_run_says_why() -> None:
     with pytest.raises(UsageError, match=r"--backend triton: adaptive_conv: .*available: "):
         run(CASES[0], replace(QUICK, backend="triton"))
+
+
+@pytest.mark.parametrize("case", [Case(2, 5, 7, 3, 3), Case(1, 20, 30, 17, 5), Case(1, 3, 200, 1, 3)], ids=str)
+def test_flex_attention_filters_as_the_kernel_does(case: Case) -> None:
+    source, taps = OPERATIONS["adaptive_conv"].make_inputs(case, torch.Generator().manual_seed(0))
+    taps = taps.softmax(1)
+    expected = adaptive_conv(source, taps, backend="reference")
+    torch.testing.assert_close(flex_filter(case, CPU)(source, taps), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_windows_reach_no_block_that_is_left_out() -> None:
+    """Every pair of pixels of one window, found by loops."""
+    case = Case(1, 9, 40, 1, 5)
+    counts, blocks = window_blocks(case)
+    for y, x, dy, dx in itertools.product(range(9), range(40), range(5), range(5)):
+        query, key = y * 40 + x, (y + dy) * 44 + x + dx
+        row = query // 128
+        assert key // 128 in blocks[row, : counts[row]].tolist()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_extra_baselines_run_when_they_are_named(backward: bool) -> None:
+    row = run(replace(CASES[0], backward=backward), replace(QUICK, baselines=("torchscript", "flex")))
+    assert row["baselines"]["torchscript"]["time_ms"] > 0
+    flex = row["baselines"]["flex"]
+    assert flex == {"skipped": "UsageError: FlexAttention is measured forward only"} if backward else flex["ratio"] > 0

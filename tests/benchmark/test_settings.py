@@ -40,5 +40,6 @@ def test_baselines_are_chosen_by_name() -> None:
     assert parse_baselines("all") == settings.BASELINES
     assert parse_baselines("none") == ()
     assert parse_baselines("loop,bilinear") == ("loop", "bilinear")
+    assert parse_baselines("torchscript,flex") == settings.EXTRA_BASELINES
     with pytest.raises(UsageError, match="'lop'"):
         parse_baselines("loop,lop")

@@ -1,0 +1,239 @@
+"""Steps about whole jobs: upsamplers, the implicit fit, half types, memory, training."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import make_pictures
+from benchmarks.gpu.session import Session
+from featup_cli.backbones import BackboneConfig
+from featup_cli.benchmark import upsamplers as suite
+from featup_cli.benchmark.measure import time_and_weigh
+from featup_cli.benchmark.settings import Settings
+from featup_cli.config import PRESETS
+from featup_cli.errors import FeatUpError
+from featup_cli.pipeline import Pipeline, Upsampling
+from featup_cli.training.config import TrainConfig
+from featup_cli.training.run import Training, train
+from featup_cli.writing import Output
+
+SIZES = ((384, 14, 16, "float32"), (384, 28, 16, "float32"), (1024, 64, 16, "float16"))  # channels, grid, factor
+DRY_SIZES = ((8, 4, 4, "float32"),)
+PEERS = ("nearest", "bilinear", "bicubic")
+
+
+def _inputs(session: Session, channels: int, grid: int, factor: int, dtype: str) -> tuple[Tensor, Tensor]:
+    return suite.make_inputs(factor, channels, grid, Settings(dtype=dtype), session.device)
+
+
+@torch.no_grad()
+def upsample(session: Session) -> None:
+    """jbu and resfu beside plain interpolation: from 14x14x384 to 224, 28x28x384 to 448, 64x64x1024 to 1024."""
+    for channels, grid, factor, dtype in DRY_SIZES if session.dry else SIZES:
+        inputs = _inputs(session, channels, grid, factor, dtype)
+        size = (grid * factor, grid * factor)
+        for method in ("jbu", "resfu", *PEERS):
+            upsampler = suite.build(method, session.device)
+            timing, peak = time_and_weigh(
+                lambda i, made=upsampler, x=inputs, hw=size: made(*x, hw), session.device,
+                repeat=2 if session.dry else 30, budget_s=2,
+            )  # fmt: skip
+            session.row(
+                method=method, channels=channels, grid=grid, output_size=list(size), dtype=dtype,
+                output_mib=channels * size[0] * size[1] * inputs[1].element_size() / 2**20,
+                **timing.record(), **peak.record(),
+            )  # fmt: skip
+            torch.cuda.empty_cache()
+
+
+def upsamplers(session: Session) -> None:
+    """The suite of `featup bench`, method by method."""
+    settings = Settings(device=str(session.device), repeat=2 if session.dry else 10, budget_s=0.1 if session.dry else 1)
+    methods = ["bilinear"] if session.dry else suite.feed_forward_methods()
+    for method in methods:
+        for row in suite.measure_method(method, settings, session.device, lambda text: None):
+            session.row(**row)
+
+
+def implicit(session: Session) -> None:
+    """One picture with `tiny`: seconds of the whole, the second time, when everything is loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = make_pictures(Path(folder, "in"), 1) / "00000.jpg"
+        for preset in ("default", "paper"):
+            config = replace(PRESETS[preset], max_steps=5, views=4) if session.dry else PRESETS[preset]
+            for side in (32,) if session.dry else (224, 448):
+                settings = Upsampling(method="implicit", implicit=config, resize=side, device=str(session.device))
+                pipeline = Pipeline(settings)
+                for attempt in ("first", "warm"):
+                    stages = Stages()
+                    start = time.perf_counter()
+                    result = pipeline.run(picture, stages)
+                    seconds = time.perf_counter() - start
+                    session.row(
+                        preset=preset, side=side, attempt=attempt, seconds=seconds, stages=stages.seconds(),
+                        scores=result.scores, steps=stages.steps,
+                        peak_bytes=torch.cuda.max_memory_allocated() if session.device.type == "cuda" else None,
+                    )  # fmt: skip
+                    if preset == "paper":
+                        break  # long enough not to be about the first call
+
+
+class Stages:
+    """Times the stages that a progress callback names."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, float]] = [("start", time.perf_counter())]
+        self.steps = 0
+
+    def __call__(self, stage: str, done: int, total: int, score: str) -> None:
+        if self.begun[-1][0] != stage:
+            self.begun.append((stage, time.perf_counter()))
+        self.steps = done if stage == "fit" else self.steps
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds from the first call of each stage to that of the next, or until now."""
+        ends = [begin for _, begin in self.begun[1:]] + [time.perf_counter()]
+        return {stage: end - begin for (stage, begin), end in zip(self.begun, ends, strict=True)}
+
+
+@torch.no_grad()
+def precision(session: Session) -> None:
+    """Results in half types against float32 on the same, rounded, inputs; then a ViT."""
+    channels, grid, factor = (8, 4, 4) if session.dry else (384, 14, 16)
+    for method in suite.feed_forward_methods():
+        try:
+            upsampler = suite.build(method, session.device)
+        except FeatUpError as error:
+            session.row(method=method, skipped=str(error))
+            continue
+        for dtype in ("float16", "bfloat16"):
+            image, lr_feats = _inputs(session, channels, grid, factor, dtype)
+            size = (grid * factor, grid * factor)
+            exact = upsampler(image.float(), lr_feats.float(), size)
+            session.row(method=method, dtype=dtype, **_difference(upsampler(image, lr_feats, size), exact))
+    for name in ("vit_tiny_patch16_224",) if session.dry else ("vit_small_patch16_224", "vit_small_patch16_dinov3"):
+        for row in _vit(session, name):
+            session.row(backbone=name, **row)
+
+
+def _difference(found: Tensor, exact: Tensor) -> dict[str, Any]:
+    error = found.float() - exact
+    return {
+        "finite": bool(found.isfinite().all()), "rms_error": float(error.square().mean().sqrt()),
+        "largest_error": float(error.abs().max()), "rms": float(exact.square().mean().sqrt()),
+    }  # fmt: skip
+
+
+def _vit(session: Session, name: str) -> Iterator[dict[str, Any]]:
+    """Features of a smooth picture under autocast, against float32; weights are random."""
+    from featup_cli.backbones import load_backbone
+
+    backbone = load_backbone(BackboneConfig(name, random_weights=True), session.device)
+    side = 64 if session.dry else 224
+    coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)).to(session.device)
+    images = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+    exact = backbone.network(images)
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast(session.device.type, dtype):
+            found = backbone.network(images)
+        yield {"dtype": str(dtype).removeprefix("torch."), **_difference(found, exact)}
+
+
+def memory(session: Session) -> None:
+    """Files within a budget, and the same file although the first bands run out of memory."""
+    side, budget = ("64x64", None) if session.dry else ("4096x4096", 4_000_000_000)
+    name = "tiny" if session.dry else "vit_small_patch16_224"
+    with tempfile.TemporaryDirectory() as folder:
+        picture = make_pictures(Path(folder, "in"), 1) / "00000.jpg"
+        for method in ("bilinear", "jbu") if session.dry else ("jbu", "resfu", "bilinear"):
+            _write_one(session, Path(folder), picture, method, name, side, budget)
+        if session.device.type == "cuda":
+            _run_out(session, Path(folder), picture, name)
+
+
+def _write_one(
+    session: Session, folder: Path, picture: Path, method: str, name: str, size: str, budget: int | None
+) -> None:
+    config = BackboneConfig(name, random_weights=name != "tiny")
+    settings = Upsampling(config, method, output_size=size, device=str(session.device), memory=budget)
+    pipeline = Pipeline(settings)
+    if session.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    read = pipeline.read(picture)
+    plan = pipeline.plan(read)
+    target = folder / f"{method}.safetensors"
+    written = pipeline.write(read, plan, pipeline.extract([read], plan), target, Output(picture=False))
+    session.row(
+        method=method, shape=list(written.shape), budget_bytes=budget, seconds=time.perf_counter() - start,
+        file_bytes=target.stat().st_size,
+        peak_bytes=torch.cuda.max_memory_allocated() if session.device.type == "cuda" else None,
+    )  # fmt: skip
+    target.unlink()
+
+
+def _run_out(session: Session, folder: Path, picture: Path, name: str) -> None:
+    """Promise more memory than there is: bands must be halved until they fit, and the file be the same."""
+    from safetensors.torch import load_file
+
+    files = []
+    device_bytes = torch.cuda.get_device_properties(session.device).total_memory
+    for share in (1.0, 0.8e9 / device_bytes):
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(share)
+        config = BackboneConfig(name, random_weights=True)
+        pipeline = Pipeline(Upsampling(config, "jbu", output_size="1024x1024", device="cuda", memory=4_000_000_000))
+        read = pipeline.read(picture)
+        plan = pipeline.plan(read)
+        target = folder / f"share{len(files)}.safetensors"
+        pipeline.write(read, plan, pipeline.extract([read], plan), target, Output(picture=False))
+        files.append(load_file(target)["features"].float())
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    session.row(method="jbu", ran_out=True, largest_difference=float((files[0] - files[1]).abs().max()))
+
+
+def training(session: Session) -> None:
+    """Steps a second of multi-view training and of distillation, with `tiny`, features cached before."""
+    steps = 4 if session.dry else 120
+    small: dict[str, Any] = {"crop_size": 64, "views": 2, "batch": 2, "tokens": 8} if session.dry else {}
+    for target in ("views", "jbu"):
+        config = TrainConfig(target=target, steps=steps, check_interval=steps, warmup=2, **small)
+        with tempfile.TemporaryDirectory() as folder:
+            pictures = make_pictures(Path(folder, "in"), 6 if session.dry else 16)
+            clock = StepClock(skip=steps // 4)
+            job = Training([pictures], Path(folder, "out.safetensors"), config=config, device=str(session.device))
+            train(job if target == "views" else replace(job, upsampler=_resfu()), progress=clock)
+        session.row(target=target, steps=steps, batch=config.batch, steps_per_s=clock.rate())
+
+
+def _resfu() -> Any:
+    from featup_cli.upsamplers.resfu.config import ReSFUConfig
+
+    return ReSFUConfig()
+
+
+class StepClock:
+    """Rate of the steps that a progress callback tells of, without the first ones."""
+
+    def __init__(self, skip: int) -> None:
+        self.skip = skip
+        self.seen: list[tuple[int, float]] = []
+
+    def __call__(self, stage: str, done: int, total: int, score: str) -> None:
+        if stage == "steps" and done > self.skip:
+            self.seen.append((done, time.perf_counter()))
+
+    def rate(self) -> float | None:
+        """Steps a second."""
+        if len(self.seen) < 2:
+            return None
+        (first, begin), (last, end) = self.seen[0], self.seen[-1]
+        return (last - first) / (end - begin)
