@@ -283,3 +283,15 @@ def test_module_and_version_work_in_a_process_of_their_own() -> None:
     done = run_process("--version", env=os.environ | {"NO_COLOR": "1"})
     assert done.returncode == 0
     assert done.stdout.strip().count(".") == 2
+
+
+def test_the_documented_picture_has_the_colours_that_the_command_makes(samples: Path, tmp_path: Path) -> None:
+    """Colours turn with the signs of components. Their scale depends on the method, so channels are correlated."""
+    assert featup("upsample", samples / "rocket.jpg", "-o", tmp_path, "--method", "bilinear", "-q")[0] == 0
+    # Of the low-resolution panel, without its title: fonts differ between versions of Pillow.
+    made, documented = (
+        np.asarray(Image.open(path).convert("RGB"), dtype=float)[80:480, 700:1300].reshape(-1, 3)
+        for path in (tmp_path / "rocket.png", samples.parent / "docs" / "result.png")
+    )
+    for channel in range(3):
+        assert np.corrcoef(made[:, channel], documented[:, channel])[0, 1] > 0.7  # -0.9 with another sign
