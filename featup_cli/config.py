@@ -37,6 +37,8 @@ METHODS: dict[str, str] = {
 METHODS_WITH_WEIGHTS = (
     "jbu", "resfu", "carafe", "sapa", "fade", "dysample", "pixelshuffle", "deconv", "resize-conv",
 )  # fmt: skip
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+"""Number formats that a backbone can be asked to compute in."""
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 """Methods that do not look at the picture."""
 METHODS_WITH_BACKBONE = ("implicit", "strided", "large-image")

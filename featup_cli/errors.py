@@ -28,6 +28,14 @@ class MemoryBudgetError(FeatUpError):
     """A result that can't be made in the memory that may be used; the message holds the estimate."""
 
 
+class PrecisionError(FeatUpError):
+    """Features that the asked number format can't hold; `index` is the picture's place in its batch."""
+
+    def __init__(self, message: str, index: int = 0) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 class UsageError(FeatUpError):
     """An option or argument that can't be obeyed."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
 from featup_cli.backbones.footprint import estimate_bytes
+from featup_cli.backbones.precision import naming
 from featup_cli.config import METHODS_OF_A_PICTURE, ImplicitConfig
 from featup_cli.environment import choose_device, describe_device, versions
 from featup_cli.io.images import DEFAULT_MAX_PIXELS, Picture, as_picture, load_image
@@ -95,7 +96,7 @@ class Pipeline:
         self.check_extraction(self.extraction_bytes(1, plan), plan)
         lr_feats = self.extract([picture], plan)
         upsampler = self._upsampler_for(plan, progress)
-        with torch.no_grad():
+        with torch.no_grad(), naming([picture.source or "image"]):
             hr_feats = upsampler(picture.tensor()[None].to(self.device), lr_feats, plan.output)
         seconds = time.perf_counter() - start
         provenance = self._provenance(picture, plan, upsampler, seconds)
@@ -143,13 +144,18 @@ class Pipeline:
         return self.settings.memory or default_memory(self.device)
 
     def extract(self, pictures: Sequence[Picture], plan: Plan) -> Tensor:
-        """The backbone's features [B, C, h, w] of pictures whose plans have the same network size."""
-        return self.backbone(torch.stack([picture.resized(plan.network) for picture in pictures]))
+        """The backbone's features [B, C, h, w] of pictures whose plans have the same network size.
+
+        Raises:
+            PrecisionError: the asked precision can't hold those of a picture, which the message names.
+        """
+        with naming([picture.source or "image" for picture in pictures]):
+            return self.backbone(torch.stack([picture.resized(plan.network) for picture in pictures]))
 
     def request(self, output: Output) -> dict[str, Any]:
         """All that was asked for and fixes what the files hold, as JSON values; of the picture nothing."""
         settings = self.settings
-        backbone = {name: value for name, value in self.backbone.describe().items() if name != "device"}
+        backbone = {name: value for name, value in self.backbone.identity().items() if name != "device"}
         provenance = getattr(self._upsampler, "provenance", None) or {}
         asked = {
             "backbone": backbone,

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from featup_cli.backbones import weights as weight_files
 from featup_cli.backbones.aliases import resolve_alias
+from featup_cli.backbones.precision import Network, Precision
 from featup_cli.backbones.tiny import TINY_CHANNELS, TINY_STRIDE, TinyNet, load_tiny
 from featup_cli.errors import ShapeError, UsageError, WeightsError
 
-Network = Callable[[Tensor], Tensor]
 _PROBE_SIDE = 64  # pixels; small, but more than one position even at stride 32
 
 
@@ -32,6 +32,8 @@ class BackboneConfig:
         model_args: arguments for the model's constructor; `mean` and `std` set the input normalisation.
         offline: never use the network, as with HF_HUB_OFFLINE=1.
         random_weights: an untrained network, the same in every run; for tests.
+        precision: number format to compute in, a value of `PRECISIONS`. `auto` is float32 on a CPU; elsewhere the first
+            of float16 and bfloat16 whose features of the first picture stay within 1 % of float32, else float32.
     """
 
     name: str = "tiny"
@@ -41,6 +43,7 @@ class BackboneConfig:
     model_args: Mapping[str, Any] = field(default_factory=dict)
     offline: bool = False
     random_weights: bool = False
+    precision: str = "auto"
 
 
 class Grid(NamedTuple):
@@ -79,7 +82,7 @@ class Backbone:
         weights_source: "packaged", "hf-hub:ID", "local-dir:FOLDER", "file:PATH", "url:ADDRESS" or "random".
         weights_sha256: digest of the state dict.
         device: where the network runs and the features are.
-        half: compute in float16 (autocast, GPU only).
+        precision: the number format that it computes in; shared by all that are made of the same loaded network.
         details: more facts for the record, as JSON values.
         attention_heads: heads of a transformer whose tokens may all attend to each other, else 0.
         restride: makes the network with patches that begin every so many pixels; None if it has no such patches.
@@ -100,7 +103,7 @@ class Backbone:
     weights_source: str
     weights_sha256: str
     device: torch.device
-    half: bool = False
+    precision: Precision
     details: Mapping[str, Any] = field(default_factory=dict)
     attention_heads: int = 0
     restride: Callable[[int], Network] | None = None
@@ -114,6 +117,7 @@ class Backbone:
             Float32 [B, channels, H / stride, W / stride] on `device`; an ordinary tensor that autograd can use.
         Raises:
             ShapeError: not such a batch, or a size that the network can't take.
+            PrecisionError, UsageError: the asked precision does not serve, as `Precision.run`.
         """
         self._check(images)
         features = self.run(self.network, images)
@@ -127,8 +131,7 @@ class Backbone:
         """What a network says about pictures in [0, 1], normalised and at the precision of this backbone's own."""
         pixels = images.to(self.device, torch.float32)
         mean, std = (pixels.new_tensor(value).view(1, 3, 1, 1) for value in (self.mean, self.std))
-        with torch.no_grad(), torch.autocast(self.device.type, torch.float16, enabled=self.half):
-            return network((pixels - mean) / std)
+        return self.precision.run(network, (pixels - mean) / std, judge=self.network)
 
     def _check(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or images.numel() == 0:
@@ -161,8 +164,13 @@ class Backbone:
             self, network=self.restride(stride), stride=stride, patch_multiple=stride, native_size=(height, width)
         )
 
+    def identity(self) -> dict[str, Any]:
+        """All that was asked for and fixes the features, as JSON values: the same before and after any picture."""
+        facts = {name: value for name, value in self.describe().items() if name != "precision_choice"}
+        return facts | {"precision": self.precision.request}
+
     def describe(self) -> dict[str, Any]:
-        """All that fixes the features, as JSON values."""
+        """All that fixes the features, as JSON values, with the precision that was chosen by the first picture."""
         return {
             "name": self.name,
             "resolved": self.resolved,
@@ -177,7 +185,7 @@ class Backbone:
             "std": list(self.std),
             "weights_source": self.weights_source,
             "weights_sha256": self.weights_sha256,
-            "precision": "float16" if self.half else "float32",
+            **self.precision.describe(),
             "device": str(self.device),
             **self.details,
         }
@@ -237,7 +245,7 @@ def _load_tiny(config: BackboneConfig, device: torch.device) -> Backbone:
         weights_source=source,
         weights_sha256=digest,
         device=device,
-        half=device.type == "cuda",
+        precision=Precision(config.precision, device),
         details={"torch": torch.__version__},
     )
 
@@ -284,10 +292,3 @@ def measure_grid(name: str, network: Network, reduction: int, native: tuple[int,
             return Grid(features.shape[1], stride, multiple or stride, None if multiple else size)
         failure = f"{size} pixels give a grid of {(height, width)}, which is no whole stride"
     raise UsageError(f"{name} can't be used as a backbone: {failure}")
-
-
-def finite_in_half(network: Network, grid: Grid, device: torch.device) -> bool:
-    """Whether float16 is wide enough for this network; large ones may overflow."""
-    with torch.autocast(device.type, torch.float16):
-        features = run_probe(network, grid.probe_size, device)
-    return bool(features.isfinite().all())

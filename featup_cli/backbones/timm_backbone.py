@@ -27,11 +27,11 @@ from featup_cli.backbones.base import (
     BackboneConfig,
     Grid,
     Network,
-    finite_in_half,
     measure_grid,
     run_probe,
 )
 from featup_cli.backbones.overlap import attention_heads, can_overlap, overlap_patches
+from featup_cli.backbones.precision import Precision
 from featup_cli.errors import UsageError, WeightsError
 
 # Arguments of timm's factory that decide where weights come from or what the model returns: ours to set.
@@ -142,7 +142,7 @@ def wrap_network(
         weights_source=loaded.source,
         weights_sha256=weight_files.digest(model.state_dict()),
         device=device,
-        half=device.type == "cuda" and finite_in_half(network, grid, device),
+        precision=Precision(config.precision, device, f"{reference} {architecture}.{tag}"),
         details={
             "architecture": architecture,
             "layers": len(model.feature_info),

@@ -28,6 +28,7 @@ def compare(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
+    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
     methods: common.Methods = "bilinear,jbu,resfu,implicit",
     preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     settings: options.Settings = None,
@@ -45,7 +46,9 @@ def compare(
     """Show picture, low-resolution features and each method's in one PCA basis, with time and memory below."""
     console = Console(quiet, as_json)
     config = implicit_config(preset.value, {}, settings or [])
-    chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
+    chosen = options.backbone_config(
+        backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
+    )
     if output.exists() and image.exists() and output.samefile(image):
         raise UsageError(f"{output}: would be overwritten, but it is the input; choose another --output")
 

@@ -43,6 +43,7 @@ def train(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
+    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
     method: Annotated[
         Trainable,
         typer.Option(
@@ -101,7 +102,9 @@ def train(
     config = change_settings(TrainConfig(), [t for t in texts if not t.startswith(UPSAMPLER)])
     inner = [t.removeprefix(UPSAMPLER) for t in texts if t.startswith(UPSAMPLER)]
     upsampler = change_settings(CONFIGS[method.value](), inner, UPSAMPLER)
-    chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
+    chosen = options.backbone_config(
+        backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
+    )
 
     import torch
 

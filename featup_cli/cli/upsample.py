@@ -51,6 +51,7 @@ def upsample(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
+    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
     method: Annotated[
         Method, typer.Option("--method", "-m", rich_help_panel=METHOD, help=METHOD_HELP)
     ] = Method.implicit,  # type: ignore[attr-defined]
@@ -232,7 +233,9 @@ def upsample(
     )  # fmt: skip
     if save_model and method.value != "implicit":
         raise UsageError(f"--save-model: method {method.value} fits no model; use --method implicit")
-    chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
+    chosen = options.backbone_config(
+        backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
+    )
 
     from featup_cli.batch.run import plan_run
     from featup_cli.batch.shards import join_shards, local_device, parse_shard

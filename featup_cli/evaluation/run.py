@@ -69,7 +69,7 @@ def measure_pictures(
 ) -> dict[str, list[Arrays]]:
     """Measure all methods on all pictures, one picture at a time; what the cache has is not done again."""
     rows: dict[str, list[Arrays]] = {method: [] for method in methods}
-    common = {"task": task.name, "settings": task.settings, "source": source.describe()}
+    common = {"task": task.name, "settings": task.settings, "source": source.identity()}
     for number, item in enumerate(items):
         facts = common | {"files": [cached_sha256(path) for path in item.files]}
         progress("pictures", number, len(items), item.picture.name)

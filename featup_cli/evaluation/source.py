@@ -134,8 +134,12 @@ class FeatureSource:
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start
 
-    def describe(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         """All that fixes the low-resolution features, as JSON values: backbone, input size, device, versions."""
+        return self.describe() | {"backbone": self.backbone.identity()}
+
+    def describe(self) -> dict[str, Any]:
+        """The same for the record, with the precision that was chosen by the first picture."""
         return {
             "backbone": self.backbone.describe(), "resize": self.settings.resize,
             "device": self.pipeline.device_name, "versions": versions(),

@@ -79,7 +79,7 @@ def train_probes(
     """
     facts = {
         "task": "train probes", "settings": settings, "resamples": resamples, "seed": source.settings.seed,
-        "source": source.describe(), "files": [[cached_sha256(path) for path in pair.files] for pair in pairs],
+        "source": source.identity(), "files": [[cached_sha256(path) for path in pair.files] for pair in pairs],
     }  # fmt: skip
     arrays = cache.get(facts)
     if arrays is None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from featup_cli.backbones import Backbone
+from featup_cli.backbones.precision import naming
 from featup_cli.errors import InputError, UsageError
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.digest import file_sha256
@@ -30,6 +31,7 @@ from featup_cli.upsamplers.base import Progress
 
 FORMAT = "featup-views-1"
 HALF_LIMIT = 65504.0  # largest float16
+FACTS = ("resolved", "layer", "norm_applied", "mean", "std", "weights_sha256", "precision")  # of the backbone
 BATCH_PIXELS = 500_000  # views are extracted in batches of about this many pixels
 
 
@@ -64,13 +66,13 @@ class FeatureCache:
         self.backbone = backbone
         self.config = config
         self.size = crop_size(config, backbone)
-        facts = backbone.describe()
+        facts = backbone.identity()
         views = ("min_scale", "views", "max_pad", "max_zoom", "zoom_share", "flips")
         self.identity = {
             "format": FORMAT,
             "size": self.size,
             **{name: getattr(config, name) for name in views},
-            **{name: facts[name] for name in ("resolved", "layer", "norm_applied", "mean", "std", "weights_sha256")},
+            **{name: facts[name] for name in FACTS},
             "model_args": facts.get("model_args", {}),
         }
 
@@ -127,7 +129,8 @@ class FeatureCache:
         )  # fmt: skip
         rendered = torch.stack([views.render(source, i) for i in range(len(views))])
         batch = max(1, BATCH_PIXELS // self.size**2)
-        features = torch.cat([self.backbone(part).cpu() for part in rendered.split(batch)])
+        with naming([picture.source or "image"]):
+            features = torch.cat([self.backbone(part).cpu() for part in rendered.split(batch)])
         tensors = {
             "image": (rendered[0] * 255).round().byte(),
             "features": features.clamp(-HALF_LIMIT, HALF_LIMIT).half(),

@@ -36,6 +36,7 @@ def boundary(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
+    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
     methods: common.Methods = "fast",
     preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     settings: options.Settings = None,
@@ -52,7 +53,9 @@ def boundary(
     """Precision, recall and F of feature edges against the boundaries of several annotators (BSDS layout)."""
     console = Console(quiet, as_json)
     config = implicit_config(preset.value, {}, settings or [])
-    chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
+    chosen = options.backbone_config(
+        backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
+    )
 
     from featup_cli.evaluation.boundary import BoundaryTask, read_boundaries
     from featup_cli.evaluation.data import find_pairs, find_problems, spread_evenly

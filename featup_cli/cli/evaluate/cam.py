@@ -38,6 +38,7 @@ def cam(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
+    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
     target: Annotated[
         int | None,
         typer.Option(
@@ -69,7 +70,7 @@ def cam(
     """Average Drop and Average Increase of a classifier's class activation maps; needs no labels."""
     console = Console(quiet, as_json)
     config = implicit_config(preset.value, {}, settings or [])
-    chosen = options.backbone_config(backbone, None, False, weights, backbone_arg, offline, random_weights)
+    chosen = options.backbone_config(backbone, None, False, weights, backbone_arg, offline, random_weights, precision)
 
     from featup_cli.backbones.classifier import load_classifier
     from featup_cli.environment import choose_device

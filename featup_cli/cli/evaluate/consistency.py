@@ -25,6 +25,7 @@ def consistency(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
+    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
     methods: common.Methods = "fast",
     preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     settings: options.Settings = None,
@@ -42,7 +43,9 @@ def consistency(
     """Share of the variance of unseen jittered views that each method's features explain; needs no labels."""
     console = Console(quiet, as_json)
     config = implicit_config(preset.value, {}, settings or [])
-    chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
+    chosen = options.backbone_config(
+        backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
+    )
 
     from featup_cli.evaluation.consistency import ConsistencyTask, PictureItem
     from featup_cli.evaluation.data import spread_evenly

@@ -74,6 +74,7 @@ def probe(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
+    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
     methods: common.Methods = "fast",
     preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     settings: options.Settings = None,
@@ -103,7 +104,9 @@ def probe(
         common.refuse_given({"--depth-scale": depth_scale}, "belongs to --task depth")
     console = Console(quiet, as_json)
     config = implicit_config(preset.value, {}, settings or [])
-    chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
+    chosen = options.backbone_config(
+        backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
+    )
 
     from featup_cli.evaluation.data import (
         Pair,

@@ -68,6 +68,7 @@ def retrieval(
     backbone_arg: options.BackboneArg = None,
     offline: options.Offline = False,
     random_weights: options.RandomWeights = False,
+    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
     methods: common.Methods = "fast",
     preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
     settings: options.Settings = None,
@@ -95,7 +96,9 @@ def retrieval(
     else:
         common.refuse_given({"--at": at}, "needs a second picture to look in: SOURCE TARGET")
     config = implicit_config(preset.value, {}, settings or [])
-    chosen = options.backbone_config(backbone, layer, no_norm, weights, backbone_arg, offline, random_weights)
+    chosen = options.backbone_config(
+        backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
+    )
     make_source = partial(
         common.make_source, chosen, config, resize, allow_other_backbone, upsampler, True, device, seed
     )
