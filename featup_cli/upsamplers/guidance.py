@@ -36,6 +36,11 @@ def picture_stem(channels: int) -> nn.Module:
     )
 
 
+def at_least_float32(maps: Tensor) -> Tensor:
+    """Half types as float32, for statistics and coordinates; others as they are."""
+    return maps.to(torch.promote_types(maps.dtype, torch.float32))
+
+
 def like_features(image: Tensor, lr_feats: Tensor) -> Tensor:
     """The image on the device of the features, and in their dtype unless it is uint8."""
     return image.to(lr_feats.device) if image.dtype == torch.uint8 else image.to(lr_feats)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featup_cli.sampling import RowTaps, guidance_rows, interpolating_rows, resize_rows
 from featup_cli.upsamplers.base import FLOAT, Details, check_inputs
-from featup_cli.upsamplers.guidance import like_features, resize_guidance
+from featup_cli.upsamplers.guidance import at_least_float32, like_features, resize_guidance
 
 SCALE = 4  # cells per low-resolution pixel along a side: the grid on which the linear functions are fitted
 RADIUS = 4  # of the window in cells
@@ -59,13 +59,14 @@ class GuidedFilter:
     ) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `Upsampler.bands`."""
         check_inputs(image, lr_feats, output_size)
-        image = like_features(image, lr_feats)
-        model = fit_linear_model(image, lr_feats)
+        exact = at_least_float32(lr_feats)
+        image = like_features(image, exact)
+        model = fit_linear_model(image, exact)
         height = output_size[0]
-        taps = interpolating_rows("bilinear", height, model.mean.shape[2], lr_feats)
+        taps = interpolating_rows("bilinear", height, model.mean.shape[2], exact)
         for top in range(start, height, rows):
             color = guidance_rows(image, output_size, top, min(top + rows, height))
-            yield model(color, taps[top : top + rows])
+            yield model(color, taps[top : top + rows]).to(lr_feats.dtype)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
         """The linear functions while they are fitted, then with a band, a resized slope and its rows."""
@@ -76,21 +77,26 @@ class GuidedFilter:
 
 
 def fit_linear_model(image: Tensor, lr_feats: Tensor) -> LinearModel:
-    """Fit features [B, C, h, w] by linear functions of the colours of `image` [B, 3, H, W] in every window."""
+    """Fit features [B, C, h, w] by linear functions of the colours of `image` [B, 3, H, W] in every window.
+
+    Both in float32 or float64: (co)variances are small differences of products, and are divided by each other.
+    """
     grid = (lr_feats.shape[2] * SCALE, lr_feats.shape[3] * SCALE)
     guide = resize_guidance(image, grid)
-    feats = F.interpolate(lr_feats, size=grid, mode="bilinear", align_corners=False)
+    # Far from zero the differences would lose digits.
+    offset = lr_feats.mean((2, 3), keepdim=True)
+    feats = F.interpolate(lr_feats - offset, size=grid, mode="bilinear", align_corners=False)
     mean_color, mean_feats = _box_mean(guide), _box_mean(feats)
     products = (guide[:, :, None] * guide[:, None]).flatten(1, 2)
     covariance = _box_mean(products).unflatten(1, (3, 3)) - mean_color[:, :, None] * mean_color[:, None]
     covariance = covariance.permute(0, 3, 4, 1, 2) + EPSILON * torch.eye(3).to(covariance)
-    inverse = torch.linalg.inv(covariance.float()).to(covariance).permute(0, 3, 4, 1, 2)  # [B, 3, 3, H', W']
+    inverse = torch.linalg.inv(covariance).permute(0, 3, 4, 1, 2)  # [B, 3, 3, H', W']
     cross = [_box_mean(guide[:, i, None] * feats) - mean_color[:, i, None] * mean_feats for i in range(3)]
     slopes = []
     for i in range(3):
         slope = sum((inverse[:, i, j, None] * cross[j] for j in range(3)), torch.zeros_like(feats))
         slopes.append(_box_mean(slope))
-    return LinearModel(_box_mean(mean_feats), tuple(slopes), _box_mean(mean_color))
+    return LinearModel(_box_mean(mean_feats) + offset, tuple(slopes), _box_mean(mean_color))
 
 
 def _box_mean(maps: Tensor) -> Tensor:

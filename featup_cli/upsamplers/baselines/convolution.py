@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from featup_cli.upsamplers.baselines.config import ConvolutionConfig
 from featup_cli.upsamplers.baselines.doubling import DoublingUpsampler, Size, doublings, resize
+from featup_cli.upsamplers.guidance import at_least_float32
 
 _LEAST_VARIANCE = 1e-12
 
@@ -57,13 +58,13 @@ class ConvolutionalUpsampler(DoublingUpsampler):
             ShapeError: a tensor of another shape.
         """
         self.check_call(image, lr_feats, output_size)
-        exact = lr_feats.to(torch.promote_types(lr_feats.dtype, torch.float32))
+        exact = at_least_float32(lr_feats)
         variance, mean = torch.var_mean(exact, (2, 3), correction=0, keepdim=True)
         spread = (variance + _LEAST_VARIANCE).sqrt()
-        maps = ((exact - mean) / spread).to(lr_feats.dtype)
+        maps = ((exact - mean) / spread).to(self.reduce.weight.dtype)
         for _ in range(doublings((lr_feats.shape[2], lr_feats.shape[3]), output_size)):
             maps = self.enlarge(maps)
-        return torch.addcmul(mean, spread, resize(maps, output_size)).to(lr_feats.dtype)
+        return torch.addcmul(mean, spread, resize(maps, output_size).to(exact.dtype)).to(lr_feats.dtype)
 
     def enlarge(self, maps: Tensor) -> Tensor:
         """Double the grid of [B, C, h, w]."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from featup_cli.upsamplers.baselines.config import DySampleConfig
 from featup_cli.upsamplers.baselines.mixing import PixelMixer
+from featup_cli.upsamplers.guidance import at_least_float32
 
 
 class DySample(PixelMixer):
@@ -44,10 +45,13 @@ class DySample(PixelMixer):
 
     def mix(self, maps: Tensor, weights: Tensor) -> Tensor:
         """Sample [B, K, h, w] at the centres of new pixels moved by offsets [B, 2, 2 h, 2 w]: [B, K, 2 h, 2 w]."""
+        # Half types have too few digits for places: bfloat16 counts no further than 256.
+        exact = at_least_float32(maps)
         axes = []
         for axis, cells in enumerate(maps.shape[2:]):
-            centres = (torch.arange(2 * cells, device=maps.device, dtype=weights.dtype) + 0.5) / 2
+            centres = (torch.arange(2 * cells, device=maps.device, dtype=exact.dtype) + 0.5) / 2
             centres = centres[:, None] if axis == 0 else centres
             axes.append((centres + weights[:, axis]) / cells * 2 - 1)
-        grid = torch.stack(axes[::-1], -1).to(maps.dtype)
-        return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        grid = torch.stack(axes[::-1], -1)
+        mixed = F.grid_sample(exact, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return mixed.to(maps.dtype)

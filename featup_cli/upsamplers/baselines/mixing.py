@@ -57,7 +57,9 @@ class PixelMixer(DoublingUpsampler):
         """
         self.check_call(image, lr_feats, output_size)
         maps = lr_feats if values is None else values
-        codes = self.encode(self.norm(lr_feats))
+        # Weights are predicted in the dtype of the parameters, whatever that of the features.
+        image, seen = image.to(self.norm.weight.dtype), lr_feats.to(self.norm.weight.dtype)
+        codes = self.encode(self.norm(seen))
         steps = doublings((lr_feats.shape[2], lr_feats.shape[3]), output_size)
         for step in range(1, steps + 1):
             weights = self.predict(codes, image)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featup_cli.upsamplers.baselines.config import SAPAConfig
 from featup_cli.upsamplers.baselines.mixing import Reassembler, by_old_pixel
-from featup_cli.upsamplers.guidance import picture_stem, resize_guidance
+from featup_cli.upsamplers.guidance import at_least_float32, picture_stem, resize_guidance
 
 
 class SAPA(Reassembler):
@@ -67,8 +67,9 @@ def similarity(query: Tensor, key: Tensor, kernel_size: int) -> Tensor:
         key: [B, D, h, w]; the border repeats its outer pixels.
         kernel_size: k.
     Returns:
-        [B, 4, k * k, h, w].
+        [B, 4, k * k, h, w], in float32 at least: sums that a softmax compares must not be rounded.
     """
+    query, key = at_least_float32(query), at_least_float32(key)
     height, width = key.shape[2:]
     padded = F.pad(key, (kernel_size // 2,) * 4, mode="replicate")[:, :, None]
     corners = [(y, x) for y in range(kernel_size) for x in range(kernel_size)]

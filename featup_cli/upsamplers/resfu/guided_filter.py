@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featup_cli.upsamplers.guidance import at_least_float32
 from featup_cli.upsamplers.resfu.keys import LowResKey
 from featup_cli.upsamplers.resfu.rows import Rows, Window
 from featup_cli.upsamplers.resfu.sampling import centres, lookup
@@ -14,7 +15,8 @@ from featup_cli.upsamplers.resfu.sampling import centres, lookup
 class GuidedFilter(nn.Module):
     """Fit the key in every window by a linear map of the query, channel by channel (ReSFU, equations 4 to 6).
 
-    The fit is done at half resolution, as fast guided filters do; its coefficients are interpolated.
+    The fit is done at half resolution, as fast guided filters do; its coefficients are interpolated. Both are in
+    float32 at least, as variances are small differences of squares.
 
     Args:
         radius: of the window at half resolution.
@@ -35,7 +37,7 @@ class GuidedFilter(nn.Module):
         coefficients = self.box_mean(self._fit(_halves(query, key, 0, height), 0, height, height), 0, height, height)
         resized = F.interpolate(coefficients, size=query.shape[2:], mode="bilinear", align_corners=False)
         slope, offset = resized.chunk(2, 1)
-        return slope * query + offset
+        return torch.addcmul(offset, slope, query.to(slope.dtype)).to(query.dtype)
 
     def banded(self, query: Rows, key: LowResKey, chunk: int) -> Rows:
         """The same for rows of a query, top to bottom; `chunk` of them are best asked for at once."""
@@ -52,7 +54,8 @@ class GuidedFilter(nn.Module):
             first, last = int(part.first[0]), int(part.second[-1]) + 1
             coefficients = self.box_mean(fits(*self._reach(first, last, height)), first, last, height)
             slope, offset = part.from_cell(first)(columns(coefficients, 3), 2).chunk(2, 1)
-            return torch.addcmul(offset, slope, query(start, stop))
+            maps = query(start, stop)
+            return torch.addcmul(offset, slope, maps.to(slope.dtype)).to(maps.dtype)
 
         def make_halves(start: int, stop: int) -> Tensor:
             return _halves(query(2 * start, min(2 * stop, size)), key, start, stop)
@@ -92,9 +95,13 @@ class GuidedFilter(nn.Module):
 
 
 def _halves(query: Tensor, key: LowResKey, start: int, stop: int) -> Tensor:
-    """Query and key at every second pixel: [B, 2 D, stop - start, W // 2], of the query's rows from 2 * start on."""
+    """Query and key at every second pixel: [B, 2 D, stop - start, W // 2], of the query's rows from 2 * start on.
+
+    In float32 at least.
+    """
     key_maps = key.every_second_pixel(start, stop)
-    return torch.cat((query[:, :, ::2, ::2][:, :, : stop - start, : key_maps.shape[3]], key_maps), 1)
+    maps = query[:, :, ::2, ::2][:, :, : stop - start, : key_maps.shape[3]]
+    return torch.cat((at_least_float32(maps), at_least_float32(key_maps)), 1)
 
 
 def sliding_sum(maps: Tensor, side: int, dim: int) -> Tensor:

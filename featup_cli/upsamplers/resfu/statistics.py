@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from featup_cli.upsamplers.guidance import at_least_float32
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -47,7 +49,7 @@ class GroupMoments:
 
     def add(self, maps: Tensor) -> None:
         """Count the pixels of [B, C, rows, W]."""
-        grouped = _at_least_float32(maps).unflatten(1, (self.norm.num_groups, -1)).flatten(2)
+        grouped = at_least_float32(maps).unflatten(1, (self.norm.num_groups, -1)).flatten(2)
         mean = grouped.mean(2, keepdim=True)
         spread = torch.linalg.vector_norm(grouped - mean, dim=2).double().square()
         mean = mean[..., 0].double()
@@ -72,7 +74,7 @@ class ChannelMoments:
 
     def add(self, maps: Tensor) -> None:
         """Count the pixels of [B, C, rows, W]."""
-        flat = _at_least_float32(maps).flatten(2)
+        flat = at_least_float32(maps).flatten(2)
         mean = flat.mean(2, keepdim=True)
         centred = flat - mean
         mean = mean.double()
@@ -91,10 +93,6 @@ class ChannelMoments:
         grouped = mean.unflatten(1, (norm.num_groups, -1))
         within = covariance.diagonal(dim1=1, dim2=2).unflatten(1, (norm.num_groups, -1)).mean(2)
         return _affine(norm, grouped.mean((2, 3)), within + grouped.var((2, 3), correction=0))
-
-
-def _at_least_float32(maps: Tensor) -> Tensor:
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def _affine(norm: nn.GroupNorm, mean: Tensor, variance: Tensor) -> Affine:
