@@ -84,6 +84,8 @@ class ImplicitConfig:
         tokens: tokens drawn for each step.
         positions: positions drawn in each token's window; a square number.
         patience: stop after this many checks without improvement on the held-out views.
+        precision: of matrix products on a CUDA GPU: `float32`, or `tf32`, which is quicker and rounds to 10 bits.
+        cuda_graph: on a CUDA GPU, capture a step once and replay it.
     """
 
     views: int = 50
@@ -117,6 +119,8 @@ class ImplicitConfig:
     tokens: int = 512
     positions: int = 9
     patience: int = 3
+    precision: Literal["float32", "tf32"] = "float32"
+    cuda_graph: bool = True
 
     def __post_init__(self) -> None:
         positive = ("views", "heldout_views", "components", "kernel_size", "kernel_width", "hidden", "max_steps",

@@ -217,6 +217,7 @@ class Pipeline:
             "patch_size": backbone.stride, "pixel_convention": PIXEL_CONVENTION,
             "versions": versions(), "device": self.device_name,
             "seconds": round(seconds, 3), "scores": upsampler.details.scores,
+            "facts": upsampler.details.facts,
         }  # fmt: skip
 
 

@@ -130,7 +130,8 @@ class Backbone:
     def run(self, network: Network, images: Tensor) -> Tensor:
         """What a network says about pictures in [0, 1], normalised and at the precision of this backbone's own."""
         pixels = images.to(self.device, torch.float32)
-        mean, std = (pixels.new_tensor(value).view(1, 3, 1, 1) for value in (self.mean, self.std))
+        # Filled on the device: a copy from the host would wait for it.
+        mean, std = (torch.cat([pixels.new_full((1, 1, 1, 1), v) for v in value], 1) for value in (self.mean, self.std))
         return self.precision.run(network, (pixels - mean) / std, judge=self.network)
 
     def _check(self, images: Tensor) -> None:

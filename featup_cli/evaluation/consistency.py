@@ -20,9 +20,9 @@ from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.run import mean_scores
 from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.multiview.lookup import gather, grid_taps
 from featup_cli.multiview.views import resize_picture
-from featup_cli.upsamplers.implicit.fit import TokenSampler, explained_variance, fit_field
-from featup_cli.upsamplers.implicit.model import gather, grid_taps
+from featup_cli.upsamplers.implicit.fit import TokenSampler, draw_generator, explained_variance, fit_field
 from featup_cli.upsamplers.implicit.observe import Observations, observe
 
 SEED_OFFSET = 10_000  # implicit FeatUp draws the views of its fit by the seed itself
@@ -109,7 +109,7 @@ class ConsistencyTask:
         devices = [source.device.index or 0] if source.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(source.settings.seed)
-            generator = torch.Generator().manual_seed(source.settings.seed)
+            generator = draw_generator(source.device, source.settings.seed)
             fit = fit_field(MapField(coefficients), prepared.fit, self.config, generator, lambda step, score: None)
         explained = explained_variance(fit.field, fit.downsampler, prepared.unseen)
         return {"explained": np.array(100 * explained), "seconds": np.array(seconds)}

@@ -10,14 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featup_cli.multiview.lookup import sample_grid
+
 KERNEL_CELLS = 15  # cells of the learned kernels along a side
 
 
 def kernel_lookup(kernel: Tensor, offset: Tensor) -> Tensor:
     """Bilinear look-up of kernels [M, k, k] at offsets [..., 2] in -1 to 1 (window edge to edge): [..., M]."""
+    if kernel.is_cuda:
+        return ordered_lookup(kernel, offset)
     grid = offset.flip(-1).reshape(1, 1, -1, 2)
     values = F.grid_sample(kernel[None], grid, mode="bilinear", padding_mode="border", align_corners=False)
     return values[0, :, 0].T.reshape(*offset.shape[:-1], len(kernel))
+
+
+def ordered_lookup(kernel: Tensor, offset: Tensor) -> Tensor:
+    """As `kernel_lookup`, with a gradient that is summed in a fixed order on a GPU too.
+
+    There `grid_sample` sums it in any order, so the same seed would not give the same fit. On a CPU both are ordered.
+    """
+    return sample_grid(kernel, (offset.reshape(-1, 2) + 1) / 2).view(*offset.shape[:-1], len(kernel))
 
 
 def gaussian_logits(side: int, width: float) -> Tensor:

@@ -22,6 +22,9 @@ class Views:
 
     `boxes` int64 [V, 4] holds (top, left, height, width) in pixels of the picture; negative or overhanging values
     mean mirrored content. `flips` bool [V] says which are mirrored left to right after scaling.
+
+    As drawn they are on the CPU, where `render` and `to_view` read them as numbers; `to_image` takes them on the
+    device of its positions.
     """
 
     image_size: tuple[int, int]

@@ -23,11 +23,17 @@ def lattice_offsets(positions: int, device: torch.device) -> Tensor:
     return cell_centres(side, side, device).view(-1, 2) * 2 - 1
 
 
-def stratified_offsets(count: int, positions: int, generator: torch.Generator) -> Tensor:
-    """One random offset in each cell of a square lattice over the window: [count, positions, 2] in -1 to 1."""
+def stratified_offsets(
+    count: int, positions: int, generator: torch.Generator, device: torch.device | None = None
+) -> Tensor:
+    """One random offset in each cell of a square lattice over the window: [count, positions, 2] in -1 to 1.
+
+    `device` is that of the generator; None for the CPU.
+    """
     side = math.isqrt(positions)
-    lattice = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij"), -1).view(-1, 2)
-    return (lattice + torch.rand(count, positions, 2, generator=generator)) / side * 2 - 1
+    cells = torch.arange(side, device=device)
+    lattice = torch.stack(torch.meshgrid(cells, cells, indexing="ij"), -1).view(-1, 2)
+    return (lattice + torch.rand(count, positions, 2, generator=generator, device=device)) / side * 2 - 1
 
 
 def half_window(kernel_size: float, stride: int, view_size: tuple[int, int]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
-from typing import ParamSpec, Protocol
+from typing import Any, ParamSpec, Protocol
 
 import torch
 from torch import Tensor
@@ -42,12 +42,13 @@ class Details:
     """What a call left besides the features, for the record and the feature file.
 
     `scores` are numbers worth recording; `maps` extra tensors (`uncertainty` [h, w], `saliency` [h', w'], `kernels`
-    [M, k, k]); `notes` sentences that the user should read.
+    [M, k, k]); `notes` sentences that the user should read; `facts` how it was computed, as JSON values.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
     maps: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Upsampler(Protocol):

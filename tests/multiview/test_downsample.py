@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featup_cli.multiview.downsample import AttentionDownsampler, SimpleDownsampler, kernel_lookup
+from featup_cli.multiview.downsample import AttentionDownsampler, SimpleDownsampler, kernel_lookup, ordered_lookup
 
 OFFSETS = torch.rand(5, 9, 2) * 2 - 1
 
@@ -55,3 +55,15 @@ def test_kernel_lookup_reads_cell_centres_exactly() -> None:
     kernel = torch.arange(9.0).view(1, 3, 3)
     centres = torch.tensor([[-2 / 3, -2 / 3], [0.0, 0.0], [2 / 3, 0.0]])
     torch.testing.assert_close(kernel_lookup(kernel, centres)[:, 0], torch.tensor([0.0, 4.0, 7.0]))
+
+
+def test_the_look_up_of_fixed_order_is_the_same_and_so_is_its_gradient() -> None:
+    kernel = torch.randn(2, 15, 15, dtype=torch.float64, requires_grad=True)
+    twin = kernel.detach().clone().requires_grad_()
+    offset = torch.rand(7, 9, 2, dtype=torch.float64) * 2 - 1
+    expected, found = kernel_lookup(kernel, offset), ordered_lookup(twin, offset)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    torch.testing.assert_close(twin.grad, kernel.grad)

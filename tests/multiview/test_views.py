@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from featup_cli.multiview.lookup import sample_grid
 from featup_cli.multiview.views import Views, draw_views, mirror, mirror_index
-from featup_cli.upsamplers.implicit.model import sample_grid
 
 IMAGE, VIEW = (96, 128), (48, 64)
 

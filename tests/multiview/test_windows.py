@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featup_cli.multiview.optimize import make_optimizer, warm_cosine
 from featup_cli.multiview.windows import half_window, lattice_offsets, stratified_offsets, window_positions
 
 
@@ -29,24 +28,3 @@ def test_a_lattice_is_centred() -> None:
     assert offsets.shape == (9, 2)
     torch.testing.assert_close(offsets, -offsets.flip(0))
     assert float(offsets.max()) == pytest.approx(2 / 3)
-
-
-def test_the_learning_rate_rises_and_falls() -> None:
-    rates = [warm_cosine(step, 100, 10) for step in range(1, 101)]
-    peak = rates.index(max(rates))
-    assert rates[0] == 0.1
-    assert 8 <= peak <= 10
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert 0 < rates[-1] < 1e-3
-    assert warm_cosine(1, 5, 0) == 1
-
-
-@pytest.mark.parametrize(("kind", "cls"), [("adamw", torch.optim.AdamW), ("nadam", torch.optim.NAdam)])
-def test_weight_decay_is_decoupled_from_the_gradient(kind: str, cls: type) -> None:
-    weight = torch.nn.Parameter(torch.ones(1))
-    optimizer = make_optimizer(kind, [{"params": [weight], "lr": 0.1}], weight_decay=0.5)
-    assert isinstance(optimizer, cls)
-    weight.grad = torch.zeros(1)
-    optimizer.step()
-    assert weight.item() == pytest.approx(0.95)

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featup_cli.upsamplers.implicit.model import AnchoredNetwork, sample_grid
+from featup_cli.multiview.lookup import sample_grid
+from featup_cli.upsamplers.implicit.model import AnchoredNetwork
 
 
 @pytest.mark.parametrize(("cubic", "mode"), [(False, "bilinear"), (True, "bicubic")])

@@ -29,7 +29,7 @@ def mean_of_views(observed: Tensor, views: Views, sharpening: float) -> Tensor:
 
     Args:
         observed: [V, K, h, w] tokens of the views.
-        views: their parameters.
+        views: their parameters, on the CPU.
         sharpening: strength of an unsharp mask on the token grid; undoes part of the network's pooling.
     Returns:
         [K, 2 h, 2 w]
@@ -72,7 +72,8 @@ def fit_slopes(grid: Tensor, picture: Tensor, token_grid: tuple[int, int]) -> tu
     cross = torch.stack(
         [box_mean(g * target, WINDOW) - m * mean_target for g, m in zip(guide, mean_guide, strict=True)]
     )
-    slope = torch.linalg.solve(covariance, cross.permute(2, 3, 0, 1))  # [H, W, 3, K]
+    # Not `solve`, which waits for the device to say whether any is singular: EPSILON keeps all of them regular.
+    slope = torch.linalg.solve_ex(covariance, cross.permute(2, 3, 0, 1))[0]  # [H, W, 3, K]
     slope = box_mean(slope.permute(2, 3, 0, 1).flatten(0, 1), WINDOW)
 
     def reduced(x: Tensor, to: tuple[int, int]) -> Tensor:

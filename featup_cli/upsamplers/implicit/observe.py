@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,8 @@ class Observations:
     """What the backbone says about the views of one picture.
 
     Attributes:
-        views: parameters of the V views; the first is the picture itself, the last `heldout` are kept aside.
+        views: parameters of the V views, on the CPU; the first is the picture itself, the last `heldout` are kept
+            aside.
         tokens: [V, K, h, w] coefficients in `pca`, divided by `scale`.
         left_out: [V] squared norm, over all tokens of a view, of what the components leave out.
         pca: basis of the features, from the first views.
@@ -55,25 +57,52 @@ def observe(
     Args:
         picture: [3, H, W] in [0, 1], at any size; zoomed views use its full detail.
         network_size: (height, width) of the backbone's input.
+        extract: the backbone.
+        config: settings.
+        generator: CPU generator of the views; the same one gives the same views on any device.
+        progress: called after each batch of views.
     """
     source = view_source(picture, network_size, config.max_zoom)
-    count = config.views + config.heldout_views
-    views = draw_views(
-        count, (source.shape[1], source.shape[2]), network_size,
+    views = plan_views(source, network_size, config, generator)
+
+    def features() -> Iterator[Tensor]:
+        done = 0
+        for batch in render_batches(views, source):
+            done += len(batch)
+            yield extract(batch)
+            progress("views", done, len(views), "")
+
+    return compress(features(), views, config)
+
+
+def plan_views(
+    source: Tensor, network_size: tuple[int, int], config: ImplicitConfig, generator: torch.Generator
+) -> Views:
+    """Draw the views of `source` [3, H, W], those that are kept aside included."""
+    return draw_views(
+        config.views + config.heldout_views, (source.shape[1], source.shape[2]), network_size,
         max_pad=config.max_pad * min(network_size) / 224, max_zoom=config.max_zoom, zoom_share=config.zoom_share,
         flips=config.flips, generator=generator,
     )  # fmt: skip
-    batch = max(1, BATCH_PIXELS // (network_size[0] * network_size[1]))
+
+
+def render_batches(views: Views, source: Tensor) -> Iterator[Tensor]:
+    """All views of `source` in batches [B, 3, *view_size] of about `BATCH_PIXELS`."""
+    batch = max(1, BATCH_PIXELS // (views.view_size[0] * views.view_size[1]))
+    for start in range(0, len(views), batch):
+        yield torch.stack([views.render(source, i) for i in range(start, min(start + batch, len(views)))])
+
+
+def compress(batches: Iterable[Tensor], views: Views, config: ImplicitConfig) -> Observations:
+    """Coefficients of the views' features, which come in batches [B, C, h, w], in the components of the first ones."""
     pca: PCA | None = None
     waiting: list[Tensor] = []
     tokens: list[Tensor] = []
     left_out: list[Tensor] = []
-    for start in range(0, count, batch):
-        members = range(start, min(start + batch, count))
-        waiting.append(extract(torch.stack([views.render(source, i) for i in members])))
-        progress("views", members.stop, count, "")
+    for batch in batches:
+        waiting.append(batch)
         if pca is None:
-            if members.stop < min(PCA_VIEWS, count):
+            if sum(len(features) for features in waiting) < min(PCA_VIEWS, len(views)):
                 continue
             pca = fit_pca(torch.cat(waiting).permute(0, 2, 3, 1).flatten(0, 2), config.components)
         for features in waiting:
@@ -86,6 +115,4 @@ def observe(
     assert pca is not None
     stacked = torch.stack(tokens)
     scale = float(stacked[: config.views].square().mean().sqrt().clamp_min(1e-6))
-    return Observations(
-        views.to(stacked.device), stacked / scale, torch.stack(left_out), pca, scale, config.heldout_views
-    )
+    return Observations(views, stacked / scale, torch.stack(left_out), pca, scale, config.heldout_views)

@@ -19,6 +19,7 @@ from featup_cli.config import ImplicitConfig
 from featup_cli.errors import FeatUpError, InputError, one_line
 from featup_cli.io.images import Picture, decode_picture
 from featup_cli.io.tensors import opened, stored_provenance
+from featup_cli.multiview.precision import matmul_precision
 from featup_cli.pca import PCA
 from featup_cli.sampling import picture_rows
 from featup_cli.upsamplers.base import FLOAT, Details, Progress, no_progress, without_gradients
@@ -76,20 +77,27 @@ class FittedModel:
     @without_gradients
     def bands(self, picture: Tensor, output_size: tuple[int, int], rows: int, start: int = 0) -> Iterator[Tensor]:
         """What `render` gives from row `start` on, in bands [C, at most `rows`, W]."""
+        device = picture.device
+        expand = self.pca.basis.to(device) * self.scale, self.pca.mean.to(device)
         for top in range(start, output_size[0], rows):
-            yield self._rows(picture, output_size, top, min(top + rows, output_size[0]))
+            with matmul_precision(self.config.precision, device):
+                band = self._rows(picture, output_size, top, min(top + rows, output_size[0]), *expand)
+            yield band
+            del band  # before the next one is made
 
-    def _rows(self, picture: Tensor, output_size: tuple[int, int], top: int, bottom: int) -> Tensor:
+    def _rows(
+        self, picture: Tensor, output_size: tuple[int, int], top: int, bottom: int, basis: Tensor, mean: Tensor
+    ) -> Tensor:
         height, width = output_size
         colors = picture_rows(picture, output_size, top, bottom).flatten(1).T
         device = colors.device
-        basis, mean = self.pca.basis.to(device) * self.scale, self.pca.mean.to(device)
         features = torch.empty(basis.shape[1], len(colors), device=device)
         x = (torch.arange(width, device=device) + 0.5) / width
-        for chunk in torch.arange(len(colors), device=device).split(CHUNK):
+        for first in range(0, len(colors), CHUNK):
+            chunk = torch.arange(first, min(first + CHUNK, len(colors)), device=device)
             y = (torch.div(chunk, width, rounding_mode="floor") + top + 0.5) / height
             position = torch.stack((y, x[chunk % width]), -1)
-            features[:, chunk[0] : chunk[-1] + 1] = (self.field(position, colors[chunk]) @ basis + mean).T
+            features[:, first : first + CHUNK] = (self.field(position, colors[chunk]) @ basis + mean).T
         return features.view(-1, bottom - top, width)
 
 

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from featup_cli.config import ImplicitConfig
 from featup_cli.errors import ShapeError
-from featup_cli.io.images import as_picture
+from featup_cli.io.images import Picture, as_picture
+from featup_cli.multiview.capture import EXPECTED
 from featup_cli.multiview.downsample import AttentionDownsampler
+from featup_cli.multiview.lookup import sample_grid
 from featup_cli.multiview.views import resize_picture
 from featup_cli.multiview.windows import cell_centres
 from featup_cli.upsamplers.base import FLOAT, Details, Extract, Progress, check_inputs, no_progress
 from featup_cli.upsamplers.implicit.fit import Fit, fit_implicit
-from featup_cli.upsamplers.implicit.model import sample_grid
 from featup_cli.upsamplers.implicit.observe import PCA_VIEWS, Observations, observe
 from featup_cli.upsamplers.implicit.saved import FittedModel, rendering_bytes, round_to_half
 
@@ -104,14 +105,19 @@ class ImplicitUpsampler:
         network_picture = resize_picture(picture, self.network_size)
         stride = self.network_size[0] // lr_feats.shape[2]
         fit, baseline = fit_implicit(seen, network_picture, stride, self.config, self.seed, self.progress)
-        grid = (lr_feats.shape[2], lr_feats.shape[3])
-        # The basis is stored in half precision too; its rounding is far below that of the features.
-        pca = replace(seen.pca, basis=seen.pca.basis.half().float().cpu(), mean=seen.pca.mean.cpu())
-        self.model = FittedModel(
-            round_to_half(fit.field), pca, seen.scale, as_picture(picture), self.network_size, grid, self.config
-        )
+        self.model = keep_model(fit, seen, as_picture(picture), self.network_size, self.config)
         self.details = describe_fit(seen, fit, baseline, network_picture)
         return self.model
+
+
+def keep_model(
+    fit: Fit, seen: Observations, picture: Picture, network_size: tuple[int, int], config: ImplicitConfig
+) -> FittedModel:
+    """What renders features of the fit to `picture` at any size, rounded as it is stored."""
+    grid = (seen.tokens.shape[2], seen.tokens.shape[3])
+    # The basis is stored in half precision too; its rounding is far below that of the features.
+    pca = replace(seen.pca, basis=seen.pca.basis.half().float().cpu(), mean=seen.pca.mean.cpu())
+    return FittedModel(round_to_half(fit.field), pca, seen.scale, picture, network_size, grid, config)
 
 
 @torch.no_grad()
@@ -123,7 +129,8 @@ def describe_fit(seen: Observations, fit: Fit, baseline: Fit, picture: Tensor) -
             "bilinear_explained_variance": baseline.explained,
             "pca_explained_variance": float(seen.pca.explained_ratio.sum()),
             "steps": float(fit.steps),
-        }
+        },
+        facts={"captured": fit.captured, "uncaptured_reason": fit.uncaptured_reason},
     )
     if fit.uncertainty is not None:
         details.maps["uncertainty"] = fit.uncertainty(seen.tokens[0].permute(1, 2, 0)).exp().cpu()
@@ -140,5 +147,10 @@ def describe_fit(seen: Observations, fit: Fit, baseline: Fit, picture: Tensor) -
         details.notes.append(
             f"the fit explains less of unseen views ({fit.explained:.1%}) than bilinear ({baseline.explained:.1%}): "
             "raise --max-steps or --views, or use --method bilinear"
+        )
+    if fit.uncaptured_reason not in EXPECTED:
+        details.notes.append(
+            f"the fit ran step by step, as no CUDA graph could hold a step ({fit.uncaptured_reason}); the features are "
+            "the same, and --set cuda_graph=false does not try"
         )
     return details
