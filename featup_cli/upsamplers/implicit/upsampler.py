@@ -150,7 +150,7 @@ def describe_fit(seen: Observations, fit: Fit, baseline: Fit, picture: Tensor) -
         )
     if fit.uncaptured_reason not in EXPECTED:
         details.notes.append(
-            f"the fit ran step by step, as no CUDA graph could hold a step ({fit.uncaptured_reason}); the features are "
-            "the same, and --set cuda_graph=false does not try"
+            f"the fit took longer, as no CUDA graph could hold its steps ({fit.uncaptured_reason}); "
+            "--set cuda_graph=false does not try"
         )
     return details
