@@ -1,7 +1,8 @@
 """Finds what makes the host wait for a device, on machines that have none.
 
 Tensors on the `meta` device have shapes and no values. So they stand for tensors on a GPU: code that runs on them asks
-for no value, and the two modes here catch copies between them and the host, which `meta` would let pass.
+for no value, and the two modes here catch copies between them and the host, which `meta` would let pass. A wait that
+is hidden inside a single operation is not found: only a GPU shows it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from torch.utils._pytree import tree_leaves
 
 META = torch.device("meta")
 # A GPU must tell the host a value, or how many values there are.
-READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim", "equal")
+READS = (
+    "_local_scalar_dense",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "equal",
+    "_linalg_check_errors",
+)
 # They make a tensor on the device from numbers of the host; these don't reach the dispatcher as a copy.
 UPLOADS = (torch.tensor, torch.as_tensor, torch.from_numpy, Tensor.new_tensor)
 

@@ -101,6 +101,7 @@ PLANTED: dict[str, Callable[[Tensor], object]] = {
     "tolist": lambda loss: loss.tolist(),
     "cpu": lambda loss: loss.cpu(),
     "mask": lambda loss: loss[None][loss[None] > 0],
+    "solve": lambda loss: torch.linalg.solve(loss[None, None], loss[None, None]),
     "nonzero": lambda loss: loss[None].nonzero(),
     "new_tensor": lambda loss: loss.new_tensor([1.0, 2.0]),
     "tensor": lambda loss: torch.tensor(1.0, device=loss.device),
