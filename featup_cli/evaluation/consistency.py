@@ -109,7 +109,7 @@ class ConsistencyTask:
         devices = [source.device.index or 0] if source.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(source.settings.seed)
-            generator = draw_generator(source.device, source.settings.seed)
+            generator = draw_generator(prepared.fit.picture.device, source.settings.seed)
             fit = fit_field(MapField(coefficients), prepared.fit, self.config, generator, lambda step, score: None)
         explained = explained_variance(fit.field, fit.downsampler, prepared.unseen)
         return {"explained": np.array(100 * explained), "seconds": np.array(seconds)}
