@@ -50,16 +50,6 @@ def sum_of_parts(value, BLOCK: tl.constexpr, PARTS: tl.constexpr):
     return tl.sum(tl.reshape(value, (PARTS, BLOCK)), 0)
 
 
-def count_columns(batch: int, height: int, width: int, rows: int) -> int:
-    """How many columns of `rows` pixels cover all images."""
-    return batch * triton.cdiv(height, rows) * width
-
-
-def unrolled_tap_rows(k: int, widest: int = 7) -> int:
-    """Rows of taps that a kernel unrolls at once: all up to the `widest` window that fits in registers, or one."""
-    return k if k <= widest else 1
-
-
 def accumulator(dtype: torch.dtype) -> tl.dtype:
     """The type in which sums are kept: float32, or float64 for float64."""
     return tl.float64 if dtype == torch.float64 else tl.float32

@@ -2,7 +2,7 @@
 
 All three gather, so no sum depends on the order of threads. A thread computes `ROWS` pixels below each other in several
 channels: a source value serves all those rows, and a tap all those channels. Tensors are contiguous and not empty;
-their shapes are those of `adaptive_conv`.
+their shapes are those of `adaptive_conv`. A `config` is the kernel's constants; None takes those of `configs.py`.
 """
 
 # Triton's dialect: constants in capitals, other arguments without annotations, tuples that grow by "+".
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from featup_kernels.adaptive_conv.configs import FilterConfig, TapsConfig, filter_config, taps_config
+from featup_kernels.launch import count_columns
 from featup_kernels.triton_common import (
     accumulator,
     columns_of_program,
-    count_columns,
     on_device,
     sum_of_parts,
-    unrolled_tap_rows,
     zeros,
 )
 from torch import Tensor
@@ -178,54 +178,44 @@ def _adaptive_conv_d_taps_kernel(
             tl.store(d_taps_ptr + t * plane + r * width, total, mask=exists & (y + r < height))
 
 
-def forward(source: Tensor, taps: Tensor) -> Tensor:
+def forward(source: Tensor, taps: Tensor, config: FilterConfig | None = None) -> Tensor:
     """out of `adaptive_conv`: [B, C, H, W]."""
     out = torch.empty((*source.shape[:2], *taps.shape[2:]), dtype=source.dtype, device=source.device)
-    _filter(_adaptive_conv_forward_kernel, source, taps, out)
+    _filter(_adaptive_conv_forward_kernel, source, taps, out, config)
     return out
 
 
-def d_source(d_out: Tensor, taps: Tensor, size: tuple[int, int]) -> Tensor:
+def d_source(d_out: Tensor, taps: Tensor, size: tuple[int, int], config: FilterConfig | None = None) -> Tensor:
     """Gradient of the source, [B, C, *size]: every source pixel gathers from the windows that hold it."""
     d_source = torch.empty((*d_out.shape[:2], *size), dtype=d_out.dtype, device=d_out.device)
-    _filter(_adaptive_conv_d_source_kernel, d_out, taps, d_source)
+    _filter(_adaptive_conv_d_source_kernel, d_out, taps, d_source, config)
     return d_source
 
 
-def d_taps(d_out: Tensor, source: Tensor, k: int) -> Tensor:
+def d_taps(d_out: Tensor, source: Tensor, k: int, config: TapsConfig | None = None) -> Tensor:
     """Gradient of the taps, [B, k * k, H, W]: the sums of all taps of a pixel at once, in registers."""
     batch, channels, height, width = d_out.shape
     d_taps = torch.empty((batch, k * k, height, width), dtype=d_out.dtype, device=d_out.device)
-    rows = {1: 4, 3: 4, 5: 2}.get(k, 1)
-    if channels >= 256 and batch * height * width < 8192:  # few pixels: the channels have to keep the GPU busy
-        rows, block, parts = 1, 32, 16
-    elif channels >= 64:
-        block, parts = 32, 8
-    else:
-        block, parts = 128, 1
-    columns = count_columns(batch, height, width, rows)
-    tap_rows = unrolled_tap_rows(k)
+    config = config or taps_config(batch, channels, height, width, k)
+    columns = count_columns(batch, height, width, config.rows)
     with on_device(d_out):
-        _adaptive_conv_d_taps_kernel[(triton.cdiv(columns, block) * (k // tap_rows),)](
+        _adaptive_conv_d_taps_kernel[(config.programs(batch, k, height, width),)](
             d_out, source, d_taps, columns, channels, height, width,
-            K=k, TAP_ROWS=tap_rows, ROWS=rows, BLOCK=block, PARTS=parts, ACC=accumulator(d_out.dtype),
-            num_warps=block * parts // 32,
+            K=k, TAP_ROWS=config.tap_rows, ROWS=config.rows, BLOCK=config.block, PARTS=config.parts,
+            ACC=accumulator(d_out.dtype), num_warps=config.threads // 32,
         )  # fmt: skip
     return d_taps
 
 
-def _filter(kernel: Any, data: Tensor, taps: Tensor, result: Tensor) -> None:
-    """Launch the forward or the d_source kernel: 128 threads a program, up to 4 channels and 4 rows a thread."""
+def _filter(kernel: Any, data: Tensor, taps: Tensor, result: Tensor, config: FilterConfig | None) -> None:
+    """Launch the forward or the d_source kernel."""
     batch, channels, height, width = result.shape
     k = math.isqrt(taps.shape[1])
-    rows = 4 if k <= 7 and height > 2 else 1
-    at_once = min(4, channels)
-    parts = min(4, triton.next_power_of_2(triton.cdiv(channels, at_once)))
-    block = 128 // parts
-    columns = count_columns(batch, height, width, rows)
+    config = config or filter_config(channels, height, k)
+    columns = count_columns(batch, height, width, config.rows)
     with on_device(data):
-        kernel[(triton.cdiv(columns, block) * triton.cdiv(channels, at_once * parts),)](
+        kernel[(config.programs(*result.shape),)](
             data, taps, result, columns, channels, *taps.shape[2:],
-            K=k, ROWS=rows, CHANNELS=at_once, BLOCK=block, PARTS=parts,
-            ACC=accumulator(data.dtype), num_warps=4,
+            K=k, ROWS=config.rows, CHANNELS=config.channels, BLOCK=config.block, PARTS=config.parts,
+            ACC=accumulator(data.dtype), num_warps=config.threads // 32,
         )  # fmt: skip

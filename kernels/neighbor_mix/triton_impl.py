@@ -3,7 +3,8 @@
 Every neighbour of an output pixel lies at the same fraction between its low-resolution pixels, and clamping a position
 is clamping those pixels. So k x k taps and one pair of fractions make (k + 1) x (k + 1) weights of low-resolution
 pixels (the corners below), and no neighbour is interpolated on its own. All kernels gather, so no sum depends on the
-order of threads. Tensors are contiguous and not empty; their shapes are those of `neighbor_mix`.
+order of threads. Tensors are contiguous and not empty; their shapes are those of `neighbor_mix`. A `config` is the
+kernel's constants; None takes those of `configs.py`.
 """
 
 # Triton's dialect: constants in capitals, other arguments without annotations, tuples that grow by "+".
@@ -17,13 +18,20 @@ import math
 import torch
 import triton
 import triton.language as tl
+from featup_kernels.launch import count_columns
+from featup_kernels.neighbor_mix.configs import (
+    ForwardConfig,
+    SourceConfig,
+    TapsConfig,
+    forward_config,
+    source_config,
+    taps_config,
+)
 from featup_kernels.triton_common import (
     accumulator,
     columns_of_program,
-    count_columns,
     on_device,
     sum_of_parts,
-    unrolled_tap_rows,
     zeros,
 )
 from torch import Tensor
@@ -311,70 +319,55 @@ def _neighbor_mix_d_source_kernel(
         tl.store(ptrs, results[u], mask=mask)
 
 
-def forward(lr_source: Tensor, taps: Tensor) -> Tensor:
-    """out of `neighbor_mix`: [B, C, H, W]. A program keeps its weights in registers for 16 channels if k is 3."""
+def forward(lr_source: Tensor, taps: Tensor, config: ForwardConfig | None = None) -> Tensor:
+    """out of `neighbor_mix`: [B, C, H, W]."""
     batch, channels, lr_height, lr_width = lr_source.shape
     k = math.isqrt(taps.shape[1])
     height, width = taps.shape[2:]
     out = torch.empty((batch, channels, height, width), dtype=lr_source.dtype, device=lr_source.device)
-    tap_rows = unrolled_tap_rows(k, widest=3)
-    rows = _rows(height, lr_height, 4 if tap_rows == k else 1)
-    columns = count_columns(batch, height, width, rows)
+    config = config or forward_config(channels, height, lr_height, k)
+    columns = count_columns(batch, height, width, config.rows)
     with on_device(lr_source):
-        _neighbor_mix_forward_kernel[(triton.cdiv(columns, 128) * triton.cdiv(channels, 16),)](
+        _neighbor_mix_forward_kernel[(config.programs(batch, channels, height, width),)](
             lr_source, taps, out, columns, channels, height, width, lr_height, lr_width,
-            K=k, TAP_ROWS=tap_rows, ROWS=rows, SPAN=_span(tap_rows, rows),
-            CHANNELS=1 if tap_rows == k else min(8, channels), CHUNK=16, BLOCK=128, ACC=accumulator(out.dtype),
-            OFFSET=_offset_type(lr_source), num_warps=4,
+            K=k, TAP_ROWS=config.tap_rows, ROWS=config.rows, SPAN=_span(config.tap_rows, config.rows),
+            CHANNELS=config.channels, CHUNK=config.chunk, BLOCK=config.block, ACC=accumulator(out.dtype),
+            OFFSET=_offset_type(lr_source), num_warps=config.block // 32,
         )  # fmt: skip
     return out
 
 
-def d_source(d_out: Tensor, taps: Tensor, size: tuple[int, int]) -> Tensor:
+def d_source(d_out: Tensor, taps: Tensor, size: tuple[int, int], config: SourceConfig | None = None) -> Tensor:
     """Gradient of the source, [B, C, *size]: every low-resolution pixel gathers from the output pixels around it."""
     batch, channels, height, width = d_out.shape
     k = math.isqrt(taps.shape[1])
     d_source = torch.empty((batch, channels, *size), dtype=d_out.dtype, device=d_out.device)
-    tap_rows = unrolled_tap_rows(k, widest=3)
-    lr_rows = 2 if tap_rows == k else 1
-    lr_columns = min(16, triton.next_power_of_2(size[1]))
-    at_once = min(8 if k <= 7 else 1, triton.next_power_of_2(channels))
-    block = min(width, (lr_columns + k + 1) * triton.cdiv(width, size[1]))
-    grid = (triton.cdiv(size[0], lr_rows) * triton.cdiv(size[1], lr_columns) * triton.cdiv(channels, at_once) * batch,)
+    config = config or source_config(channels, size[1], width, k)
     with on_device(d_out):
-        _neighbor_mix_d_source_kernel[grid](
+        _neighbor_mix_d_source_kernel[(config.programs(batch, channels, *size),)](
             d_out, taps, d_source, channels, height, width, *size,
-            K=k, TAP_ROWS=tap_rows, LR_ROWS=lr_rows, LR_COLUMNS=lr_columns, CHANNELS=at_once,
-            BLOCK=min(128, max(16, triton.next_power_of_2(block))), ACC=accumulator(d_out.dtype), num_warps=4,
+            K=k, TAP_ROWS=config.tap_rows, LR_ROWS=config.lr_rows, LR_COLUMNS=config.lr_columns,
+            CHANNELS=config.channels, BLOCK=config.block, ACC=accumulator(d_out.dtype),
+            num_warps=config.threads // 32,
         )  # fmt: skip
     return d_source
 
 
-def d_taps(d_out: Tensor, lr_source: Tensor, k: int) -> Tensor:
+def d_taps(d_out: Tensor, lr_source: Tensor, k: int, config: TapsConfig | None = None) -> Tensor:
     """Gradient of the taps, [B, k * k, H, W]: sums for the corners first, then their mixture for each tap."""
     batch, channels, height, width = d_out.shape
     lr_height, lr_width = lr_source.shape[2:]
     d_taps = torch.empty((batch, k * k, height, width), dtype=d_out.dtype, device=d_out.device)
-    tap_rows = unrolled_tap_rows(k)
-    rows = _rows(height, lr_height, {1: 4, 3: 2}.get(k, 1))
-    columns = count_columns(batch, height, width, rows)
-    block, parts = (32, 8) if channels >= 64 else (128, 1)
+    config = config or taps_config(channels, height, lr_height, k)
+    columns = count_columns(batch, height, width, config.rows)
     with on_device(d_out):
-        _neighbor_mix_d_taps_kernel[(triton.cdiv(columns, block) * (k // tap_rows),)](
+        _neighbor_mix_d_taps_kernel[(config.programs(batch, k, height, width),)](
             d_out, lr_source, d_taps, columns, channels, height, width, lr_height, lr_width,
-            K=k, TAP_ROWS=tap_rows, ROWS=rows, SPAN=_span(tap_rows, rows),
-            BLOCK=block, PARTS=parts, ACC=accumulator(d_out.dtype), OFFSET=_offset_type(lr_source),
-            num_warps=block * parts // 32,
+            K=k, TAP_ROWS=config.tap_rows, ROWS=config.rows, SPAN=_span(config.tap_rows, config.rows),
+            BLOCK=config.block, PARTS=config.parts, ACC=accumulator(d_out.dtype), OFFSET=_offset_type(lr_source),
+            num_warps=config.threads // 32,
         )  # fmt: skip
     return d_taps
-
-
-def _rows(height: int, lr_height: int, at_most: int) -> int:
-    """Output rows of a thread: so few that they lie in one cell or in two neighbouring ones."""
-    rows = at_most
-    while rows > 1 and height < rows * lr_height:
-        rows //= 2
-    return rows
 
 
 def _span(tap_rows: int, rows: int) -> int:

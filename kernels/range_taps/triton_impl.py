@@ -2,7 +2,8 @@
 
 With p the taps and d their gradient, the gradient of the scores is p * (d - <p, d>), the inner product being that over
 the taps of a pixel. A key gets it twice: as the centre of its own window, and as a neighbour in the windows around it.
-Tensors are contiguous and not empty; their shapes are those of `range_taps`.
+Tensors are contiguous and not empty; their shapes are those of `range_taps`. A `config` is the kernels' constants; None
+takes those of `configs.py`.
 """
 
 # Triton's dialect: constants in capitals, other arguments without annotations, tuples that grow by "+".
@@ -16,12 +17,12 @@ import math
 import torch
 import triton
 import triton.language as tl
+from featup_kernels.launch import ceil_div, count_columns
+from featup_kernels.range_taps.configs import BackwardConfig, ForwardConfig, backward_config, forward_config
 from featup_kernels.triton_common import (
     accumulator,
     columns_of_program,
-    count_columns,
     on_device,
-    unrolled_tap_rows,
     zeros,
 )
 from torch import Tensor
@@ -201,23 +202,26 @@ def _range_taps_d_keys_kernel(
         tl.store(d_keys_ptr + key + c * keys_plane, sums[c] * temperature, mask=mask)
 
 
-def forward(keys: Tensor, temperature: Tensor, logits: Tensor) -> Tensor:
+def forward(keys: Tensor, temperature: Tensor, logits: Tensor, config: ForwardConfig | None = None) -> Tensor:
     """taps of `range_taps`, [B, k * k, H, W], with the logits of `spatial_logits`, [k * k]."""
     k = math.isqrt(len(logits))
     batch, channels = keys.shape[:2]
     height, width = keys.shape[2] - k + 1, keys.shape[3] - k + 1
     taps = torch.empty((batch, k * k, height, width), dtype=keys.dtype, device=keys.device)
-    rows = {1: 4, 3: 4, 5: 2}.get(k, 1)
-    columns = count_columns(batch, height, width, rows)
+    config = config or forward_config(k)
+    columns = count_columns(batch, height, width, config.rows)
     with on_device(keys):
-        _range_taps_forward_kernel[(triton.cdiv(columns, 128),)](
+        _range_taps_forward_kernel[(config.programs(batch, height, width),)](
             keys, temperature, logits, taps, columns, channels, height, width,
-            K=k, TAP_ROWS=unrolled_tap_rows(k), ROWS=rows, BLOCK=128, ACC=accumulator(keys.dtype), num_warps=4,
+            K=k, TAP_ROWS=config.tap_rows, ROWS=config.rows, BLOCK=config.block, ACC=accumulator(keys.dtype),
+            num_warps=config.block // 32,
         )  # fmt: skip
     return taps
 
 
-def backward(d_taps: Tensor, taps: Tensor, keys: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+def backward(
+    d_taps: Tensor, taps: Tensor, keys: Tensor, temperature: Tensor, config: BackwardConfig | None = None
+) -> tuple[Tensor, Tensor]:
     """Gradients of the keys, as they are, and of the logits, [k * k] in the dtype of `temperature`.
 
     The second is summed within blocks of pixels first, and then over these: the same way every time.
@@ -225,22 +229,21 @@ def backward(d_taps: Tensor, taps: Tensor, keys: Tensor, temperature: Tensor) ->
     batch, channels = keys.shape[:2]
     tap_count, height, width = taps.shape[1:]
     k = math.isqrt(tap_count)
+    config = config or backward_config(channels)
     pixels = batch * height * width
-    blocks = triton.cdiv(pixels, 256)
+    blocks = ceil_div(pixels, config.inner_block)
     inner = torch.empty((pixels,), dtype=temperature.dtype, device=keys.device)
     partial = torch.empty((tap_count, blocks), dtype=temperature.dtype, device=keys.device)
     d_keys = torch.empty_like(keys)
     columns = count_columns(batch, keys.shape[2], keys.shape[3], rows=1)
-    at_once = min(8, channels)
-    grid = (triton.cdiv(columns, 128) * triton.cdiv(channels, at_once),)
     acc = accumulator(keys.dtype)
     with on_device(keys):
         _range_taps_inner_kernel[(blocks,)](
             d_taps, taps, inner, partial, pixels, height * width, blocks,
-            K=k, BLOCK=256, ACC=acc, num_warps=4,
+            K=k, BLOCK=config.inner_block, ACC=acc, num_warps=config.inner_threads // 32,
         )  # fmt: skip
-        _range_taps_d_keys_kernel[grid](
+        _range_taps_d_keys_kernel[(config.programs(*keys.shape),)](
             d_taps, taps, inner, keys, temperature, d_keys, columns, channels, height, width,
-            K=k, CHANNELS=at_once, BLOCK=128, ACC=acc, num_warps=4,
+            K=k, CHANNELS=config.channels, BLOCK=config.block, ACC=acc, num_warps=config.block // 32,
         )  # fmt: skip
     return d_keys, partial.sum(1)

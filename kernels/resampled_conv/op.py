@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from featup_kernels.checks import check_rank, check_same_kind, window_side, zeros_of
@@ -29,14 +29,16 @@ def resampled_conv(source: Tensor, taps: Tensor, rows: Axis, columns: Axis, *, b
     fine[b, c, i, j] = sum over p, q of rows.weights[i, p] * columns.weights[j, q]
                        * source[b, c, rows.cells[i, p], columns.cells[j, q]]
 
-    is never materialised. Cells may come in any order, so that padding is a matter of indices.
+    is never materialised. Cells may come in any order, so that padding is a matter of indices. Those in the memory of
+    another device than the CPU are not looked at before: on "triton" one that the source doesn't have gives NaN.
 
     Args:
         source: [B, C, h, w].
         taps: [B, k * k, H, W], k odd, used as given: not normalised here.
         rows: of the H + k - 1 rows that the windows see.
         columns: of their W + k - 1 columns.
-        backend: "auto", "cpu", which can't be differentiated, or "reference", which can.
+        backend: "auto" takes the first that can run, and where gradients are wanted "reference": the others have none.
+            A named one raises if it can't.
     Returns:
         [B, C, H, W] in the dtype of `source`; half types are summed in float32.
     Raises:
@@ -54,33 +56,39 @@ def resampled_conv(source: Tensor, taps: Tensor, rows: Axis, columns: Axis, *, b
         ("rows", rows, taps.shape[2] + k - 1, source.shape[2]),
         ("columns", columns, taps.shape[3] + k - 1, source.shape[3]),
     ):
-        _check_axis(name, axis, size, cells)
-    fused = resampled_conv_runs_fused(source, taps)
-    if backend == "auto":
-        backend = "cpu" if fused else "reference"
-    if choose_backend("resampled_conv", backend, source.device.type, source.dtype) == "triton":
-        raise BackendError("resampled_conv: has no triton kernel; resize the source and use adaptive_conv")
+        _check_axis(name, axis, size, cells, source.device)
+    differentiated = _differentiated(source, taps)
+    chosen = choose_backend("resampled_conv", backend, source.device.type, source.dtype)
+    if backend == "auto" and differentiated:
+        chosen = "reference"
     if source.numel() == 0 or taps.numel() == 0:
         return zeros_of((*source.shape[:2], *taps.shape[2:]), source, taps)
-    if backend == "cpu":
-        if not fused:
-            raise BackendError("resampled_conv: backend 'cpu' has no gradient; use 'reference' or torch.no_grad()")
-        return _resampled_conv(source, taps, *rows, *columns)
-    return resampled_conv_reference(source, taps, *rows, *columns)
+    if chosen == "reference":
+        return resampled_conv_reference(source, taps, *rows, *columns)
+    if differentiated:
+        raise BackendError(f"resampled_conv: backend {chosen!r} has no gradient; use 'reference' or torch.no_grad()")
+    return _resampled_conv(source, taps, *rows, *columns, chosen)
 
 
 def resampled_conv_runs_fused(source: Tensor, taps: Tensor) -> bool:
-    """Whether a kernel runs: on a CPU, without gradients. Where none does, resizing first is as good."""
-    differentiated = torch.is_grad_enabled() and (source.requires_grad or taps.requires_grad)
-    return not differentiated and choose_backend("resampled_conv", "auto", source.device.type, source.dtype) == "cpu"
+    """Whether "auto" runs a kernel: without gradients. Where none does, resizing first is as good."""
+    chosen = choose_backend("resampled_conv", "auto", source.device.type, source.dtype)
+    return chosen != "reference" and not _differentiated(source, taps)
 
 
-def _check_axis(name: str, axis: Axis, size: int, cells: int) -> None:
+def _differentiated(source: Tensor, taps: Tensor) -> bool:
+    return torch.is_grad_enabled() and (source.requires_grad or taps.requires_grad)
+
+
+def _check_axis(name: str, axis: Axis, size: int, cells: int, device: torch.device) -> None:
     if axis.cells.shape != axis.weights.shape or axis.cells.ndim != 2 or len(axis.cells) != size:
         raise ValueError(
             f"{name} must have cells and weights [{size}, T], not {list(axis.cells.shape)}, {list(axis.weights.shape)}"
         )
-    if torch.compiler.is_compiling() or not axis.cells.numel():
+    if (axis.cells.device, axis.weights.device) != (device, device):
+        raise ValueError(f"{name} must be on {device}, not {axis.cells.device} and {axis.weights.device}")
+    # A look at the cells would wait for all that the device has to do.
+    if torch.compiler.is_compiling() or axis.cells.device.type != "cpu" or not axis.cells.numel():
         return
     low, high = (int(value) for value in axis.cells.aminmax())
     if low < 0 or high >= cells:
@@ -88,18 +96,19 @@ def _check_axis(name: str, axis: Axis, size: int, cells: int) -> None:
 
 
 def _kernel(
-    source: Tensor, taps: Tensor, row_cells: Tensor, row_weights: Tensor, column_cells: Tensor, column_weights: Tensor
-) -> Tensor:
+    source: Tensor, taps: Tensor, row_cells: Tensor, row_weights: Tensor, column_cells: Tensor, column_weights: Tensor,
+    backend: str,
+) -> Tensor:  # fmt: skip
     axes = (t.contiguous() for t in (row_cells, row_weights, column_cells, column_weights))
-    return implementation("resampled_conv", "cpu").forward(source.contiguous(), taps.contiguous(), *axes)
+    return implementation("resampled_conv", backend).forward(source.contiguous(), taps.contiguous(), *axes)
 
 
-def _fake(source: Tensor, taps: Tensor, *axes: Tensor) -> Tensor:
+def _fake(source: Tensor, taps: Tensor, *rest: Any) -> Tensor:
     return source.new_empty(source.shape[0], source.shape[1], taps.shape[2], taps.shape[3])
 
 
 _resampled_conv = register(
     "resampled_conv(Tensor source, Tensor taps, Tensor row_cells, Tensor row_weights, Tensor column_cells, "
-    "Tensor column_weights) -> Tensor",
+    "Tensor column_weights, str backend) -> Tensor",
     _kernel, _fake, None,
 )  # fmt: skip

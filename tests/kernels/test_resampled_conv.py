@@ -103,7 +103,9 @@ def test_nothing_to_filter_gives_nothing() -> None:
 def test_the_operator_can_be_traced() -> None:
     source, taps, rows, columns = make(CASES[0])
     torch.library.opcheck(
-        torch.ops.featup.resampled_conv, (source, taps, *rows, *columns), test_utils=("test_schema", "test_faketensor")
+        torch.ops.featup.resampled_conv,
+        (source, taps, *rows, *columns, "cpu"),
+        test_utils=("test_schema", "test_faketensor"),
     )
 
 
@@ -116,8 +118,20 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         ((source, taps, Axis(rows.cells[1:], rows.weights), columns), r"rows must have cells and weights \[14, T\]"),
         ((source, taps, rows, Axis(columns.cells + 5, columns.weights)), "columns must read cells 0 to 4"),
         ((source, taps, Axis(rows.cells - 1, rows.weights), columns), "rows must read cells 0 to 3, not -1"),
+        ((source, taps, Axis(rows.cells.to("meta"), rows.weights), columns), "rows must be on cpu, not meta and cpu"),
     ):
         with pytest.raises(ValueError, match=message):
             resampled_conv(*bad)
+
+
+def test_the_gpu_kernel_does_not_run_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(BackendError, match="can't run"):
-        resampled_conv(source, taps, rows, columns, backend="triton")
+        resampled_conv(*make(CASES[0]), backend="triton")
+
+
+def test_a_default_backend_without_a_kernel_is_not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, taps, _, _ = make(CASES[0])
+    assert resampled_conv_runs_fused(source, taps)
+    monkeypatch.setenv("FEATUP_KERNELS", "reference")
+    assert not resampled_conv_runs_fused(source, taps)

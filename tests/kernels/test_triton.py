@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_triton_kernels_in_a_process_of_their_own(device: str) -> None:
     environment = dict(os.environ, TRITON_INTERPRET="1" if device == "cpu" else "0")
-    command = [sys.executable, "-m", "pytest", "-n0", "tests/kernels/triton_kernels.py", "--device", device]
+    files = [f"tests/kernels/triton_{name}.py" for name in ("kernels", "configs")]
+    command = [sys.executable, "-m", "pytest", "-n0", *files, "--device", device]
     finished = subprocess.run(
         [*command, "-p", "no:cacheprovider"], cwd=ROOT, env=environment, capture_output=True, text=True
     )

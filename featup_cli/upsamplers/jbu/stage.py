@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -198,8 +199,8 @@ def filter_stage(source: Tensor, taps: Tensor, resize: str) -> Tensor:
     band = whole((taps.shape[2], taps.shape[3]), math.isqrt(taps.shape[1]) // 2)
     taps = taps.to(source.dtype)
     if resampled_conv_runs_fused(source, taps):
-        rows = interpolating_rows(resize, band.size[0], source.shape[2], source)
-        return _filter_fused(source, taps, resize, band, rows)
+        rows = _axis(resize, band.size, 0, band.radius, source.shape[2], source)
+        return resampled_conv(source, taps, rows, _columns(source, resize, band))
     mode = "nearest-exact" if resize == "nearest" else resize
     corners = None if resize == "nearest" else False
     source = F.interpolate(source, size=taps.shape[2:], mode=mode, align_corners=corners)
@@ -217,14 +218,31 @@ def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: Row
     """
     taps = taps.to(source.dtype)
     if resampled_conv_runs_fused(source, taps):
-        return _filter_fused(source, taps, resize, band, RowTaps(rows.cells - first, rows.weights))
+        seen = band.padded()[0].to(source.device)
+        axis = Axis(rows.cells[seen] - first, rows.weights[seen])
+        return resampled_conv(source, taps, axis, _columns(source, resize, band))
     return adaptive_conv(band.pad(resize_rows(source, rows, band.size[1], resize, first)), taps)
 
 
-def _filter_fused(source: Tensor, taps: Tensor, resize: str, band: Band, rows: RowTaps) -> Tensor:
-    """The same in one pass; `rows` are those that the band's windows see."""
-    seen, columns = band.padded()
-    across = interpolating_rows(resize, band.size[1], source.shape[3], source)
-    return resampled_conv(
-        source, taps, Axis(rows.cells[seen], rows.weights[seen]), Axis(across.cells[columns], across.weights[columns])
-    )
+def _columns(source: Tensor, resize: str, band: Band) -> Axis:
+    return _axis(resize, band.size, 1, band.radius, source.shape[3], source)
+
+
+def _axis(resize: str, size: Size, dim: int, radius: int, cells: int, like: Tensor) -> Axis:
+    """`window_axis` in the dtype and on the device of `like`."""
+    # A compiler's tensors must not be kept.
+    make = window_axis if torch.compiler.is_compiling() else _kept_axis
+    return make(resize, size, dim, radius, cells, like.dtype, like.device)
+
+
+def window_axis(
+    resize: str, size: Size, dim: int, radius: int, cells: int, dtype: torch.dtype, device: torch.device
+) -> Axis:
+    """How padded windows of a whole grid of `size` read `cells` of a source that is resized, along dimension `dim`."""
+    taps = interpolating_rows(resize, size[dim], cells, torch.empty(0, dtype=dtype, device=device))
+    seen = whole(size, radius).padded()[dim].to(device)
+    return Axis(taps.cells[seen], taps.weights[seen])
+
+
+# Thirty small kernels: on a GPU they would take longer than the filter of a small grid.
+_kept_axis = lru_cache(maxsize=64)(window_axis)
