@@ -5,9 +5,9 @@
 - `resampled_conv` is `adaptive_conv` on a source that is resized while it is read;
 - `neighbor_mix` mixes neighbours of a low-resolution map at any output size (ReSFU's value step).
 
-Each has a plain twin (`reference`) and kernels for the CPU (`cpu`, Numba); all but `resampled_conv` have kernels for
-GPUs (`triton`). `backends()` says which can run here and, for one that can't, why. Importing needs no GPU and no
-compiler, and loads neither Numba nor Triton.
+Each has a plain twin (`reference`), kernels for the CPU (`cpu`, Numba) and kernels for GPUs (`triton`). `backends()`
+says which can run here and, for one that can't, why. Importing needs no GPU and no compiler, and loads neither Numba
+nor Triton.
 """
 
 from featup_kernels.adaptive_conv import adaptive_conv

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 Config = TypeVar("Config", bound=tuple[Any, ...])
+MOST_THREADS = 1024  # of a program, on any GPU
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -33,10 +34,10 @@ def unrolled_tap_rows(k: int, widest: int = 7) -> int:
 
 
 def variants(config: Config, *changes: dict[str, int]) -> list[Config]:
-    """The record with each set of changes, without repetitions and without the record itself."""
+    """The record with each set of changes, without repetitions, the record itself, and what has too many threads."""
     found: list[Config] = []
     for change in changes:
-        other = config._replace(**change)  # type: ignore[attr-defined]
-        if other != config and other not in found:
+        other: Any = config._replace(**change)  # type: ignore[attr-defined]
+        if other.threads <= MOST_THREADS and other != config and other not in found:
             found.append(other)
     return found

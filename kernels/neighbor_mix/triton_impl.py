@@ -332,7 +332,7 @@ def forward(lr_source: Tensor, taps: Tensor, config: ForwardConfig | None = None
             lr_source, taps, out, columns, channels, height, width, lr_height, lr_width,
             K=k, TAP_ROWS=config.tap_rows, ROWS=config.rows, SPAN=_span(config.tap_rows, config.rows),
             CHANNELS=config.channels, CHUNK=config.chunk, BLOCK=config.block, ACC=accumulator(out.dtype),
-            OFFSET=_offset_type(lr_source), num_warps=config.block // 32,
+            OFFSET=_offset_type(lr_source), num_warps=config.threads // 32,
         )  # fmt: skip
     return out
 

@@ -20,6 +20,11 @@ class ForwardConfig(NamedTuple):
     rows: int
     block: int
 
+    @property
+    def threads(self) -> int:
+        """Of a program."""
+        return self.block
+
     def programs(self, batch: int, height: int, width: int) -> int:
         """How many cover taps of this size."""
         return ceil_div(count_columns(batch, height, width, self.rows), self.block)
@@ -39,6 +44,11 @@ class BackwardConfig(NamedTuple):
     inner_threads: int
     channels: int
     block: int
+
+    @property
+    def threads(self) -> int:
+        """Of a program of the d_keys kernel."""
+        return self.block
 
     def programs(self, batch: int, channels: int, height: int, width: int) -> int:
         """How many of the d_keys kernel cover keys of this shape."""

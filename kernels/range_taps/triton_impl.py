@@ -214,7 +214,7 @@ def forward(keys: Tensor, temperature: Tensor, logits: Tensor, config: ForwardCo
         _range_taps_forward_kernel[(config.programs(batch, height, width),)](
             keys, temperature, logits, taps, columns, channels, height, width,
             K=k, TAP_ROWS=config.tap_rows, ROWS=config.rows, BLOCK=config.block, ACC=accumulator(keys.dtype),
-            num_warps=config.block // 32,
+            num_warps=config.threads // 32,
         )  # fmt: skip
     return taps
 
@@ -244,6 +244,6 @@ def backward(
         )  # fmt: skip
         _range_taps_d_keys_kernel[(config.programs(*keys.shape),)](
             d_taps, taps, inner, keys, temperature, d_keys, columns, channels, height, width,
-            K=k, CHANNELS=config.channels, BLOCK=config.block, ACC=acc, num_warps=config.block // 32,
+            K=k, CHANNELS=config.channels, BLOCK=config.block, ACC=acc, num_warps=config.threads // 32,
         )  # fmt: skip
     return d_keys, partial.sum(1)

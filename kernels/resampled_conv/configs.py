@@ -28,6 +28,11 @@ class ForwardConfig(NamedTuple):
     chunk: int
     block: int
 
+    @property
+    def threads(self) -> int:
+        """Of a program."""
+        return self.block
+
     def programs(self, batch: int, channels: int, height: int, width: int) -> int:
         """How many cover an output of this shape."""
         columns = count_columns(batch, height, width, self.rows)

@@ -191,6 +191,6 @@ def forward(
             count_columns(batch, height, width, config.rows), channels, height, width, lr_height, lr_width,
             K=k, ROW_TERMS=terms[0], COLUMN_TERMS=terms[1], ROWS=config.rows, DOWN=config.down, ACROSS=config.across,
             CHANNELS=config.channels, CHUNK=config.chunk, BLOCK=config.block, ACC=accumulator(out.dtype),
-            num_warps=config.block // 32,
+            num_warps=config.threads // 32,
         )  # fmt: skip
     return out
