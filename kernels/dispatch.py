@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps")
+OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps", "resampled_conv")
 BACKENDS = ("triton", "cpu", "reference")
 FAST_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

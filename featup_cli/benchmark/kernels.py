@@ -20,7 +20,7 @@ from featup_cli.benchmark.check import check_result
 from featup_cli.benchmark.measure import Call, Timing, copies_for, time_calls, weigh
 from featup_cli.benchmark.memory import MIB, Peak, why_it_does_not_fit
 from featup_cli.benchmark.operations import OPERATIONS, Operation
-from featup_cli.benchmark.settings import Case, Settings
+from featup_cli.benchmark.settings import SCALED, Case, Settings
 from featup_cli.errors import UsageError
 
 Note = Callable[[str], None]
@@ -108,12 +108,15 @@ def resolve_backend(case: Case, asked: str, device: torch.device) -> str:
     """The backend that will run.
 
     Raises:
-        UsageError: the one asked for can't run here; the message says why.
+        UsageError: the one asked for can't run here, or has no gradients; the message says why.
     """
     try:
-        return choose_backend(case.operation, asked, device.type, getattr(torch, case.dtype))
+        chosen = choose_backend(case.operation, asked, device.type, getattr(torch, case.dtype))
     except BackendError as error:
         raise UsageError(f"--backend {asked}: {error}") from None
+    if case.operation == "resampled_conv" and case.backward and chosen != "reference":
+        raise UsageError("--backward: of the backends of resampled_conv only reference has gradients")
+    return chosen
 
 
 def measure_case(
@@ -138,7 +141,7 @@ def measure_case(
         "width": case.width, "channels": case.channels, "window": case.window, "dtype": case.dtype,
         "direction": case.direction, "backend": backend,
     }  # fmt: skip
-    if case.operation == "neighbor_mix":
+    if case.operation in SCALED:
         record["scale"] = case.scale
     sizes = Sizes.of(case)
     reason = why_it_does_not_fit(sizes.needed(case, unfolds=backend == "reference"), device)
@@ -226,7 +229,7 @@ def make_baseline(name: str, case: Case, operation: Operation, inputs: tuple[Ten
         source, taps = inputs
         needed = sizes.needed(case, unfolds=False)
         return Contestant(flex_filter(case, source.device), (source, taps.softmax(1)), needed, True)
-    factor = case.scale if case.operation == "neighbor_mix" else 2
+    factor = case.scale if case.operation in SCALED else 2
     batch, channels, height, width = operation.output_shape(case)
     low = inputs[0].new_ones(batch, channels, -(-height // factor), -(-width // factor))
     return Contestant(

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from featup_kernels import adaptive_conv, neighbor_mix, range_taps
+from featup_kernels import adaptive_conv, neighbor_mix, range_taps, resampled_conv
 from featup_kernels.range_taps.reference import spatial_logits
+from featup_kernels.resampled_conv import Axis
 from torch import Tensor
 
 from featup_cli.benchmark.settings import Case
+from featup_cli.upsamplers.jbu.stage import whole, window_axis
 
 # Values in one float64 buffer of the reference while a result is checked (128 MiB); it has a handful of them.
 CHECKED_VALUES = 2**24
@@ -185,6 +187,30 @@ class NeighborMix(Operation):
         ]
 
 
+class ResampledConv(NeighborMix):
+    """`resampled_conv(source, taps, rows, columns)`: bicubic, with the padding of a stage of JBU."""
+
+    input_names = ("source", "taps")
+
+    def axes(self, case: Case, source: Tensor) -> list[Axis]:
+        """How the windows read the rows and the columns of the source."""
+        size = (case.height, case.width)
+        return [
+            window_axis("bicubic", size, dim, case.window // 2, cells, source)
+            for dim, cells in enumerate(source.shape[2:])
+        ]
+
+    def run(self, case: Case, backend: str, *inputs: Tensor) -> Tensor:
+        source, taps = inputs
+        return resampled_conv(source, taps, *self.axes(case, source), backend=backend)
+
+    def loop(self, case: Case, *inputs: Tensor) -> Tensor:
+        source, taps = inputs
+        size = (case.height, case.width)
+        fine = F.interpolate(source, size=size, mode="bicubic", align_corners=False)
+        return tap_loop(whole(size, case.window // 2).pad(fine), taps)
+
+
 class RangeTaps(Operation):
     """`range_taps(keys, radius, temperature, spatial)`; the channels are those of the keys."""
 
@@ -236,4 +262,5 @@ class RangeTaps(Operation):
 
 OPERATIONS: dict[str, Operation] = {
     "adaptive_conv": AdaptiveConv(), "neighbor_mix": NeighborMix(), "range_taps": RangeTaps(),
+    "resampled_conv": ResampledConv(),
 }  # fmt: skip

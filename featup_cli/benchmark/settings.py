@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from featup_cli.errors import UsageError
 
-OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps")
+OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps", "resampled_conv")
+SCALED = ("neighbor_mix", "resampled_conv")  # those whose source has another size than the output
 SUITES = ("table6", "upsamplers", "pipeline")
 BACKENDS = ("auto", "triton", "cpu", "reference")
 BASELINES = ("reference", "loop", "compile", "bilinear")
@@ -25,7 +26,7 @@ class Case:
         batch, height, width, channels: of the output; for `range_taps`, `channels` is the size of the keys.
         window: side k of the window, odd.
         operation: one of `OPERATIONS`.
-        scale: output pixels per low-resolution pixel, for `neighbor_mix`.
+        scale: output pixels per low-resolution pixel, for those of `SCALED`.
         dtype: float32, float16 or bfloat16.
         backward: time the gradients instead of the forward pass.
     """
@@ -41,7 +42,7 @@ class Case:
     backward: bool = False
 
     def __post_init__(self) -> None:
-        if self.operation == "neighbor_mix" and (self.height % self.scale or self.width % self.scale):
+        if self.operation in SCALED and (self.height % self.scale or self.width % self.scale):
             raise UsageError(
                 f"--scale {self.scale}: {self.height}x{self.width} is no multiple; give another --scale or --shape"
             )

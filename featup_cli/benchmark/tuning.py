@@ -24,9 +24,8 @@ from featup_cli.benchmark.check import TOLERANCES, WrongResultError, relative_er
 from featup_cli.benchmark.kernels import first_line
 from featup_cli.benchmark.measure import copies_for, time_calls
 from featup_cli.benchmark.memory import MIB
-from featup_cli.benchmark.operations import OPERATIONS
+from featup_cli.benchmark.operations import OPERATIONS, ResampledConv
 from featup_cli.benchmark.settings import Case
-from featup_cli.upsamplers.jbu.stage import window_axis
 
 Generator = torch.Generator
 
@@ -81,14 +80,8 @@ def _range_taps_backward_arguments(case: Case, generator: Generator) -> tuple[An
 
 
 def _resampled_arguments(case: Case, generator: Generator) -> tuple[Any, ...]:
-    dtype, device = getattr(torch, case.dtype), generator.device
-    source = torch.randn(case.batch, case.channels, *_low(case), dtype=dtype, device=device, generator=generator)
-    taps = torch.randn(
-        case.batch, case.window**2, case.height, case.width, dtype=dtype, device=device, generator=generator
-    ).div_(case.window)
-    size, radius = (case.height, case.width), case.window // 2
-    axes = (window_axis("bicubic", size, dim, radius, _low(case)[dim], dtype, device) for dim in (0, 1))
-    return source, taps, *(tensor for axis in axes for tensor in axis)
+    source, taps = _inputs(case, generator)
+    return source, taps, *(tensor for axis in ResampledConv().axes(case, source) for tensor in axis)
 
 
 def _resampled_default(case: Case) -> Any:

@@ -67,7 +67,7 @@ def bench(
             min=1,
             rich_help_panel=INPUT,
             show_default=False,
-            help="neighbor_mix: output pixels per low-resolution pixel. (default: 16)",
+            help="neighbor_mix, resampled_conv: output pixels per low-resolution pixel. (default: 16)",
         ),
     ] = None,
     dtype: Annotated[options.DType, typer.Option("--dtype", rich_help_panel=INPUT, help="Number format.")] = (
@@ -136,8 +136,8 @@ def parse_case(shape: str | None, suite: Suite | None, given: dict[str, Any], dt
                 raise UsageError(f"{name} goes with --shape: a suite has cases of its own")
         return None
     operation = given["--op"].value if given["--op"] is not None else benchmark.OPERATIONS[0]
-    if given["--scale"] is not None and operation != "neighbor_mix":
-        raise UsageError(f"--scale goes with --op neighbor_mix, not {operation}")
+    if given["--scale"] is not None and operation not in benchmark.SCALED:
+        raise UsageError(f"--scale goes with --op {' or '.join(benchmark.SCALED)}, not {operation}")
     return benchmark.Case(
         *benchmark.parse_shape(shape), operation, given["--scale"] or benchmark.DEFAULT_SCALE, dtype,
         bool(given["--backward"]),

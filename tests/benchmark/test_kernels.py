@@ -12,7 +12,7 @@ from featup_kernels import adaptive_conv
 from featup_cli.benchmark import check, kernels, operations
 from featup_cli.benchmark.attention import flex_filter, window_blocks
 from featup_cli.benchmark.check import WrongResultError, check_result
-from featup_cli.benchmark.kernels import Sizes, make_baseline, measure_case
+from featup_cli.benchmark.kernels import Sizes, make_baseline, measure_case, resolve_backend
 from featup_cli.benchmark.operations import OPERATIONS
 from featup_cli.benchmark.settings import Case, Settings
 from featup_cli.errors import UsageError
@@ -22,6 +22,7 @@ CASES = [
     Case(2, 8, 6, 3, 3),
     Case(2, 8, 12, 3, 3, "neighbor_mix", 4),
     Case(2, 8, 6, 3, 3, "range_taps"),
+    Case(2, 8, 12, 3, 3, "resampled_conv", 4),
 ]
 QUICK = Settings(backend="reference", repeat=2, budget_s=0.05, baselines=("loop", "bilinear"))
 
@@ -247,3 +248,11 @@ def test_extra_baselines_run_when_they_are_named(backward: bool) -> None:
     assert row["baselines"]["torchscript"]["time_ms"] > 0
     flex = row["baselines"]["flex"]
     assert flex == {"skipped": "UsageError: FlexAttention is measured forward only"} if backward else flex["ratio"] > 0
+
+
+def test_gradients_of_resampled_conv_are_those_of_the_reference_alone() -> None:
+    case = replace(CASES[-1], backward=True)
+    assert resolve_backend(case, "reference", CPU) == "reference"
+    assert resolve_backend(CASES[-1], "cpu", CPU) == "cpu"
+    with pytest.raises(UsageError, match="only reference has gradients"):
+        resolve_backend(case, "cpu", CPU)

@@ -118,7 +118,7 @@ def test_resampled_conv_matches_reference_in_every_dtype(dtype: torch.dtype, dev
 def test_resampled_conv_is_resizing_padding_and_filtering(device: str) -> None:
     source, taps = torch.randn(1, 2, 5, 8, device=device), torch.rand(1, 49, 10, 16, device=device)
     fine = F.pad(F.interpolate(source, size=(10, 16), mode="bicubic"), (3,) * 4, mode="reflect")
-    axes = [window_axis("bicubic", (10, 16), dim, 3, (5, 8)[dim], source.dtype, source.device) for dim in (0, 1)]
+    axes = [window_axis("bicubic", (10, 16), dim, 3, (5, 8)[dim], source) for dim in (0, 1)]
     out = resampled_conv(source, taps, *axes, backend="triton")
     assert_close(out, adaptive_conv(fine.double(), taps.double(), backend="reference").cpu(), torch.float32, "out")
 

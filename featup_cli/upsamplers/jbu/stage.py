@@ -199,7 +199,7 @@ def filter_stage(source: Tensor, taps: Tensor, resize: str) -> Tensor:
     band = whole((taps.shape[2], taps.shape[3]), math.isqrt(taps.shape[1]) // 2)
     taps = taps.to(source.dtype)
     if resampled_conv_runs_fused(source, taps):
-        rows = _axis(resize, band.size, 0, band.radius, source.shape[2], source)
+        rows = window_axis(resize, band.size, 0, band.radius, source.shape[2], source)
         return resampled_conv(source, taps, rows, _columns(source, resize, band))
     mode = "nearest-exact" if resize == "nearest" else resize
     corners = None if resize == "nearest" else False
@@ -225,24 +225,26 @@ def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: Row
 
 
 def _columns(source: Tensor, resize: str, band: Band) -> Axis:
-    return _axis(resize, band.size, 1, band.radius, source.shape[3], source)
+    return window_axis(resize, band.size, 1, band.radius, source.shape[3], source)
 
 
-def _axis(resize: str, size: Size, dim: int, radius: int, cells: int, like: Tensor) -> Axis:
-    """`window_axis` in the dtype and on the device of `like`."""
+def window_axis(resize: str, size: Size, dim: int, radius: int, cells: int, like: Tensor) -> Axis:
+    """How padded windows of a whole grid of `size` read a source of `cells` that is resized, along dimension `dim`.
+
+    `like` gives dtype and device.
+    """
     # A compiler's tensors must not be kept.
-    make = window_axis if torch.compiler.is_compiling() else _kept_axis
+    make = _make_axis if torch.compiler.is_compiling() else _kept_axis
     return make(resize, size, dim, radius, cells, like.dtype, like.device)
 
 
-def window_axis(
+def _make_axis(
     resize: str, size: Size, dim: int, radius: int, cells: int, dtype: torch.dtype, device: torch.device
 ) -> Axis:
-    """How padded windows of a whole grid of `size` read `cells` of a source that is resized, along dimension `dim`."""
     taps = interpolating_rows(resize, size[dim], cells, torch.empty(0, dtype=dtype, device=device))
     seen = whole(size, radius).padded()[dim].to(device)
     return Axis(taps.cells[seen], taps.weights[seen])
 
 
 # Thirty small kernels: on a GPU they would take longer than the filter of a small grid.
-_kept_axis = lru_cache(maxsize=64)(window_axis)
+_kept_axis = lru_cache(maxsize=64)(_make_axis)
