@@ -6,6 +6,7 @@ can run; the environment variable FEATUP_KERNELS names another default. A backen
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 
 OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps", "resampled_conv")
 BACKENDS = ("triton", "cpu", "reference")
+OLDEST_TRITON = (3, 3)  # the first whose compiler knows tuples, of which the kernels are made
 FAST_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -36,6 +38,16 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+@cache
+def _triton_version() -> tuple[int, ...]:
+    """(major, minor); that of the oldest which will do where it goes by another package's name."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return OLDEST_TRITON
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
 def interpreting() -> bool:
     """Whether Triton runs its kernels in the interpreter, on the CPU (TRITON_INTERPRET=1): for tests, very slow."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -55,6 +67,9 @@ def why_not(backend: str, device: str, dtype: torch.dtype) -> str | None:
         return "Triton is not installed (it comes with PyTorch for GPUs on Linux)"
     if device == "cpu" and not interpreting():
         return "its kernels run on a GPU and the tensors are on cpu (TRITON_INTERPRET=1 interprets them, for tests)"
+    if not interpreting() and _triton_version() < OLDEST_TRITON:
+        found, oldest = (".".join(map(str, version)) for version in (_triton_version(), OLDEST_TRITON))
+        return f"its kernels need Triton {oldest}, which comes with PyTorch 2.7, and Triton {found} is installed"
     if device not in ("cpu", "cuda", "xpu"):
         return f"Triton does not reach {device}"
     return None

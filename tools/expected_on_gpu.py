@@ -175,8 +175,7 @@ def registers(code: tuple[str, str, tuple[tuple[str, Any], ...]], threads: int) 
         return ("*i64" if "cells" in argument else "*fp32") if argument.endswith("_ptr") else "i32"
 
     signature = {argument: kind(argument) for argument in kernel.arg_names}
-    values = {(kernel.arg_names.index(argument),): value for argument, value in known.items()}
-    source = ASTSource(kernel, signature, values)
+    source = ASTSource(kernel, signature, known)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": threads // 32})
     tool = next((Path(triton.__file__).parent / "backends" / "nvidia").rglob("cuobjdump"))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

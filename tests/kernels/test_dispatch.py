@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from featup_kernels import BackendError, adaptive_conv, backends, neighbor_mix, range_taps
+from featup_kernels import BackendError, adaptive_conv, backends, dispatch, neighbor_mix, range_taps
 from featup_kernels.dispatch import choose_backend
 
 
@@ -46,6 +46,22 @@ def test_auto_takes_the_first_that_can_run() -> None:
     assert choose_backend("adaptive_conv", "auto", "cpu", torch.float32) == "cpu"
     assert choose_backend("adaptive_conv", "auto", "mps", torch.float32) == "reference"
     assert choose_backend("adaptive_conv", "auto", "cpu", torch.float8_e4m3fn) == "reference"
+
+
+@pytest.mark.parametrize(("version", "chosen"), [((3, 2), "reference"), ((3, 3), "triton"), ((4, 0), "triton")])
+def test_a_triton_whose_compiler_knows_no_tuples_is_not_taken(
+    version: tuple[int, int], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_triton_version", lambda: version)
+    assert choose_backend("adaptive_conv", "auto", "cuda", torch.float32) == chosen
+    if version < (3, 3):
+        with pytest.raises(BackendError, match=r"need Triton 3\.3.*and Triton 3\.2 is installed"):
+            choose_backend("adaptive_conv", "triton", "cuda", torch.float32)
+
+
+def test_the_version_of_triton_is_the_installed_one() -> None:
+    triton = pytest.importorskip("triton")
+    assert dispatch._triton_version() == tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 
 def test_auto_does_not_take_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
