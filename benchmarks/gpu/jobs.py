@@ -14,11 +14,12 @@ from torch import Tensor
 
 from benchmarks.common import make_pictures
 from benchmarks.gpu.session import Session
-from featup_cli.backbones import BackboneConfig
+from featup_cli.backbones import BackboneConfig, load_backbone
 from featup_cli.benchmark import upsamplers as suite
+from featup_cli.benchmark.fit_stages import time_fit_stages
 from featup_cli.benchmark.measure import time_and_weigh
 from featup_cli.benchmark.settings import Settings
-from featup_cli.config import PRESETS
+from featup_cli.config import PRESETS, ImplicitConfig
 from featup_cli.errors import FeatUpError
 from featup_cli.pipeline import Pipeline, Upsampling
 from featup_cli.training.config import TrainConfig
@@ -64,44 +65,31 @@ def upsamplers(session: Session) -> None:
 
 
 def implicit(session: Session) -> None:
-    """One picture with `tiny`: seconds of the whole, the second time, when everything is loaded."""
+    """One picture with `tiny`, by stage; the first call loads what libraries need, the next ones are as in use."""
+    backbone = load_backbone(BackboneConfig("tiny"), session.device)
     with tempfile.TemporaryDirectory() as folder:
         picture = make_pictures(Path(folder, "in"), 1) / "00000.jpg"
-        for preset in ("default", "paper"):
-            config = replace(PRESETS[preset], max_steps=5, views=4) if session.dry else PRESETS[preset]
-            for side in (32,) if session.dry else (224, 448):
-                settings = Upsampling(method="implicit", implicit=config, resize=side, device=str(session.device))
-                pipeline = Pipeline(settings)
-                for attempt in ("first", "warm"):
-                    stages = Stages()
-                    start = time.perf_counter()
-                    result = pipeline.run(picture, stages)
-                    seconds = time.perf_counter() - start
-                    session.row(
-                        preset=preset, side=side, attempt=attempt, seconds=seconds, stages=stages.seconds(),
-                        scores=result.scores, steps=stages.steps,
-                        peak_bytes=torch.cuda.max_memory_allocated() if session.device.type == "cuda" else None,
-                    )  # fmt: skip
-                    if preset == "paper":
-                        break  # long enough not to be about the first call
+        for side in (32,) if session.dry else (224, 448):
+            for name, config in _fits(session.dry):
+                if session.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                timed = time_fit_stages(picture, backbone, config, resize=side)
+                session.row(
+                    preset=name, side=side, seconds=sum(timed["seconds"].values()), stages=timed["seconds"],
+                    scores=timed["scores"], facts=timed["facts"],
+                    peak_bytes=torch.cuda.max_memory_allocated() if session.device.type == "cuda" else None,
+                )  # fmt: skip
 
 
-class Stages:
-    """Times the stages that a progress callback names."""
-
-    def __init__(self) -> None:
-        self.begun: list[tuple[str, float]] = [("start", time.perf_counter())]
-        self.steps = 0
-
-    def __call__(self, stage: str, done: int, total: int, score: str) -> None:
-        if self.begun[-1][0] != stage:
-            self.begun.append((stage, time.perf_counter()))
-        self.steps = done if stage == "fit" else self.steps
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds from the first call of each stage to that of the next, or until now."""
-        ends = [begin for _, begin in self.begun[1:]] + [time.perf_counter()]
-        return {stage: end - begin for (stage, begin), end in zip(self.begun, ends, strict=True)}
+def _fits(dry: bool) -> list[tuple[str, ImplicitConfig]]:
+    default, paper = PRESETS["default"], PRESETS["paper"]
+    fits = [
+        ("first call", default), ("default", default), ("default, no graph", replace(default, cuda_graph=False)),
+        ("default, tf32", replace(default, precision="tf32")), ("paper", paper),
+    ]  # fmt: skip
+    if not dry:
+        return fits
+    return [(name, replace(config, max_steps=3, views=3)) for name, config in (fits[1], fits[-1])]
 
 
 @torch.no_grad()
@@ -133,18 +121,19 @@ def _difference(found: Tensor, exact: Tensor) -> dict[str, Any]:
 
 
 def _vit(session: Session, name: str) -> Iterator[dict[str, Any]]:
-    """Features of a smooth picture under autocast, against float32; weights are random."""
-    from featup_cli.backbones import load_backbone
-
-    backbone = load_backbone(BackboneConfig(name, random_weights=True), session.device)
+    """Features of a smooth picture in each format, against float32; weights are random. Last what `auto` takes."""
     side = 64 if session.dry else 224
-    coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)).to(session.device)
-    images = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
-    exact = backbone.network(images)
-    for dtype in (torch.float16, torch.bfloat16):
-        with torch.autocast(session.device.type, dtype):
-            found = backbone.network(images)
-        yield {"dtype": str(dtype).removeprefix("torch."), **_difference(found, exact)}
+    coarse = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1).to(session.device)
+    exact = load_backbone(BackboneConfig(name, random_weights=True, precision="float32"), session.device)(images)
+    for precision in ("float16", "bfloat16"):
+        backbone = load_backbone(BackboneConfig(name, random_weights=True, precision=precision), session.device)
+        try:
+            yield {"dtype": precision, **_difference(backbone(images), exact)}
+        except FeatUpError as error:  # what is not finite is refused
+            yield {"dtype": precision, "finite": False, "error": str(error)}
+    backbone = load_backbone(BackboneConfig(name, random_weights=True), session.device)
+    yield {"dtype": "auto", **_difference(backbone(images), exact), "choice": backbone.describe()["precision_choice"]}
 
 
 def memory(session: Session) -> None:

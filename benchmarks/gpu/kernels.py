@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,13 +16,31 @@ from featup_cli.benchmark.measure import cache_bytes, copy_bandwidths
 from featup_cli.benchmark.run import device_name
 from featup_cli.benchmark.settings import Case, Settings, parse_shape
 from featup_cli.benchmark.table6 import ROWS, Row
+from featup_cli.benchmark.tuning import tune
 from featup_cli.environment import versions
 from featup_cli.errors import FeatUpError
 
 ROOT = Path(__file__).parents[2]
 DRY_ROWS = (Row("1x3x4x2x3", ROWS[0].featup, ROWS[0].unfold), Row("2x2x5x1x5", ROWS[1].featup, ROWS[1].unfold))
+# A stage of JBU is a doubling: its guidance has 20 keys, and the features are those of a ViT.
+TUNED = (
+    *(
+        (f"adaptive_conv.{function}", Case(*parse_shape(row.shape)))
+        for row in ROWS[1:] for function in ("forward", "d_source", "d_taps")
+    ),
+    ("resampled_conv.forward", Case(1, 224, 224, 384, 7, "resampled_conv", 2)),
+    ("range_taps.forward", Case(1, 224, 224, 32, 7, "range_taps")),
+    ("range_taps.backward", Case(1, 224, 224, 32, 7, "range_taps")),
+    *((f"neighbor_mix.{f}", Case(1, 224, 224, 384, 3, "neighbor_mix", 16)) for f in ("forward", "d_source", "d_taps")),
+)  # fmt: skip
+DRY_TUNED = (("range_taps.forward", Case(1, 3, 4, 2, 3, "range_taps")),)
 BACKEND = "triton"  # interpreted in a dry run
-TEST_FILES = ("triton_kernels.py", "test_operations.py", "test_resampled_conv.py", "test_adaptive_conv.py")
+# Files that run side by side; those of the kernels take the device as an option, the others find it.
+TEST_FILES = (
+    ("kernels/triton_kernels.py",), ("kernels/test_operations.py",),
+    ("kernels/triton_configs.py", "kernels/test_resampled_conv.py", "kernels/test_adaptive_conv.py"),
+    ("multiview/test_capture.py", "upsamplers/test_implicit_device.py", "backbones/test_precision.py"),
+)  # fmt: skip
 
 
 def describe(session: Session) -> None:
@@ -68,28 +85,33 @@ def _measure_rows(session: Session, baselines: tuple[str, ...]) -> None:
 
 
 def tests(session: Session) -> None:
-    """Tests of the kernels on the device: files side by side, as nothing is timed."""
-    options = ["-m", "pytest", "-q", "-x", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
-    files = [f"tests/kernels/{name}" for name in TEST_FILES]
-    chosen = ["-k", "in_every_dtype or addresses"] if session.dry else []
+    """Tests of what runs on the device: groups of files side by side, as nothing is timed."""
+    groups = TEST_FILES[:1] if session.dry else TEST_FILES
     with tempfile.TemporaryDirectory() as folder:
-        logs = [Path(folder, Path(name).name) for name in files]
         running = []
-        for name, log in zip(files[:1] if session.dry else files, logs, strict=False):
-            command = [sys.executable, *options, name, "--device", session.device.type, *chosen]
-            environment = os.environ | ({} if session.dry else {"TRITON_INTERPRET": "0"})
+        for index, names in enumerate(groups):
+            log = Path(folder, f"{index}.txt")
             with log.open("wb") as stream:
-                running.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream))
+                process = subprocess.Popen(_pytest(session, names), cwd=ROOT, stdout=stream, stderr=stream)
+            running.append((" ".join(names), log, process))
         failed = []
-        for name, log, process in zip(files, logs, running, strict=False):
+        for name, log, process in running:
             status = process.wait()
             text = log.read_text(errors="replace")
             print(text)
-            summary = text.strip().splitlines()[-1] if text.strip() else ""
+            summary = (text.strip().splitlines() or [""])[-1]
             session.row(file=name, exit_status=status, summary=summary, output=text[-6000:] if status else "")
             failed += [name] if status else []
     if failed:
         raise SystemExit(f"tests failed: {', '.join(failed)}")
+
+
+def _pytest(session: Session, names: tuple[str, ...]) -> list[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
+    command += [f"tests/{name}" for name in names]
+    if names[0].startswith("kernels"):
+        command += ["--device", session.device.type]
+    return command + (["-k", "in_every_dtype or addresses"] if session.dry else [])
 
 
 def profile(session: Session) -> None:
@@ -130,9 +152,7 @@ def _call(case: Case, session: Session) -> Any:
 
 def tuning(session: Session) -> None:
     """Every candidate configuration of each kernel, beside the chosen one."""
-    from featup_kernels.tuning import measure_candidates
-
-    shapes = ["1x3x4x2x3"] if session.dry else [row.shape for row in ROWS]
-    for shape in shapes:
-        for row in measure_candidates("adaptive_conv", parse_shape(shape), torch.float32, session.device):
-            session.row(shape=shape, **row)
+    repeat, budget_s = (1, 0.1) if session.dry else (10, 0.2)
+    for name, case in DRY_TUNED if session.dry else TUNED:
+        for row in tune(name, case, session.device, repeat=repeat, budget_s=budget_s):
+            session.row(**row)

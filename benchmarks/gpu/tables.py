@@ -65,8 +65,10 @@ def _implicit(results: Results) -> Iterator[str]:
     rows = []
     for row in results.of("implicit"):
         stages = ", ".join(f"{name} {number(seconds, 2)}" for name, seconds in row["stages"].items())
-        rows.append((row["preset"], str(row["side"]), row["attempt"], number(row["seconds"]), stages))
-    yield table(("preset", "px", "call", "s", "stages, s"), rows)
+        explained = number(100 * row["scores"]["explained_variance"])
+        captured = "yes" if row["facts"].get("captured") else "no"
+        rows.append((row["preset"], str(row["side"]), number(row["seconds"]), captured, explained, stages))
+    yield table(("settings", "px", "s", "graph", "explained, %", "stages, s"), rows)
 
 
 def _precision(results: Results) -> Iterator[str]:
