@@ -24,6 +24,9 @@ from featup_cli.errors import FeatUpError
 from featup_cli.pipeline import Pipeline, Upsampling
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.run import Training, train
+from featup_cli.upsamplers.base import Upsampler
+from featup_cli.upsamplers.pretrained import PretrainedUpsampler
+from featup_cli.upsamplers.weights import build_upsampler
 from featup_cli.writing import Output
 
 SIZES = ((384, 14, 16, "float32"), (384, 28, 16, "float32"), (1024, 64, 16, "float16"))  # channels, grid, factor
@@ -97,11 +100,7 @@ def precision(session: Session) -> None:
     """Results in half types against float32 on the same, rounded, inputs; then a ViT."""
     channels, grid, factor = (8, 4, 4) if session.dry else (384, 14, 16)
     for method in suite.feed_forward_methods():
-        try:
-            upsampler = suite.build(method, session.device)
-        except FeatUpError as error:
-            session.row(method=method, skipped=str(error))
-            continue
+        upsampler = _build(method, channels, session.device)
         for dtype in ("float16", "bfloat16"):
             image, lr_feats = _inputs(session, channels, grid, factor, dtype)
             size = (grid * factor, grid * factor)
@@ -110,6 +109,15 @@ def precision(session: Session) -> None:
     for name in ("vit_tiny_patch16_224",) if session.dry else ("vit_small_patch16_224", "vit_small_patch16_dinov3"):
         for row in _vit(session, name):
             session.row(backbone=name, **row)
+
+
+def _build(method: str, channels: int, device: torch.device) -> Upsampler:
+    """The method, with untrained weights where none are packaged."""
+    try:
+        return suite.build(method, device)
+    except FeatUpError:
+        module = build_upsampler(method, {"channels": channels}).eval().to(device)
+        return PretrainedUpsampler(module, {"config": {"channels": channels}}, [])
 
 
 def _difference(found: Tensor, exact: Tensor) -> dict[str, Any]:
