@@ -15,11 +15,11 @@ from tests.versions import newer_than_tested
 # Tests must pass on a machine with no model hub in reach, and must not wait for one.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# Workers share the cores; so do the processes that tests start.
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-_THREADS = max(1, (os.cpu_count() or 1) // _WORKERS)
-os.environ.setdefault("OMP_NUM_THREADS", str(_THREADS))
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+# Workers share the cores; so do the processes that tests start. Threads that wait for a core spin, and cost tenfold.
+if _workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    _threads = max(1, (os.cpu_count() or 1) // int(_workers))
+    os.environ["OMP_NUM_THREADS"] = str(_threads)
+    torch.set_num_threads(_threads)
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
