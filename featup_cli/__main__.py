@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 
@@ -19,6 +20,17 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as ended:
+        if os.environ.get("WORLD_SIZE", "1") != "1" and isinstance(ended.code, int):
+            _leave(ended.code)
+        raise
+
+
+def _leave(status: int) -> None:
+    """End a process of `torchrun` at once: Gloo's threads now and then abort one that ends as usual, work done."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
