@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from featup_cli.environment import describe_device, versions
+from featup_cli.core.describe import describe_device, versions
 
 SIDE = 224
 

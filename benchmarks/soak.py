@@ -12,7 +12,7 @@ import torch
 from common import SIDE, make_pictures, write_record
 
 from featup_cli import Upsampling, upsample_many
-from featup_cli.memory import held_bytes
+from featup_cli.core.memory import held_bytes
 
 WARM_UP = 50  # pictures after which everything is loaded and every buffer has its size
 EVERY = 50

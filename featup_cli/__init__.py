@@ -14,52 +14,51 @@ from typing import TYPE_CHECKING, Any
 from featup_cli._version import __version__
 
 if TYPE_CHECKING:
-    from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
-    from featup_cli.batch.run import upsample_many
-    from featup_cli.config import ImplicitConfig
-    from featup_cli.export import export_features
-    from featup_cli.io.mapped import MappedFeatures, open_features
-    from featup_cli.io.tensors import FeatureFile, load_features
-    from featup_cli.pipeline import Output, Upsampling, upsample
-    from featup_cli.rendering import render
-    from featup_cli.result import Result
-    from featup_cli.training.config import TrainConfig
-    from featup_cli.training.run import Training, train
-    from featup_cli.upsamplers.base import make_upsampler
-    from featup_cli.upsamplers.weights import load_upsampler, save_upsampler
-    from featup_cli.visualization import visualize
+    from featup_cli.backbones.api import Backbone as Backbone
+    from featup_cli.backbones.config import BackboneConfig as BackboneConfig
+    from featup_cli.backbones.registry import load_backbone as load_backbone
+    from featup_cli.batch.run import upsample_many as upsample_many
+    from featup_cli.engine.pipeline import Output as Output
+    from featup_cli.engine.pipeline import Upsampling as Upsampling
+    from featup_cli.engine.pipeline import upsample as upsample
+    from featup_cli.engine.render import render as render
+    from featup_cli.engine.result import Result as Result
+    from featup_cli.export import export_features as export_features
+    from featup_cli.io.mapped import MappedFeatures as MappedFeatures
+    from featup_cli.io.mapped import open_features as open_features
+    from featup_cli.io.tensors import FeatureFile as FeatureFile
+    from featup_cli.io.tensors import load_features as load_features
+    from featup_cli.pictures.visualize import visualize as visualize
+    from featup_cli.training.config import TrainConfig as TrainConfig
+    from featup_cli.training.run import Training as Training
+    from featup_cli.training.run import train as train
+    from featup_cli.upsamplers.implicit.config import ImplicitConfig as ImplicitConfig
+    from featup_cli.upsamplers.registry import METHODS as METHODS
+    from featup_cli.upsamplers.registry import make_upsampler as make_upsampler
+    from featup_cli.upsamplers.weights.file import load_upsampler as load_upsampler
+    from featup_cli.upsamplers.weights.file import save_upsampler as save_upsampler
 
-_HOMES = {
-    "Backbone": "featup_cli.backbones",
-    "BackboneConfig": "featup_cli.backbones",
-    "FeatureFile": "featup_cli.io.tensors",
-    "ImplicitConfig": "featup_cli.config",
-    "MappedFeatures": "featup_cli.io.mapped",
-    "Output": "featup_cli.pipeline",
-    "Result": "featup_cli.result",
-    "TrainConfig": "featup_cli.training.config",
-    "Training": "featup_cli.training.run",
-    "Upsampling": "featup_cli.pipeline",
-    "export_features": "featup_cli.export",
-    "load_backbone": "featup_cli.backbones",
-    "load_features": "featup_cli.io.tensors",
-    "load_upsampler": "featup_cli.upsamplers.weights",
-    "make_upsampler": "featup_cli.upsamplers.base",
-    "open_features": "featup_cli.io.mapped",
-    "render": "featup_cli.rendering",
-    "save_upsampler": "featup_cli.upsamplers.weights",
-    "train": "featup_cli.training.run",
-    "upsample": "featup_cli.pipeline",
-    "upsample_many": "featup_cli.batch.run",
-    "visualize": "featup_cli.visualization",
+_NAMES = {
+    "featup_cli.backbones.api": "Backbone",
+    "featup_cli.backbones.config": "BackboneConfig",
+    "featup_cli.backbones.registry": "load_backbone",
+    "featup_cli.batch.run": "upsample_many",
+    "featup_cli.engine.pipeline": "Output Upsampling upsample",
+    "featup_cli.engine.render": "render",
+    "featup_cli.engine.result": "Result",
+    "featup_cli.export": "export_features",
+    "featup_cli.io.mapped": "MappedFeatures open_features",
+    "featup_cli.io.tensors": "FeatureFile load_features",
+    "featup_cli.pictures.visualize": "visualize",
+    "featup_cli.training.config": "TrainConfig",
+    "featup_cli.training.run": "Training train",
+    "featup_cli.upsamplers.implicit.config": "ImplicitConfig",
+    "featup_cli.upsamplers.registry": "METHODS make_upsampler",
+    "featup_cli.upsamplers.weights.file": "load_upsampler save_upsampler",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "Backbone", "BackboneConfig", "FeatureFile", "ImplicitConfig", "MappedFeatures", "Output", "Result",
-    "TrainConfig", "Training", "Upsampling", "__version__", "export_features", "load_backbone", "load_features",
-    "load_upsampler", "make_upsampler", "open_features", "render", "save_upsampler", "train", "upsample",
-    "upsample_many", "visualize",
-]  # fmt: skip
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -68,3 +67,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'featup_cli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

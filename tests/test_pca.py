@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from featup_cli.errors import InputError, ShapeError
-from featup_cli.pca import fit_pca
+from featup_cli.core.errors import InputError, ShapeError
+from featup_cli.ops.pca import fit_pca
 
 
 def correlated(count: int, channels: int, rank: int = 8, noise: float = 0.01, seed: int = 0) -> Tensor:
@@ -95,7 +95,7 @@ def test_project_and_reconstruct_maps_and_tokens():
 def test_blocks_change_nothing(monkeypatch):
     tokens = correlated(100, 12)
     whole = fit_pca(tokens, 3)
-    monkeypatch.setattr("featup_cli.pca.BLOCK", 7)
+    monkeypatch.setattr("featup_cli.ops.pca.BLOCK", 7)
     parts = fit_pca(tokens, 3)
     torch.testing.assert_close(parts.basis, whole.basis, atol=1e-4, rtol=0)
     torch.testing.assert_close(parts.project(tokens), whole.project(tokens), atol=1e-4, rtol=0)

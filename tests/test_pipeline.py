@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import featup_cli as featup
-from featup_cli.errors import InputError, UsageError
+from featup_cli.core.errors import InputError, UsageError
 
 FAST = featup.ImplicitConfig(views=6, heldout_views=2, max_steps=4, tokens=32, hidden=16)
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from featup_cli.errors import UsageError
-from featup_cli.shapes import network_size, parse_size, resolve_network_size, resolve_output_size
+from featup_cli.core.errors import UsageError
+from featup_cli.core.shapes import network_size, parse_size, resolve_network_size, resolve_output_size
 
 
 @pytest.mark.parametrize("image", [(480, 640), (640, 480), (333, 1000), (1, 1), (225, 224), (37, 41)])

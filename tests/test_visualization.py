@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from featup_cli.errors import InputError, UsageError
+from featup_cli.core.errors import InputError, UsageError
 from featup_cli.io.tensors import FeatureFile, load_features, save_features
-from featup_cli.visualization import feature_picture, parse_components, parse_show, render_pictures, visualize
+from featup_cli.pictures.visualize import feature_picture, parse_components, parse_show, render_pictures, visualize
 
 
 def maps(seed: int = 0, channels: int = 8, shift: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -233,7 +233,7 @@ def test_many_files_are_read_one_at_a_time(tmp_path, monkeypatch):
         reads.append(path)
         return load_features(path)
 
-    monkeypatch.setattr("featup_cli.visualization.load_features", counted)
+    monkeypatch.setattr("featup_cli.pictures.visualize.load_features", counted)
     visualize(paths)
     assert reads == paths * 2
     reads.clear()

@@ -14,20 +14,21 @@ from torch import Tensor
 
 from benchmarks.common import make_pictures
 from benchmarks.gpu.session import Session
-from featup_cli.backbones import BackboneConfig, load_backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
 from featup_cli.benchmark import upsamplers as suite
 from featup_cli.benchmark.fit_stages import time_fit_stages
 from featup_cli.benchmark.measure import time_and_weigh
 from featup_cli.benchmark.settings import Settings
-from featup_cli.config import PRESETS, ImplicitConfig
-from featup_cli.errors import FeatUpError
-from featup_cli.pipeline import Pipeline, Upsampling
+from featup_cli.core.errors import FeatUpError
+from featup_cli.engine.pipeline import Pipeline, Upsampling
+from featup_cli.engine.write import Output
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.run import Training, train
-from featup_cli.upsamplers.base import Upsampler
-from featup_cli.upsamplers.pretrained import PretrainedUpsampler
-from featup_cli.upsamplers.weights import build_upsampler
-from featup_cli.writing import Output
+from featup_cli.upsamplers.api import Upsampler
+from featup_cli.upsamplers.attached import PretrainedUpsampler
+from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig
+from featup_cli.upsamplers.weights.file import build_upsampler
 
 SIZES = ((384, 14, 16, "float32"), (384, 28, 16, "float32"), (1024, 64, 16, "float16"))  # channels, grid, factor
 DRY_SIZES = ((8, 4, 4, "float32"),)

@@ -17,8 +17,8 @@ from featup_cli.benchmark.run import device_name
 from featup_cli.benchmark.settings import Case, Settings, parse_shape
 from featup_cli.benchmark.table6 import ROWS, Row
 from featup_cli.benchmark.tuning import tune
-from featup_cli.environment import versions
-from featup_cli.errors import FeatUpError
+from featup_cli.core.describe import versions
+from featup_cli.core.errors import FeatUpError
 
 ROOT = Path(__file__).parents[2]
 DRY_ROWS = (Row("1x2x3x2x3", ROWS[0].featup, ROWS[0].unfold),)

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.config import PRECISIONS
-from featup_cli.errors import PrecisionError, UsageError
+from featup_cli.backbones.config import PRECISIONS
+from featup_cli.core.errors import PrecisionError, UsageError
 
 Network = Callable[[Tensor], Tensor]
 

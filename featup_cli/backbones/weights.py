@@ -19,7 +19,7 @@ from huggingface_hub import get_session
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from featup_cli.errors import InputError, WeightsError
+from featup_cli.core.errors import InputError, WeightsError
 from featup_cli.io.files import check_readable
 
 # Where training codes keep the state dict in a checkpoint; averaged weights come first.

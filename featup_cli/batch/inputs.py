@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from featup_cli.batch.records import Item, Record
-from featup_cli.errors import UsageError
-from featup_cli.io.images import picture_suffixes
+from featup_cli.core.errors import UsageError
+from featup_cli.pictures.read import picture_suffixes
 
 LIST_SUFFIX = ".txt"
 STANDARD_INPUT = "-"

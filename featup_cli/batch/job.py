@@ -20,14 +20,14 @@ from featup_cli.batch.claims import Claims
 from featup_cli.batch.queue import ItemQueue
 from featup_cli.batch.records import Item, Record, wanted_files
 from featup_cli.batch.resume import why_make
-from featup_cli.config import INTERPOLATIONS, METHODS_OF_A_PICTURE
-from featup_cli.errors import error_message, one_line
-from featup_cli.io.images import Picture
-from featup_cli.memory import default_memory, held_bytes
-from featup_cli.pipeline import Output, Pipeline, Plan, Upsampling
-from featup_cli.shapes import resolve_network_size, resolve_output_size
-from featup_cli.upsamplers.base import Announce, Progress, no_progress
-from featup_cli.writing import unloaded_bytes
+from featup_cli.core.errors import error_message, one_line
+from featup_cli.core.memory import default_memory, held_bytes
+from featup_cli.core.progress import Announce, Progress, no_progress
+from featup_cli.core.shapes import resolve_network_size, resolve_output_size
+from featup_cli.engine.pipeline import Output, Pipeline, Plan, Upsampling
+from featup_cli.engine.write import unloaded_bytes
+from featup_cli.pictures.read import Picture
+from featup_cli.upsamplers.registry import METHODS
 
 # One part in so many of the spare memory is for pictures in wait, and for features in work.
 READ_SHARE, WRITE_SHARE = 8, 2
@@ -108,7 +108,8 @@ class Worker:
         self.threads = job.threads or min(available_cores(), 8)
         # Fits draw from the one random state of the process, so that two at once would not be repeatable. On a CPU,
         # all but interpolation keep every core busy with one picture.
-        several = job.settings.method in INTERPOLATIONS if on_cpu else job.settings.method not in METHODS_OF_A_PICTURE
+        method = METHODS[job.settings.method]
+        several = method.light if on_cpu else not method.per_picture
         self.writers = self.threads if several else 1
         self.ahead = self.batch + self.threads
         spare = (job.settings.memory or default_memory(self.pipeline.device)) - held_bytes(self.pipeline.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featup_cli.batch.inputs import Inputs, Source
 from featup_cli.batch.records import SUFFIX, Item, wanted_files
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 
 def name_outputs(inputs: Inputs, folder: Path | str, *, picture: bool = True, model: bool = False) -> list[Item]:

@@ -17,9 +17,9 @@ import torch
 
 from featup_cli.batch.job import Job, Worker
 from featup_cli.batch.records import Item, Record
-from featup_cli.errors import FeatUpError, UsageError, one_line
-from featup_cli.memory import default_memory
-from featup_cli.upsamplers.base import Announce
+from featup_cli.core.errors import FeatUpError, UsageError, one_line
+from featup_cli.core.memory import default_memory
+from featup_cli.core.progress import Announce
 
 TASK = 32  # pictures that a worker gets at once, at most
 TASKS = 8  # that each worker gets, at least if there are enough pictures, so that all end at about the same time

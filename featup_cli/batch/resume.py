@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featup_cli.batch.records import Item
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 from featup_cli.io.digest import file_sha256
 from featup_cli.io.tensors import read_provenance
 

@@ -22,11 +22,11 @@ from featup_cli.batch.records import Item, Record
 from featup_cli.batch.resume import why_make
 from featup_cli.batch.shards import Shard
 from featup_cli.batch.workers import run_workers
-from featup_cli.errors import InputError, UsageError
+from featup_cli.core.errors import InputError, UsageError
+from featup_cli.core.memory import default_memory
+from featup_cli.core.progress import Announce, Progress, no_progress
+from featup_cli.engine.pipeline import Output, Upsampling
 from featup_cli.io.atomic import check_writable
-from featup_cli.memory import default_memory
-from featup_cli.pipeline import Output, Upsampling
-from featup_cli.upsamplers.base import Announce, Progress, no_progress
 
 
 @dataclass(frozen=True)

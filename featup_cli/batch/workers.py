@@ -17,8 +17,8 @@ import torch
 from featup_cli.batch.job import Job, Worker
 from featup_cli.batch.queue import PAUSE, ItemQueue
 from featup_cli.batch.records import Item, Record
-from featup_cli.errors import FeatUpError
-from featup_cli.upsamplers.base import Announce
+from featup_cli.core.errors import FeatUpError
+from featup_cli.core.progress import Announce
 
 FRUITLESS = 3  # deaths in a row without a finished picture after which a worker isn't started again
 PATIENCE = 20.0  # seconds that a worker has to clean up when it is told to stop

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featup_cli.benchmark.settings import Case
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 BLOCK = 128  # queries and keys of a block, FlexAttention's own default
 LEAST_WIDTH = 16  # of a head: smaller ones are padded, and others to the next power of two

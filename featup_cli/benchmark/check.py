@@ -10,7 +10,7 @@ from torch import Tensor
 
 from featup_cli.benchmark.operations import Operation, Part
 from featup_cli.benchmark.settings import Case
-from featup_cli.errors import FeatUpError
+from featup_cli.core.errors import FeatUpError
 
 # Largest error as a share of the largest value: float32 sums of a few thousand terms, and one rounding to a half type.
 TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from featup_cli.backbones import Backbone
+from featup_cli.backbones.api import Backbone
 from featup_cli.benchmark.measure import synchronize
-from featup_cli.config import ImplicitConfig
-from featup_cli.io.images import load_image
+from featup_cli.core.progress import no_progress
+from featup_cli.core.shapes import resolve_network_size
 from featup_cli.multiview.views import resize_picture, view_source
-from featup_cli.shapes import resolve_network_size
-from featup_cli.upsamplers.base import no_progress
+from featup_cli.pictures.read import load_image
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.fit import fit_implicit
 from featup_cli.upsamplers.implicit.observe import compress, plan_views, render_batches
 from featup_cli.upsamplers.implicit.upsampler import describe_fit, keep_model

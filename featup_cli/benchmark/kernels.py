@@ -18,10 +18,10 @@ from torch import Tensor
 from featup_cli.benchmark.attention import flex_filter
 from featup_cli.benchmark.check import check_result
 from featup_cli.benchmark.measure import Call, Timing, copies_for, time_calls, weigh
-from featup_cli.benchmark.memory import MIB, Peak, why_it_does_not_fit
 from featup_cli.benchmark.operations import OPERATIONS, Operation
 from featup_cli.benchmark.settings import SCALED, Case, Settings
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
+from featup_cli.core.memory import MIB, Peak, why_it_does_not_fit
 
 Note = Callable[[str], None]
 

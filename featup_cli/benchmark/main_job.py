@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from featup_cli.backbones import BackboneConfig, load_backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
 from featup_cli.benchmark.kernels import Note
 from featup_cli.benchmark.measure import time_and_weigh
 from featup_cli.benchmark.settings import Settings
 from featup_cli.benchmark.upsamplers import kernels_backend
-from featup_cli.config import METHODS
-from featup_cli.errors import FeatUpError
-from featup_cli.io.images import load_image
-from featup_cli.io.pictures import save_png
-from featup_cli.pipeline import Pipeline, Upsampling
-from featup_cli.shapes import resolve_network_size
-from featup_cli.upsamplers.base import make_upsampler
+from featup_cli.core.errors import FeatUpError
+from featup_cli.core.shapes import resolve_network_size
+from featup_cli.engine.pipeline import Pipeline, Upsampling
+from featup_cli.pictures.panels import save_png
+from featup_cli.pictures.read import load_image
+from featup_cli.upsamplers.registry import METHODS, make_upsampler
 
 PHOTO_SIZE = (480, 640)
 

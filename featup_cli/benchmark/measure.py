@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from featup_cli.benchmark.memory import MIB, Peak, free_bytes, peak_memory
+from featup_cli.core.memory import MIB, Peak, free_bytes, peak_memory
 
 Call = Callable[[int], Any]
 """Something to time; the number counts up, so that the call can rotate over its inputs."""
@@ -153,7 +153,7 @@ def copies_for(inputs_bytes: int, resident_bytes: int, device: torch.device, mos
     """
     wanted = math.ceil(2 * cache_bytes(device) / max(1, inputs_bytes))
     free = free_bytes(device)
-    affordable = wanted if free is None else free // 4 // max(1, resident_bytes)
+    affordable = free // 4 // max(1, resident_bytes)
     return max(1, min(wanted, affordable, most))
 
 
@@ -164,7 +164,7 @@ def copy_bandwidths(device: torch.device) -> tuple[float, float]:
     """
     size = max(COPY_MIB * MIB, 4 * cache_bytes(device))
     free = free_bytes(device)
-    size = size if free is None else min(size, free // 8)
+    size = min(size, free // 8)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
     timings = (

@@ -15,12 +15,12 @@ import torch
 from featup_cli.benchmark.kernels import Note, measure_case
 from featup_cli.benchmark.main_job import measure_main_job
 from featup_cli.benchmark.measure import cache_bytes, copy_bandwidths
-from featup_cli.benchmark.memory import MIB
 from featup_cli.benchmark.settings import Settings
 from featup_cli.benchmark.table6 import ROWS
 from featup_cli.benchmark.upsamplers import measure_upsamplers
-from featup_cli.environment import choose_device, describe_device, versions
-from featup_cli.errors import UsageError
+from featup_cli.core.describe import choose_device, describe_device, versions
+from featup_cli.core.errors import UsageError
+from featup_cli.core.memory import MIB
 
 
 def run_benchmark(settings: Settings, note: Note = lambda text: None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps", "resampled_conv")
 SCALED = ("neighbor_mix", "resampled_conv")  # those whose source has another size than the output

@@ -23,9 +23,9 @@ from torch import Tensor
 from featup_cli.benchmark.check import TOLERANCES, WrongResultError, relative_error
 from featup_cli.benchmark.kernels import first_line
 from featup_cli.benchmark.measure import copies_for, time_calls
-from featup_cli.benchmark.memory import MIB
 from featup_cli.benchmark.operations import OPERATIONS, ResampledConv
 from featup_cli.benchmark.settings import Case
+from featup_cli.core.memory import MIB
 
 Generator = torch.Generator
 

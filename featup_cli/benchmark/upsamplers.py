@@ -16,11 +16,11 @@ from torch.utils.flop_counter import flop_registry
 from featup_cli.benchmark.check import WrongResultError, relative_error
 from featup_cli.benchmark.kernels import Note, first_line
 from featup_cli.benchmark.measure import copies_for, time_and_weigh
-from featup_cli.benchmark.memory import why_it_does_not_fit
 from featup_cli.benchmark.settings import Settings
-from featup_cli.config import METHODS, METHODS_OF_A_PICTURE
-from featup_cli.errors import FeatUpError
-from featup_cli.upsamplers.base import Upsampler, make_upsampler
+from featup_cli.core.errors import FeatUpError
+from featup_cli.core.memory import why_it_does_not_fit
+from featup_cli.upsamplers.api import Upsampler
+from featup_cli.upsamplers.registry import FEED_FORWARD, make_upsampler
 
 # (factor, channels, grid). Figure 17: features of a ViT on a picture of 224 pixels. Figure 16 holds two at (2, 256, 8)
 # and varies the third; its axes are not printed, so the values here are ours.
@@ -118,18 +118,13 @@ def count_flops(call: Callable[[], Any]) -> int | None:
     return count.flops
 
 
-def feed_forward_methods() -> list[str]:
-    """Every registered method that neither fits the picture nor runs a backbone."""
-    return [name for name in METHODS if name not in METHODS_OF_A_PICTURE]
-
-
 def measure_upsamplers(settings: Settings, device: torch.device, note: Note) -> list[dict[str, Any]]:
     """One row of JSON values for each method and setting of the two figures.
 
     Raises:
         WrongResultError: a method's result depends on the backend of its kernels.
     """
-    return [row for method in feed_forward_methods() for row in measure_method(method, settings, device, note)]
+    return [row for method in FEED_FORWARD for row in measure_method(method, settings, device, note)]
 
 
 def measure_method(method: str, settings: Settings, device: torch.device, note: Note) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from featup_cli.benchmark import settings as benchmark
 from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.options import INPUT, OUTPUT, RUN
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 EXAMPLES = (
     "Examples:  featup bench --shape 64x224x224x3  |  "

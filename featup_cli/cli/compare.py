@@ -11,8 +11,8 @@ from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.evaluate import common
 from featup_cli.cli.options import OUTPUT
-from featup_cli.config import implicit_config
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
+from featup_cli.upsamplers.implicit.config import implicit_config
 
 EXAMPLES = "Example:  featup compare photo.jpg --methods bilinear,implicit -o compare.png"
 
@@ -54,7 +54,7 @@ def compare(
 
     from featup_cli.evaluation import comparison
     from featup_cli.evaluation.source import choose_methods
-    from featup_cli.io.pictures import save_png
+    from featup_cli.pictures.panels import save_png
 
     with console.progress() as progress:
         source = common.make_source(

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from featup_cli.errors import FeatUpError, error_message
+from featup_cli.core.errors import FeatUpError, error_message
 
 P = ParamSpec("P")
 R = TypeVar("R")

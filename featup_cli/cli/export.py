@@ -11,7 +11,7 @@ import typer
 from featup_cli.cli import options
 from featup_cli.cli.console import EXIT_FAILED, Console, report_errors
 from featup_cli.cli.options import OUTPUT
-from featup_cli.errors import FeatUpError, one_line
+from featup_cli.core.errors import FeatUpError, one_line
 
 EXAMPLES = (
     "Examples:  featup export features/photo.safetensors --to npy  |  "

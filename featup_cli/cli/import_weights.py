@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featup_cli.backbones.aliases import resolve_alias
+from featup_cli.backbones.registry import resolve_alias
 from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.options import INPUT, OUTPUT
@@ -49,20 +49,22 @@ def import_weights(
 ) -> None:  # fmt: skip
     """Convert a checkpoint of FeatUp's JBU or of ReSFU to a file for --upsampler."""
     from featup_cli.io.digest import file_sha256
-    from featup_cli.upsamplers.checkpoints import read_checkpoint
-    from featup_cli.upsamplers.releases import LICENSE, release_of_file
-    from featup_cli.upsamplers.weights import describe_identity, save_upsampler
+    from featup_cli.upsamplers.jbu.releases import LICENSE
+    from featup_cli.upsamplers.weights.file import save_upsampler
+    from featup_cli.upsamplers.weights.identity import describe_identity
+    from featup_cli.upsamplers.weights.imported import read_checkpoint
+    from featup_cli.upsamplers.weights.releases import release_of_file
 
     console = Console(quiet, as_json)
     found = read_checkpoint(checkpoint, method and method.value)
-    release = release_of_file(checkpoint.name, found.channels) if found.method == "jbu-released" else None
+    release = release_of_file(checkpoint.name, found.channels) if found.kind == "jbu-released" else None
     identity: dict[str, Any] = {"name": None, "channels": found.channels}
     if backbone is not None:
         identity["name"] = resolve_alias(backbone)
     elif release is not None:
         identity = release.backbone
     facts = {
-        "method": found.method, "channels": found.channels, "normed": found.normed, "parameters": found.parameters,
+        "method": found.kind, "channels": found.channels, "normed": found.normed, "parameters": found.parameters,
         "ignored_tensors": found.ignored, "backbone": identity,
     }  # fmt: skip
     provenance = {
@@ -70,11 +72,11 @@ def import_weights(
         "sha256": file_sha256(checkpoint),
         "license": LICENSE if release else "as its authors say; not recorded in the checkpoint",
     }
-    card = f"{found.method} for {describe_identity(identity)}, imported from {checkpoint.name}"
+    card = f"{found.kind} for {describe_identity(identity)}, imported from {checkpoint.name}"
     save_upsampler(output, found.upsampler, {"backbone": identity, "provenance": provenance, "card": card})
     norm = "with a norm over channels before it" if found.normed else "without a norm before it"
     console.note(
-        f"{checkpoint}: {found.method}, {found.parameters:,} parameters, {found.channels} channels, {norm}; for "
+        f"{checkpoint}: {found.kind}, {found.parameters:,} parameters, {found.channels} channels, {norm}; for "
         f"{describe_identity(identity)}; {found.ignored} tensors of other parts left out"
     )
     if identity["name"] is None:

@@ -27,7 +27,7 @@ def info(
     if files:
         describe_files(files, Console(as_json=as_json))
         return
-    from featup_cli.environment import describe_environment
+    from featup_cli.engine.inventory import describe_environment
 
     facts = describe_environment()
     if as_json:
@@ -38,8 +38,8 @@ def info(
 
 def describe_files(files: list[Path], console: Console) -> None:
     """Print what each file is; files that can't be read are reported, and the others still shown."""
-    from featup_cli.describe import describe_file
-    from featup_cli.errors import FeatUpError, error_message
+    from featup_cli.core.errors import FeatUpError, error_message
+    from featup_cli.engine.inventory import describe_file
 
     failed = 0
     for path in files:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featup_cli.backbones.aliases import parse_model_args
-from featup_cli.config import PRECISIONS, PRESETS
+from featup_cli.backbones.config import PRECISIONS, parse_model_args
+from featup_cli.upsamplers.implicit.config import PRESETS
 
 if TYPE_CHECKING:
-    from featup_cli.backbones import BackboneConfig
+    from featup_cli.backbones.config import BackboneConfig
 
 INPUT, BACKBONE, METHOD, OUTPUT, RUN = "Input", "Backbone", "Method", "Output", "Run"
 
@@ -177,6 +177,6 @@ def backbone_config(
     """
     model_args = parse_model_args(arguments or [])
 
-    from featup_cli.backbones import BackboneConfig
+    from featup_cli.backbones.config import BackboneConfig
 
     return BackboneConfig(name, layer, not no_norm, weights, model_args, offline, random_weights, precision.value)

@@ -39,9 +39,9 @@ def render(
     as_json: options.Json = False,
 ) -> None:
     """Render features of any size from a fitted model, without backbone or fit."""
-    from featup_cli.memory import parse_bytes
-    from featup_cli.rendering import render_files
-    from featup_cli.writing import Output
+    from featup_cli.core.memory import parse_bytes
+    from featup_cli.engine.render import render_files
+    from featup_cli.engine.write import Output
 
     console = Console(quiet, as_json)
     target = output / f"{model.name.removesuffix('.safetensors').removesuffix('.model')}.safetensors"

@@ -12,9 +12,9 @@ import typer
 from featup_cli.cli import options
 from featup_cli.cli.console import EXIT_INTERRUPTED, Console, report_errors
 from featup_cli.cli.options import INPUT, METHOD, OUTPUT, RUN
-from featup_cli.config import change_settings
+from featup_cli.core.settings import change_settings
 from featup_cli.training.config import TrainConfig
-from featup_cli.upsamplers.trainable import CONFIGS
+from featup_cli.upsamplers.registry import TRAINABLE
 
 EXAMPLES = (
     "Examples:  featup train --images photos -o jbu.safetensors  |  "
@@ -23,7 +23,7 @@ EXAMPLES = (
 )
 UPSAMPLER = "upsampler."  # what the settings of the upsampler itself start with
 
-Trainable = Enum("Trainable", {name: name for name in CONFIGS}, type=str)  # type: ignore[misc]
+Trainable = Enum("Trainable", {name: name for name in TRAINABLE}, type=str)  # type: ignore[misc]
 
 
 @report_errors
@@ -101,7 +101,7 @@ def train(
     texts = settings or []
     config = change_settings(TrainConfig(), [t for t in texts if not t.startswith(UPSAMPLER)])
     inner = [t.removeprefix(UPSAMPLER) for t in texts if t.startswith(UPSAMPLER)]
-    upsampler = change_settings(CONFIGS[method.value](), inner, UPSAMPLER)
+    upsampler = change_settings(TRAINABLE[method.value].config(), inner, UPSAMPLER)
     chosen = options.backbone_config(
         backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
     )

@@ -11,8 +11,9 @@ import typer
 from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.options import INPUT, METHOD, OUTPUT, RUN
-from featup_cli.config import METHODS, ImplicitConfig, implicit_config
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
+from featup_cli.upsamplers.implicit.config import ImplicitConfig, implicit_config
+from featup_cli.upsamplers.registry import METHODS
 
 EXAMPLES = (
     "Examples:  featup upsample photo.jpg  |  "
@@ -21,7 +22,7 @@ EXAMPLES = (
     "featup upsample photo.jpg --backbone mobilenetv2_100 --layer 3 --weights mobilenet.safetensors  |  "
     "featup upsample photos --recursive -o out --method jbu --devices 0,1"
 )
-METHOD_HELP = "; ".join(f"{name}: {about}" for name, about in METHODS.items())
+METHOD_HELP = "; ".join(f"{name}: {about}" for name, about in ((m.name, m.about) for m in METHODS.values()))
 
 Method = Enum("Method", {name: name for name in METHODS}, type=str)  # type: ignore[misc]
 Downsampler = Enum("Downsampler", {name: name for name in ("attention", "simple")}, type=str)  # type: ignore[misc]
@@ -231,7 +232,7 @@ def upsample(
         },
         texts=settings or [],
     )  # fmt: skip
-    if save_model and method.value != "implicit":
+    if save_model and not METHODS[method.value].fits_model:
         raise UsageError(f"--save-model: method {method.value} fits no model; use --method implicit")
     chosen = options.backbone_config(
         backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
@@ -240,8 +241,8 @@ def upsample(
     from featup_cli.batch.run import plan_run
     from featup_cli.batch.shards import join_shards, local_device, parse_shard
     from featup_cli.cli.running import report_preview, report_run
-    from featup_cli.memory import parse_bytes
-    from featup_cli.pipeline import Output, Upsampling
+    from featup_cli.core.memory import parse_bytes
+    from featup_cli.engine.pipeline import Output, Upsampling
 
     run = plan_run(
         images,

@@ -71,7 +71,7 @@ def visualize(
     as_json: options.Json = False,
 ) -> None:
     """Show features as PCA colours, with one basis for low and high resolution and for all files given."""
-    from featup_cli import visualization as library
+    from featup_cli.pictures import visualize as library
 
     console = Console(quiet, as_json)
     library.visualize(

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.data import Pair, check_size

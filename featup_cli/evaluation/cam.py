@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.backbones.classifier import Classifier
-from featup_cli.errors import InputError
+from featup_cli.backbones.timm.classifier import Classifier
+from featup_cli.core.errors import InputError
+from featup_cli.core.progress import Progress
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.consistency import PictureItem
 from featup_cli.evaluation.source import FeatureSource, Look
-from featup_cli.upsamplers.base import Progress
 
 KEPT = 0.5  # share of the pixels, section 6.10
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from featup_cli.benchmark.memory import MIB, peak_memory
+from featup_cli.core.memory import MIB, peak_memory
+from featup_cli.core.progress import Progress
+from featup_cli.core.shapes import resolve_output_size
 from featup_cli.evaluation.source import FeatureSource
-from featup_cli.io.pictures import fit_colours, panel_size, resize_rgb, sample_tokens, side_by_side
-from featup_cli.shapes import resolve_output_size
-from featup_cli.upsamplers.base import Progress
-from featup_cli.visualization import DEFAULT_COMPONENTS, MAP_TOKENS
+from featup_cli.pictures.panels import fit_colours, panel_size, resize_rgb, sample_tokens, side_by_side
+from featup_cli.pictures.visualize import DEFAULT_COMPONENTS, MAP_TOKENS
 
 
 @dataclass(frozen=True)

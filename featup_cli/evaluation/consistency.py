@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featup_cli.config import ImplicitConfig
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.run import mean_scores
 from featup_cli.evaluation.source import FeatureSource, Look
 from featup_cli.multiview.lookup import gather, grid_taps
 from featup_cli.multiview.views import resize_picture
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.fit import TokenSampler, draw_generator, explained_variance, fit_field
 from featup_cli.upsamplers.implicit.observe import Observations, observe
 

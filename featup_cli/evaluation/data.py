@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featup_cli.errors import FeatUpError, InputError, UsageError
+from featup_cli.core.errors import FeatUpError, InputError, UsageError
 from featup_cli.evaluation.probe import IGNORE
-from featup_cli.io.images import load_image
+from featup_cli.pictures.read import load_image
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")

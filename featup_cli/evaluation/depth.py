@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
+from featup_cli.core.progress import Progress
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays, Cache
 from featup_cli.evaluation.data import Pair, check_size, read_numbers
 from featup_cli.evaluation.probe import LinearProbe, minimise
 from featup_cli.evaluation.source import FeatureSource, Look
 from featup_cli.evaluation.training import TrainingTokens, train_probes
-from featup_cli.upsamplers.base import Progress
 
 DEPTH_FOLDER = "depth"
 DEPTH_SUFFIXES = (".npy", ".npz", ".png", ".tif", ".tiff")

@@ -12,11 +12,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
+from featup_cli.core.progress import Progress
 from featup_cli.evaluation.retrieval import cosine_similarity
 from featup_cli.evaluation.source import FeatureSource
-from featup_cli.io.pictures import heatmap, overlay, panel_size, resize_rgb, side_by_side
-from featup_cli.upsamplers.base import Progress
+from featup_cli.pictures.panels import heatmap, overlay, panel_size, resize_rgb, side_by_side
 
 Point = tuple[int, int]
 Size = tuple[int, int]

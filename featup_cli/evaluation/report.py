@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 
 
 @dataclass(frozen=True)

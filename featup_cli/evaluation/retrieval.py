@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays, cached_sha256
 from featup_cli.evaluation.data import Classes, Pair, check_size, read_class_labels

@@ -10,10 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from featup_cli.core.progress import Progress
 from featup_cli.evaluation.bootstrap import Scores, differences, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache, cached_sha256
 from featup_cli.evaluation.source import FeatureSource, Look
-from featup_cli.upsamplers.base import Progress
 
 BASELINE = "bilinear"
 

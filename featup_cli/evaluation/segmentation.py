@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featup_cli.core.progress import Progress
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays, Cache
 from featup_cli.evaluation.data import Classes, Pair, check_size, read_class_labels
@@ -23,7 +24,6 @@ from featup_cli.evaluation.probe import (
 )
 from featup_cli.evaluation.source import FeatureSource, Look
 from featup_cli.evaluation.training import train_probes
-from featup_cli.upsamplers.base import Progress
 
 BAND_RADIUS = 3
 

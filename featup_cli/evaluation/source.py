@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from featup_cli.backbones import Backbone
-from featup_cli.config import METHODS, METHODS_OF_A_PICTURE
-from featup_cli.environment import versions
-from featup_cli.errors import FeatUpError, UsageError
-from featup_cli.io.images import Picture
-from featup_cli.pipeline import Pipeline, Upsampling
-from featup_cli.upsamplers.base import Progress, Upsampler, check_method, is_linear, make_upsampler, no_progress
+from featup_cli.backbones.api import Backbone
+from featup_cli.core.describe import versions
+from featup_cli.core.errors import FeatUpError, UsageError
+from featup_cli.core.progress import Progress, no_progress
+from featup_cli.engine.pipeline import Pipeline, Upsampling
+from featup_cli.pictures.read import Picture
+from featup_cli.upsamplers.api import Upsampler, is_linear
+from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS, check_method, make_upsampler
 
 PROJECT_PIXELS = 65_536  # features are projected in blocks of about this many pixels
 
@@ -68,6 +69,9 @@ class FeatureSource:
         self.backbone = self.pipeline.backbone
         self.device = self.pipeline.device
 
+    def _settings_for(self, method: str) -> Upsampling:
+        return replace(self.settings, method=method)
+
     def look(self, picture: Path | str) -> Look:
         """Run the backbone on a picture.
 
@@ -91,11 +95,12 @@ class FeatureSource:
         """
         if method not in self._loaded:
             upsampler = make_upsampler(
-                method, backbone=self.backbone, network_size=network_size, config=self.settings.implicit,
+                method, backbone=self.backbone, network_size=network_size,
+                config=self._settings_for(method).method_config,
                 seed=self.settings.seed, progress=self.progress, upsampler=self.upsamplers.get(method, "auto"),
                 allow_other_backbone=self.settings.allow_other_backbone, offline=self.settings.backbone.offline,
             )  # fmt: skip
-            if method in METHODS_OF_A_PICTURE:
+            if METHODS[method].per_picture:
                 return upsampler
             self._loaded[method] = upsampler
         return self._loaded[method]
@@ -147,10 +152,10 @@ class FeatureSource:
 
     def describe_method(self, method: str) -> dict[str, Any]:
         """All that fixes what a method makes of them, as JSON values."""
-        settings = asdict(self.settings.implicit) if method == "implicit" else {}
         weights = getattr(self._loaded.get(method), "provenance", None)
         return {
-            "method": method, "settings": settings, "upsampler": weights, "seed": self.settings.seed,
+            "method": method, "settings": self._settings_for(method).method_settings,
+            "upsampler": weights, "seed": self.settings.seed,
             "fast": self.fast,
         }  # fmt: skip
 
@@ -165,13 +170,13 @@ def affine(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def choose_methods(text: str, source: FeatureSource, note: Callable[[str], None]) -> list[str]:
     """Methods from `fast`, `all` or a comma-separated list, in that order.
 
-    `fast` are those that are made once for all pictures: others (`METHODS_OF_A_PICTURE`) take 10 to 100 times as long.
+    `fast` are those that are made once for all pictures: others take 10 to 100 times as long.
     `fast` and `all` leave out, with a note, what can't be had for this backbone (no weights for it).
 
     Raises:
         UsageError: an unknown name, one given twice, or one that can't be had.
     """
-    groups = {"all": list(METHODS), "fast": [name for name in METHODS if name not in METHODS_OF_A_PICTURE]}
+    groups = {"all": list(METHODS), "fast": list(FEED_FORWARD)}
     names = groups.get(text) or [name.strip() for name in text.split(",")]
     _refuse_unknown(names, text)
     usable = []

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featup_cli.core.progress import Progress
 from featup_cli.evaluation.bootstrap import resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache, cached_sha256
 from featup_cli.evaluation.data import Pair
 from featup_cli.evaluation.probe import Convergence, LinearProbe
 from featup_cli.evaluation.source import FeatureSource, Look
-from featup_cli.upsamplers.base import Progress
 
 Targets = Callable[[Pair, Look], tuple[Tensor, Tensor]]
 """What the tokens of a picture should give, [h * w, ...], and the weights [h * w] with which they count."""

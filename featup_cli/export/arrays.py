@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featup_cli.export.source import NAMES, Source
 from featup_cli.io.atomic import atomic_path
-from featup_cli.pca import PCA
+from featup_cli.ops.pca import PCA
 
 
 def write_array(stream: IO[bytes], shape: Sequence[int], dtype: torch.dtype, pieces: Iterable[memoryview]) -> None:

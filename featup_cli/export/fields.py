@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 from featup_cli.export.arrays import write_array
 from featup_cli.export.source import Source
 from featup_cli.export.torch_file import PiecewiseTensor, save_piecewise
 from featup_cli.io.atomic import atomic_path
-from featup_cli.pca import PCA
+from featup_cli.ops.pca import PCA
 
 LERF_NAME = "dino.npy"
 F3RM_NAME = "f3rm_{}_features.pt"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 from featup_cli.export.source import NAMES, Source
 from featup_cli.io.atomic import atomic_path
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featup_cli.errors import FeatUpError, InputError, UsageError
+from featup_cli.core.errors import FeatUpError, InputError, UsageError
+from featup_cli.core.progress import Progress, no_progress
 from featup_cli.export import fields
 from featup_cli.export.arrays import write_basis, write_npy, write_npz
 from featup_cli.export.hdf5 import load_h5py, write_hdf5
@@ -18,8 +19,7 @@ from featup_cli.export.torch_file import write_pt
 from featup_cli.io.atomic import check_writable
 from featup_cli.io.mapped import MappedFeatures, open_features
 from featup_cli.io.stream import check_room
-from featup_cli.pca import PCA, fit_pca
-from featup_cli.upsamplers.base import Progress, no_progress
+from featup_cli.ops.pca import PCA, fit_pca
 
 FIT_TOKENS = 20_000  # of all files together, for the basis
 FIT_ROWS = 32  # rows of a file in which they lie

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from featup_cli.errors import OutputError
+from featup_cli.core.errors import OutputError
 
 
 def _create(temporary: Path) -> int:

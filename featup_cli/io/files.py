@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 
 
 def check_readable(path: Path, wanted: str) -> int:

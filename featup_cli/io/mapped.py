@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 from featup_cli.io.tensors import (
     DTYPES,
     LAYOUTS,

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from featup_cli.errors import OutputError, ShapeError
+from featup_cli.core.errors import OutputError, ShapeError
+from featup_cli.core.memory import format_bytes
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.tensors import DTYPES, FORMAT, OPTIONAL, as_stored, check_agreement, check_storable
-from featup_cli.memory import format_bytes
 
 HEADER_ROOM = 16_384  # bytes for what is known only at the end, such as scores
 _CHANNELS = 16  # converted at a time

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featup_cli.errors import InputError, OutputError, ShapeError
+from featup_cli.core.errors import InputError, OutputError, ShapeError
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.files import check_readable, unicode_name
 

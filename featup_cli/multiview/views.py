@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.sampling import in_unit_range
+from featup_cli.ops.taps import in_unit_range
 
 
 @dataclass(frozen=True)

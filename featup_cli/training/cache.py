@@ -17,17 +17,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from featup_cli.backbones import Backbone
+from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.precision import naming
-from featup_cli.errors import InputError, UsageError
+from featup_cli.core.distributed import Workers
+from featup_cli.core.errors import InputError, UsageError
+from featup_cli.core.progress import Progress
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.digest import file_sha256
-from featup_cli.io.images import Picture, load_image
 from featup_cli.multiview.views import Views, draw_views, view_source
+from featup_cli.pictures.read import Picture, load_image
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.pictures import PictureFile
-from featup_cli.training.workers import Workers
-from featup_cli.upsamplers.base import Progress
 
 FORMAT = "featup-views-1"
 HALF_LIMIT = 65504.0  # largest float16

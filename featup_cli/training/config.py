@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
+from featup_cli.core.settings import check_not_negative, check_positive, check_square, check_within
 
 
 @dataclass(frozen=True)
@@ -91,21 +92,35 @@ class TrainConfig:
     check_tokens: int = 196
 
     def __post_init__(self) -> None:
-        positive = ("crop_size", "crops", "min_scale", "views", "steps", "batch", "tokens", "positions",
-                    "pixels_per_token", "kernel_size", "kernel_width", "learning_rate", "check_interval",
-                    "check_tokens")  # fmt: skip
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must be above 0")
-        for name in ("max_pad", "projection", "tv_weight", "magnitude_weight", "downsampler_rate", "weight_decay",
-                     "warmup", "clip"):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must not be negative")
-        for name, low, high in (("min_scale", 0, 1), ("zoom_share", 0, 1), ("average", 0, 0.99999),
-                                ("heldout_share", 0, 0.5)):  # fmt: skip
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(f"{name}={getattr(self, name)}: must lie between {low} and {high}")
+        check_positive(
+            self,
+            "crop_size",
+            "crops",
+            "min_scale",
+            "views",
+            "steps",
+            "batch",
+            "tokens",
+            "positions",
+            "pixels_per_token",
+            "kernel_size",
+            "kernel_width",
+            "learning_rate",
+            "check_interval",
+            "check_tokens",
+        )
+        check_not_negative(
+            self,
+            "max_pad",
+            "projection",
+            "tv_weight",
+            "magnitude_weight",
+            "downsampler_rate",
+            "weight_decay",
+            "warmup",
+            "clip",
+        )
+        check_within(self, min_scale=(0, 1), zoom_share=(0, 1), average=(0, 0.99999), heldout_share=(0, 0.5))
         if self.max_zoom < 1:
             raise UsageError(f"max_zoom={self.max_zoom}: must be at least 1")
-        if round(self.positions**0.5) ** 2 != self.positions:
-            raise UsageError(f"positions={self.positions}: must be a square number, for stratified draws")
+        check_square(self, "positions")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from featup_cli.io.atomic import atomic_path
-from featup_cli.io.pictures import FRAME, INK, PAPER
+from featup_cli.pictures.panels import FRAME, INK, PAPER
 
 Points = Sequence[tuple[float, float]]
 Colour = tuple[int, int, int]

@@ -21,8 +21,8 @@ import typer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from featup_cli.backbones.tiny import TINY_CHANNELS, TINY_STRIDE, TinyNet
-from featup_cli.io.images import load_image
+from featup_cli.backbones.tiny.network import TINY_CHANNELS, TINY_STRIDE, TinyNet
+from featup_cli.pictures.read import load_image
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 from featup_cli.multiview.downsample import AttentionDownsampler, SimpleDownsampler, make_downsampler
 from featup_cli.multiview.losses import (
     Uncertainty,
@@ -26,8 +26,9 @@ from featup_cli.multiview.losses import (
 )
 from featup_cli.training.batches import Batch
 from featup_cli.training.config import TrainConfig
-from featup_cli.upsamplers.interpolation import Interpolation
-from featup_cli.upsamplers.pretrained import PretrainedUpsampler, load_pretrained
+from featup_cli.upsamplers.attached import PretrainedUpsampler
+from featup_cli.upsamplers.interpolation.upsampler import Interpolation
+from featup_cli.upsamplers.weights.find import load_pretrained
 
 Read = Callable[[Tensor], Tensor]
 """What is compared of standardised features: a linear map of their channels."""

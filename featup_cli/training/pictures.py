@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featup_cli.errors import InputError
-from featup_cli.io.images import picture_suffixes
+from featup_cli.core.errors import InputError
+from featup_cli.pictures.read import picture_suffixes
 
 LEAST_HELDOUT, MOST_HELDOUT = 4, 40
 

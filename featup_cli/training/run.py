@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
-from featup_cli.environment import choose_device, describe_device, versions
-from featup_cli.errors import InputError, UsageError
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.describe import choose_device, describe_device, versions
+from featup_cli.core.distributed import Workers, join_workers
+from featup_cli.core.errors import InputError, UsageError
+from featup_cli.core.progress import Progress, no_progress
 from featup_cli.io.atomic import atomic_path, check_writable
 from featup_cli.io.digest import file_sha256
-from featup_cli.io.pictures import save_png
+from featup_cli.pictures.panels import save_png
 from featup_cli.training.batches import Batches, measure_statistics, seed_of
 from featup_cli.training.cache import FeatureCache, fill_cache
 from featup_cli.training.config import TrainConfig
@@ -25,11 +29,10 @@ from featup_cli.training.curves import Row, draw_curves, save_table
 from featup_cli.training.model import MultiViewModel
 from featup_cli.training.pictures import find_pictures, split_samples
 from featup_cli.training.trainer import State, Trainer, stop_on_signals
-from featup_cli.training.workers import Workers, join_workers
-from featup_cli.upsamplers.base import Progress, no_progress
 from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.trainable import method_of, serves_every_backbone
-from featup_cli.upsamplers.weights import backbone_identity, build_upsampler, save_upsampler, take_weights
+from featup_cli.upsamplers.registry import method_of
+from featup_cli.upsamplers.weights.file import build_upsampler, save_upsampler, take_weights
+from featup_cli.upsamplers.weights.identity import backbone_identity
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -48,7 +51,7 @@ class Training:
     Attributes:
         images: folders, searched with all that is below.
         output: the weights file.
-        upsampler: settings of the upsampler, of one of `trainable.CONFIGS`, which also say which one it is.
+        upsampler: settings of the upsampler, of a method with weights, which also say which one it is.
         backbone: whose features are to be upsampled.
         config: settings of the training.
         run_folder: configuration, curves and checkpoint; None for OUTPUT with suffix `.run`.
@@ -81,7 +84,7 @@ class Training:
     @property
     def method(self) -> str:
         """Name of the upsampler."""
-        return method_of(self.upsampler)
+        return method_of(self.upsampler).name
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ class _Run:
         return device
 
     def _build_upsampler(self) -> nn.Module:
-        for_any = serves_every_backbone(self.training.upsampler)
+        for_any = method_of(self.training.upsampler).any_backbone(self.training.upsampler)
         channels = {} if for_any else {"channels": self.backbone.channels}
         return build_upsampler(self.training.method, channels | asdict(self.training.upsampler))
 
@@ -322,7 +325,7 @@ class _Run:
             f"{self.config.batch} crops. It explains {row.explained_variance:.1%} of {self.goal} of "
             f"{len(self.heldout)} held-out crops; bilinear interpolation {row.bilinear_explained_variance:.1%}."
         )
-        serves = "any" if serves_every_backbone(training.upsampler) else identity
+        serves = "any" if method_of(training.upsampler).any_backbone(training.upsampler) else identity
         save_upsampler(path, upsampler, {"backbone": serves, "provenance": provenance, "card": card})
 
     @property

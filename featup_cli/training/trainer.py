@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from featup_cli.errors import FeatUpError
+from featup_cli.core.distributed import Workers
+from featup_cli.core.errors import FeatUpError
 from featup_cli.multiview.optimize import make_optimizer, warm_cosine
 from featup_cli.training.batches import Batch, Batches, seed_of
 from featup_cli.training.curves import Row
 from featup_cli.training.model import MultiViewModel
-from featup_cli.training.workers import Workers
 
 State = dict[str, Any]
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.sampling import guidance_rows
+from featup_cli.ops.taps import guidance_rows
 
 
 def resize_guidance(guidance: Tensor, size: tuple[int, int]) -> Tensor:

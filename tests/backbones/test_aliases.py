@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from featup_cli.backbones.aliases import ALIASES, parse_model_args, resolve_alias
-from featup_cli.errors import UsageError
+from featup_cli.backbones.config import parse_model_args
+from featup_cli.backbones.registry import ALIASES, resolve_alias
+from featup_cli.core.errors import UsageError
 
 
 @pytest.mark.parametrize("name", [name for name in ALIASES if name != "tiny"])
@@ -27,7 +28,7 @@ def test_other_names_pass_through():
 
 
 def test_aliases_load_neither_torch_nor_timm():
-    code = "import sys, featup_cli.backbones.aliases; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    code = "import sys, featup_cli.backbones.registry; print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -13,10 +13,12 @@ import torch
 from huggingface_hub import constants as hub_constants
 from safetensors.torch import load_file, save_file
 
-from featup_cli.backbones import BackboneConfig, load_backbone, weights
-from featup_cli.backbones.base import Backbone
-from featup_cli.backbones.tiny import TinyNet
-from featup_cli.errors import UsageError, WeightsError
+from featup_cli.backbones import weights
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.backbones.tiny.network import TinyNet
+from featup_cli.core.errors import UsageError, WeightsError
 
 NET = "vit_tiny_patch16_224"
 SMALL = {"depth": 2}

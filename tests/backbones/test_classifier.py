@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featup_cli.backbones import BackboneConfig, load_backbone
-from featup_cli.backbones.classifier import Classifier, load_classifier
-from featup_cli.errors import UsageError, WeightsError
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.backbones.timm.classifier import Classifier, load_classifier
+from featup_cli.core.errors import UsageError, WeightsError
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.backbones import BackboneConfig, load_backbone
+from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.footprint import TYPICAL_BYTES, estimate_bytes, peak_bytes
+from featup_cli.backbones.registry import load_backbone
 
 
 def test_layers_hold_input_and_output_at_once() -> None:

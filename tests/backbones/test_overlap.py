@@ -9,8 +9,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
-from featup_cli.errors import UsageError
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.errors import UsageError
 
 VIT = "vit_tiny_patch16_224"
 

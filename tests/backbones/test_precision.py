@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
 from featup_cli.backbones import precision as module
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.precision import Precision, computes_in, relative_error
+from featup_cli.backbones.registry import load_backbone
 from featup_cli.batch.run import plan_run
-from featup_cli.errors import PrecisionError, UsageError
+from featup_cli.core.errors import PrecisionError, UsageError
+from featup_cli.engine.pipeline import Output, Pipeline, Upsampling
 from featup_cli.evaluation.source import FeatureSource
-from featup_cli.pipeline import Output, Pipeline, Upsampling
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))

@@ -9,8 +9,10 @@ import pytest
 import timm
 import torch
 
-from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
-from featup_cli.errors import ShapeError, UsageError
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.errors import ShapeError, UsageError
 
 VIT = "vit_tiny_patch16_224"
 

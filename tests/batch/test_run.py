@@ -14,8 +14,8 @@ from PIL import Image
 import featup_cli
 from featup_cli.batch.claims import FILE as CLAIMS
 from featup_cli.batch.claims import Claims
+from featup_cli.engine.pipeline import Pipeline
 from featup_cli.io.tensors import load_features
-from featup_cli.pipeline import Pipeline
 from tests.batch.runs import START, check_whole, hidden_files, make_pictures, numbered, upsample
 
 
@@ -54,7 +54,7 @@ def test_a_network_input_that_does_not_fit_is_refused_with_the_estimate(pictures
 def test_every_picture_of_a_folder_fits_where_the_first_does(tmp_path: Path, out: Path) -> None:
     """In a process of its own, whose memory is its own: what one picture leaves must not keep out the next."""
     make_pictures(tmp_path / "in", numbered(4), (80, 120))
-    held = "import torch, featup_cli.pipeline as p; print(p.held_bytes(torch.device('cpu')))"
+    held = "import torch, featup_cli.engine.pipeline as p; print(p.held_bytes(torch.device('cpu')))"
     loaded = int(subprocess.run([sys.executable, "-c", held], capture_output=True, check=True, text=True).stdout)
     memory = loaded + 350_000_000  # a result of 96 channels is 307 MB
     command = [

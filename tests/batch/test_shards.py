@@ -6,7 +6,7 @@ import pytest
 
 from featup_cli.batch.run import parse_devices
 from featup_cli.batch.shards import Shard, parse_shard
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, 20])

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featup_cli.backbones import BackboneConfig, load_backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
 from featup_cli.benchmark.fit_stages import time_fit_stages
-from featup_cli.config import ImplicitConfig
-from featup_cli.pipeline import Pipeline, Upsampling
+from featup_cli.engine.pipeline import Pipeline, Upsampling
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
 
 def test_the_stages_are_those_of_the_main_job(photo: Path) -> None:

@@ -15,7 +15,7 @@ from featup_cli.benchmark.check import WrongResultError, check_result
 from featup_cli.benchmark.kernels import Sizes, make_baseline, measure_case, resolve_backend
 from featup_cli.benchmark.operations import OPERATIONS
 from featup_cli.benchmark.settings import Case, Settings
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 CPU = torch.device("cpu")
 CASES = [

@@ -5,7 +5,7 @@ from featup_kernels.dispatch import BACKENDS, OPERATIONS
 
 from featup_cli.benchmark import settings
 from featup_cli.benchmark.settings import Case, parse_baselines, parse_shape
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 
 def test_the_torch_free_lists_are_those_of_the_kernels() -> None:

@@ -15,8 +15,8 @@ from featup_cli.benchmark.measure import Timing
 from featup_cli.benchmark.report import number, render
 from featup_cli.benchmark.run import cpu_threads, run_benchmark
 from featup_cli.benchmark.settings import BASELINES, Case, Settings
-from featup_cli.errors import UsageError
-from featup_cli.upsamplers.base import Details
+from featup_cli.core.errors import UsageError
+from featup_cli.upsamplers.api import Details
 
 CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {"backend": "reference", "repeat": 2, "budget_s": 0.02, "baselines": ("loop",), "device": "cpu"}

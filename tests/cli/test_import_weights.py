@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from featup_cli.cli.app import app
 from featup_cli.io.tensors import load_features, read_provenance
-from featup_cli.upsamplers import pretrained
 from featup_cli.upsamplers.jbu.released import ReleasedJBU
 from featup_cli.upsamplers.resfu.upsampler import ReSFU
-from featup_cli.upsamplers.weights import build_upsampler, read_metadata, save_upsampler
+from featup_cli.upsamplers.weights import find
+from featup_cli.upsamplers.weights.file import build_upsampler, read_metadata, save_upsampler
 
 ABOUT = {"backbone": "any", "provenance": {}, "card": "Random numbers."}
 TINY = {"name": "tiny", "channels": 96}
@@ -45,7 +45,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in place of the package's own weights, with a JBU for any backbone."""
     folder = tmp_path / "shipped"
     save_upsampler(folder / "jbu.safetensors", build_upsampler("jbu", {}), ABOUT)
-    monkeypatch.setattr(pretrained, "SHIPPED", folder)
+    monkeypatch.setattr(find, "SHIPPED", folder)
     return folder
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 from featup_cli.evaluation.boundary import (
     BoundaryTask,
     count_matches,

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from featup_cli.backbones import BackboneConfig
-from featup_cli.backbones.classifier import Classifier, load_classifier
-from featup_cli.errors import InputError
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.timm.classifier import Classifier, load_classifier
+from featup_cli.core.errors import InputError
+from featup_cli.core.progress import no_progress
+from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.cam import CamTask, gaussian_blur, keep_recognised, keep_top, read_targets
 from featup_cli.evaluation.consistency import PictureItem
 from featup_cli.evaluation.source import FeatureSource
-from featup_cli.pipeline import Upsampling
-from featup_cli.upsamplers.base import no_progress
 
 CONFIG = BackboneConfig("test_efficientnet", random_weights=True)
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from featup_cli.core.progress import no_progress
+from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.comparison import compare
 from featup_cli.evaluation.source import FeatureSource
-from featup_cli.pipeline import Upsampling
-from featup_cli.upsamplers.base import no_progress
 
 
 def test_panels_share_one_basis_so_that_nearest_looks_like_the_low_resolution(photo: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from featup_cli.config import ImplicitConfig
+from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.consistency import ConsistencyTask, MapField, PictureItem
 from featup_cli.evaluation.source import FeatureSource
-from featup_cli.pipeline import Upsampling
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
 CONFIG = ImplicitConfig(views=6, heldout_views=2, max_steps=8, tokens=64)
 

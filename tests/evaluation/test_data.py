@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featup_cli.errors import InputError, UsageError
+from featup_cli.core.errors import InputError, UsageError
 from featup_cli.evaluation.data import (
     Classes,
     find_pairs,

@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
+from featup_cli.core.progress import no_progress
+from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.cache import Cache
 from featup_cli.evaluation.data import find_pairs
 from featup_cli.evaluation.depth import (
@@ -27,9 +29,7 @@ from featup_cli.evaluation.probe import Convergence, LinearProbe, minimise
 from featup_cli.evaluation.run import evaluate
 from featup_cli.evaluation.source import FeatureSource, Look
 from featup_cli.evaluation.training import TrainingTokens
-from featup_cli.io.images import Picture
-from featup_cli.pipeline import Upsampling
-from featup_cli.upsamplers.base import no_progress
+from featup_cli.pictures.read import Picture
 
 
 @pytest.fixture(scope="module")

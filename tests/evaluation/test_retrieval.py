@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from featup_cli.errors import InputError, UsageError
+from featup_cli.core.errors import InputError, UsageError
+from featup_cli.core.progress import no_progress
+from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation import retrieval
 from featup_cli.evaluation.cache import Cache
 from featup_cli.evaluation.data import Classes, Pair, find_pairs, load_classes
@@ -24,9 +26,7 @@ from featup_cli.evaluation.retrieval import (
 )
 from featup_cli.evaluation.run import evaluate
 from featup_cli.evaluation.source import FeatureSource, Look
-from featup_cli.io.images import Picture
-from featup_cli.pipeline import Upsampling
-from featup_cli.upsamplers.base import no_progress
+from featup_cli.pictures.read import Picture
 
 TWO = Classes(("ground", "box"), (9,), (1,))
 

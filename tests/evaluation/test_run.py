@@ -11,16 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from featup_cli.config import METHODS, METHODS_OF_A_PICTURE
-from featup_cli.errors import UsageError, WeightsError
+from featup_cli.core.errors import UsageError, WeightsError
+from featup_cli.core.progress import no_progress
+from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache
 from featup_cli.evaluation.report import make_tables
 from featup_cli.evaluation.run import evaluate, mean_scores
 from featup_cli.evaluation.source import FeatureSource, Look, affine, choose_methods
-from featup_cli.pipeline import Upsampling
-from featup_cli.upsamplers.base import is_linear, no_progress
-from featup_cli.upsamplers.interpolation import Interpolation
+from featup_cli.upsamplers.api import is_linear
+from featup_cli.upsamplers.interpolation.upsampler import Interpolation
+from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS
 
 SMALL = Upsampling(resize=64, device="cpu")
 
@@ -165,7 +166,7 @@ def test_methods_are_taken_from_the_registry_and_wrong_names_refused(source: Fea
     notes: list[str] = []
     chosen = choose_methods("all", source, notes.append)
     assert {"nearest", "bilinear", "bicubic", "implicit"} <= set(chosen)
-    assert choose_methods("fast", source, notes.append) == [m for m in chosen if m not in METHODS_OF_A_PICTURE]
+    assert choose_methods("fast", source, notes.append) == [m for m in chosen if m in FEED_FORWARD]
     assert choose_methods("bicubic,nearest", source, notes.append) == ["bicubic", "nearest"]
     for text in ("bilinear,hopeful", "bilinear,bilinear"):
         with pytest.raises(UsageError, match="--methods"):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from featup_cli.core.progress import no_progress
+from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.cache import Cache
 from featup_cli.evaluation.data import Classes, find_pairs, load_classes
 from featup_cli.evaluation.probe import Convergence, LinearProbe
 from featup_cli.evaluation.run import evaluate
 from featup_cli.evaluation.segmentation import SegmentationTask, train_segmentation
 from featup_cli.evaluation.source import FeatureSource, Look
-from featup_cli.io.images import Picture
-from featup_cli.pipeline import Upsampling
-from featup_cli.upsamplers.base import no_progress
+from featup_cli.pictures.read import Picture
 
 ENDED = Convergence(1, 0.0, 0.0)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import featup_cli
-from featup_cli.errors import InputError, OutputError, UsageError
+from featup_cli.core.errors import InputError, OutputError, UsageError
 from featup_cli.export import FORMATS, export_features
 from featup_cli.export import source as pieces
 from featup_cli.io.tensors import load_features, save_features

@@ -17,14 +17,14 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from featup_cli.config import ImplicitConfig
-from featup_cli.io.images import Picture
 from featup_cli.io.tensors import save_features
-from featup_cli.pca import PCA
+from featup_cli.ops.pca import PCA
+from featup_cli.pictures.read import Picture
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
 from featup_cli.upsamplers.implicit.saved import FittedModel, save_model
-from featup_cli.upsamplers.trainable import CONFIGS
-from featup_cli.upsamplers.weights import build_upsampler, save_upsampler
+from featup_cli.upsamplers.registry import TRAINABLE
+from featup_cli.upsamplers.weights.file import build_upsampler, save_upsampler
 
 Files = Mapping[str, bytes]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -80,7 +80,7 @@ def upsampler_files() -> Files:
     """Weights of every kind of upsampler."""
     metadata = {"backbone": {"name": "tiny", "channels": 6}, "provenance": {}, "card": "text"}
     files = {}
-    for method in (*CONFIGS, "jbu-released"):
+    for method in (*TRAINABLE, "jbu-released"):
         upsampler = build_upsampler(method, {} if method == "jbu" else {"channels": 6})
         files[method] = _written(lambda p, u=upsampler: save_upsampler(p, u, metadata))
     return files

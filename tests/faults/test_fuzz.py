@@ -21,15 +21,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featup_cli.cli.info import describe_lines
-from featup_cli.describe import describe_file
-from featup_cli.errors import FeatUpError
-from featup_cli.io.images import load_image
+from featup_cli.core.errors import FeatUpError
+from featup_cli.engine.inventory import describe_file
+from featup_cli.engine.render import render
 from featup_cli.io.mapped import open_features
 from featup_cli.io.tensors import load_features, read_provenance
-from featup_cli.rendering import render
+from featup_cli.pictures.read import load_image
+from featup_cli.pictures.visualize import render_pictures
 from featup_cli.upsamplers.implicit.saved import load_model
-from featup_cli.upsamplers.weights import load_upsampler, read_metadata
-from featup_cli.visualization import render_pictures
+from featup_cli.upsamplers.weights.file import load_upsampler, read_metadata
 from tests.faults.mutations import (
     changed_bytes,
     changed_data,

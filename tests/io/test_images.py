@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from featup_cli.errors import InputError
-from featup_cli.io.images import Picture, as_picture, load_image
+from featup_cli.core.errors import InputError
+from featup_cli.pictures.read import Picture, as_picture, load_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

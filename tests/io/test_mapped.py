@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import featup_cli
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 from featup_cli.io.mapped import open_features
 from featup_cli.io.tensors import load_features, save_features
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from featup_cli.errors import OutputError, ShapeError
-from featup_cli.io.pictures import (
+from featup_cli.core.errors import OutputError, ShapeError
+from featup_cli.pictures.panels import (
     fit_colours,
     heatmap,
     overlay,

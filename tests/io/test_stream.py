@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from featup_cli.errors import OutputError, ShapeError
+from featup_cli.core.errors import OutputError, ShapeError
 from featup_cli.io.stream import HEADER_ROOM, stream_features
 from featup_cli.io.tensors import load_features
 

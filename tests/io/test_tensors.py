@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from featup_cli.errors import InputError, OutputError, ShapeError
+from featup_cli.core.errors import InputError, OutputError, ShapeError
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.tensors import load_features, read_provenance, save_features
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from featup_kernels import adaptive_conv, resampled_conv
 from featup_kernels.resampled_conv import Axis, resampled_conv_runs_fused
 
-from featup_cli.sampling import interpolating_rows
+from featup_cli.ops.taps import interpolating_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stage import Band, filter_band, filter_stage, window_axis
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler

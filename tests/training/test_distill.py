@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from featup_cli.backbones.tiny import TinyNet, load_tiny
+from featup_cli.backbones.tiny.network import TinyNet, load_tiny
 from featup_cli.training.distill import (
     Sample,
     build_cache,

@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.distributed import Workers
+from featup_cli.core.progress import no_progress
 from featup_cli.training.batches import Batches, measure_statistics
 from featup_cli.training.cache import FeatureCache, fill_cache
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.pictures import find_pictures
-from featup_cli.training.workers import Workers
-from featup_cli.upsamplers.base import no_progress
 
 
 def make(backbone: Backbone, config: TrainConfig, pictures: Path, folder: Path) -> Batches:

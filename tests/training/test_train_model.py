@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 from featup_cli.multiview.downsample import AttentionDownsampler
 from featup_cli.training.batches import Batch, Statistics
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.model import MultiViewModel
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
+from featup_cli.upsamplers.registry import TRAINABLE
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.upsampler import ReSFU
-from featup_cli.upsamplers.trainable import CONFIGS
-from featup_cli.upsamplers.weights import build_upsampler
+from featup_cli.upsamplers.weights.file import build_upsampler
 
 CHANNELS = 6
 
@@ -51,7 +51,7 @@ def test_features_may_be_projected_before_upsampling(method: str) -> None:
     torch.testing.assert_close(projected, torch.einsum("bchw,ck->bkhw", whole, batch.projection), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", list(CONFIGS))
+@pytest.mark.parametrize("method", list(TRAINABLE))
 def test_everything_that_is_fitted_gets_a_gradient(method: str, config: TrainConfig) -> None:
     config = replace(config, downsampler="attention", tv_weight=0.1, magnitude_weight=0.1)
     model = MultiViewModel(make_upsampler(method), CHANNELS, config)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from featup_cli.errors import InputError
+from featup_cli.core.errors import InputError
 from featup_cli.training.pictures import choose_heldout, find_pictures, split_samples
 
 

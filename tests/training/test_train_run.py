@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from featup_cli.errors import FeatUpError, InputError, OutputError, UsageError
+from featup_cli.core.errors import FeatUpError, InputError, OutputError, UsageError
 from featup_cli.training.batches import seed_of
 from featup_cli.training.model import Losses, MultiViewModel
 from featup_cli.training.run import Training, train
@@ -33,7 +33,7 @@ from featup_cli.upsamplers.baselines.config import (
     SAPAConfig,
 )
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
-from featup_cli.upsamplers.weights import build_upsampler, load_upsampler
+from featup_cli.upsamplers.weights.file import build_upsampler, load_upsampler
 
 
 def weights(training: Training) -> dict[str, Tensor]:

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.errors import ShapeError, UsageError, WeightsError
-from featup_cli.upsamplers.base import make_upsampler
+from featup_cli.core.errors import ShapeError, UsageError, WeightsError
 from featup_cli.upsamplers.baselines.carafe import CARAFE
 from featup_cli.upsamplers.baselines.config import DySampleConfig, FADEConfig, SAPAConfig
 from featup_cli.upsamplers.baselines.deconv import Deconv
@@ -22,7 +21,8 @@ from featup_cli.upsamplers.baselines.mixing import PixelMixer, Reassembler, bili
 from featup_cli.upsamplers.baselines.pixelshuffle import PixelShuffle
 from featup_cli.upsamplers.baselines.resize_conv import ResizeConv
 from featup_cli.upsamplers.baselines.sapa import SAPA, similarity
-from featup_cli.upsamplers.weights import build_upsampler, load_upsampler, save_upsampler
+from featup_cli.upsamplers.registry import make_upsampler
+from featup_cli.upsamplers.weights.file import build_upsampler, load_upsampler, save_upsampler
 
 CHANNELS = 6
 MIXERS = ["carafe", "sapa", "fade", "dysample"]

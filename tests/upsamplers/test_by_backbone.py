@@ -8,11 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featup_cli.backbones import Backbone, BackboneConfig, load_backbone
-from featup_cli.errors import UsageError
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.errors import UsageError
+from featup_cli.engine.pipeline import Pipeline, Upsampling, upsample
 from featup_cli.multiview.views import resize_picture
-from featup_cli.pipeline import Pipeline, Upsampling, upsample
-from featup_cli.upsamplers.by_backbone import DenserTokens, LargeImageUpsampler, StridedUpsampler
+from featup_cli.upsamplers.denser.upsampler import DenserTokens, LargeImageUpsampler, StridedUpsampler
 
 SIZE = (48, 64)
 METHODS = [StridedUpsampler, LargeImageUpsampler]

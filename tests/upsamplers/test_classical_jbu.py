@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from featup_cli.upsamplers.base import is_linear
+from featup_cli.upsamplers.api import is_linear
 from featup_cli.upsamplers.jbu.classical import RANGE_SIGMA, SPATIAL_SIGMA, make_classical_jbu
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featup_cli.errors import ShapeError, UsageError
+from featup_cli.core.errors import ShapeError, UsageError
 from featup_cli.upsamplers.dip.config import DIPConfig
 from featup_cli.upsamplers.dip.upsampler import DIPUpsampler, output_grid
 

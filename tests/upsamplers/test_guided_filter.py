@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from featup_cli.upsamplers.guidance import resize_guidance
-from featup_cli.upsamplers.guided_filter import EPSILON, RADIUS, SCALE, GuidedFilter, fit_linear_model
+from featup_cli.upsamplers.guided.upsampler import EPSILON, RADIUS, SCALE, GuidedFilter, fit_linear_model
 
 
 def test_an_edge_of_the_picture_becomes_an_edge_of_the_features() -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featup_cli.config import PRESETS, ImplicitConfig, implicit_config
-from featup_cli.errors import InputError, ShapeError, UsageError
-from featup_cli.upsamplers.base import make_upsampler
+from featup_cli.core.errors import InputError, ShapeError, UsageError
 from featup_cli.upsamplers.implicit.anchor import fit_slopes
+from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig, implicit_config
 from featup_cli.upsamplers.implicit.model import FeatureBuffer, ImplicitNetwork
 from featup_cli.upsamplers.implicit.saved import SIZE_BUDGET, load_model, save_model
 from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
+from featup_cli.upsamplers.registry import make_upsampler
 
 SIZE = (96, 128)
 STRIDE = 16

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featup_cli.config import PRESETS, ImplicitConfig
 from featup_cli.multiview.capture import NO_CUDA
 from featup_cli.multiview.downsample import SimpleDownsampler, make_downsampler
 from featup_cli.multiview.losses import Uncertainty
 from featup_cli.multiview.optimize import WeightAverage
 from featup_cli.multiview.views import draw_views
-from featup_cli.pca import PCA
+from featup_cli.ops.pca import PCA
 from featup_cli.upsamplers.implicit import fit as fitting
 from featup_cli.upsamplers.implicit import upsampler as upsampling
+from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig
 from featup_cli.upsamplers.implicit.fit import TokenSampler, draw_generator, make_field, multiview_loss
 from featup_cli.upsamplers.implicit.model import BilinearField
 from featup_cli.upsamplers.implicit.observe import Observations

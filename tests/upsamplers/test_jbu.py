@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.errors import ShapeError, UsageError
+from featup_cli.core.errors import ShapeError, UsageError
 from featup_cli.upsamplers.guidance import resize_guidance
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.released import IMAGENET_MEAN, IMAGENET_STD, ReleasedJBU

@@ -9,19 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.config import METHODS, METHODS_OF_A_PICTURE, METHODS_WITH_WEIGHTS
-from featup_cli.upsamplers.base import Upsampler, make_upsampler
-from featup_cli.upsamplers.pretrained import PretrainedUpsampler
+from featup_cli.upsamplers.api import Upsampler
+from featup_cli.upsamplers.attached import PretrainedUpsampler
+from featup_cli.upsamplers.registry import FEED_FORWARD, TRAINABLE, make_upsampler
 from featup_cli.upsamplers.resfu.guided_filter import GuidedFilter
 from featup_cli.upsamplers.resfu.keys import LowResKey
 from featup_cli.upsamplers.resfu.rows import store, stored
-from featup_cli.upsamplers.weights import build_upsampler
+from featup_cli.upsamplers.weights.file import build_upsampler
 from tests.tolerances import UPSAMPLING, assert_close
 
 CHANNELS = 8
 SPREAD, MEANS = 0.5, (1.0, 3.0)
 SIZE = (56, 72)
-FEED_FORWARD = [method for method in METHODS if method not in METHODS_OF_A_PICTURE]
 PACKAGED = ("jbu", "resfu")
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
@@ -59,7 +58,7 @@ def trained(method: str) -> nn.Module:
 
 
 def make(method: str) -> Upsampler:
-    if method not in METHODS_WITH_WEIGHTS or method in PACKAGED:
+    if method not in TRAINABLE or method in PACKAGED:
         return make_upsampler(method)
     return PretrainedUpsampler(trained(method), {"config": {"channels": CHANNELS}}, [])
 
@@ -107,7 +106,7 @@ def test_more_columns_than_a_half_type_counts(method: str, dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("method", METHODS_WITH_WEIGHTS)
+@pytest.mark.parametrize("method", TRAINABLE)
 def test_parameters_of_every_dtype(method: str, dtype: torch.dtype) -> None:
     upsampler = PretrainedUpsampler(module_of(method).to(dtype), {"config": {}}, [])
     check(upsampler, IMAGE.to(dtype), FEATURES.to(dtype), SIZE)
@@ -115,7 +114,7 @@ def test_parameters_of_every_dtype(method: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize("method", METHODS_WITH_WEIGHTS)
+@pytest.mark.parametrize("method", TRAINABLE)
 def test_autocast(method: str, dtype: torch.dtype, gradients: bool) -> None:
     module = module_of(method)
     with torch.no_grad():

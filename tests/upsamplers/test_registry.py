@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from featup_cli.backbones import BackboneConfig, load_backbone
-from featup_cli.config import METHODS, METHODS_WITH_BACKBONE, METHODS_WITH_WEIGHTS
-from featup_cli.errors import ShapeError, UsageError
-from featup_cli.upsamplers.base import make_upsampler
-from featup_cli.upsamplers.weights import build_upsampler, save_upsampler
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.errors import ShapeError, UsageError
+from featup_cli.upsamplers.method import Needs
+from featup_cli.upsamplers.registry import METHODS, TRAINABLE, make_upsampler
+from featup_cli.upsamplers.weights.file import build_upsampler, save_upsampler
 
 IMAGE = torch.rand(2, 3, 40, 56)
 
@@ -37,21 +38,21 @@ def test_bilinear_is_centred_on_half_cells() -> None:
 
 
 def test_every_listed_method_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featup_cli.upsamplers.pretrained.SHIPPED", tmp_path)
-    for method in METHODS_WITH_WEIGHTS:
+    monkeypatch.setattr("featup_cli.upsamplers.weights.find.SHIPPED", tmp_path)
+    for method in TRAINABLE:
         config = {} if method == "jbu" else {"channels": 3}
         about = {"backbone": "any", "provenance": {}, "card": ""}
         save_upsampler(tmp_path / f"{method}.safetensors", build_upsampler(method, config), about)
     vit = BackboneConfig("vit_tiny_patch16_224", random_weights=True, model_args={"depth": 1})
     for method in METHODS:
-        backbone = (lambda x: x) if method in METHODS_WITH_WEIGHTS else load_backbone(vit)
+        backbone = (lambda x: x) if method in TRAINABLE else load_backbone(vit)
         assert make_upsampler(method, backbone=backbone, network_size=(16, 16)) is not None
 
 
 def test_unknown_or_incomplete_requests_are_refused() -> None:
     with pytest.raises(UsageError, match="one of: nearest"):
         make_upsampler("bilinar")
-    for method in METHODS_WITH_BACKBONE:
+    for method in (m.name for m in METHODS.values() if m.needs is Needs.BACKBONE):
         with pytest.raises(UsageError, match=f"{method} needs the backbone"):
             make_upsampler(method)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.errors import ShapeError, UsageError
+from featup_cli.core.errors import ShapeError, UsageError
 from featup_cli.upsamplers.resfu.components import explained_part, leading_components
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.guided_filter import sliding_sum

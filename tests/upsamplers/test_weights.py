@@ -16,23 +16,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import featup_cli as featup
-from featup_cli.backbones.base import Backbone
-from featup_cli.errors import OutputError, ShapeError, UsageError, WeightsError
-from featup_cli.upsamplers import pretrained, releases
-from featup_cli.upsamplers.base import is_linear, make_upsampler
-from featup_cli.upsamplers.checkpoints import read_checkpoint
+from featup_cli.backbones.api import Backbone
+from featup_cli.core.errors import OutputError, ShapeError, UsageError, WeightsError
+from featup_cli.upsamplers.api import is_linear
+from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.jbu.released import ReleasedJBU
-from featup_cli.upsamplers.normed import NormedUpsampler
-from featup_cli.upsamplers.releases import RELEASES, fetch
+from featup_cli.upsamplers.jbu.releases import RELEASES
+from featup_cli.upsamplers.registry import make_upsampler
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.upsampler import ReSFU
-from featup_cli.upsamplers.weights import (
-    backbone_identity,
-    build_upsampler,
-    load_upsampler,
-    read_metadata,
-    save_upsampler,
-)
+from featup_cli.upsamplers.weights import find, releases
+from featup_cli.upsamplers.weights.file import build_upsampler, load_upsampler, read_metadata, save_upsampler
+from featup_cli.upsamplers.weights.identity import backbone_identity
+from featup_cli.upsamplers.weights.imported import read_checkpoint
+from featup_cli.upsamplers.weights.normed import NormedUpsampler
+from featup_cli.upsamplers.weights.releases import fetch
 
 SMALL_RESFU = {"projection": 8, "hidden": 16, "guidance_channels": 8, "filter_radius": 2}
 CONFIGS = [
@@ -72,7 +70,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in place of the package's own weights."""
     folder = tmp_path / "shipped"
     folder.mkdir()
-    monkeypatch.setattr(pretrained, "SHIPPED", folder)
+    monkeypatch.setattr(find, "SHIPPED", folder)
     return folder
 
 
@@ -183,7 +181,7 @@ def test_featups_checkpoint_is_read_by_its_names(prefix: str, tmp_path: Path) ->
     state = {n.replace("upsampler.", prefix) if n[0] == "u" else root + n: v for n, v in state.items()}
     torch.save(checkpoint | {"state_dict": state}, tmp_path / "up.ckpt")
     found = read_checkpoint(tmp_path / "up.ckpt")
-    assert (found.method, found.channels, found.normed, found.ignored) == ("jbu-released", 6, False, 4)
+    assert (found.kind, found.channels, found.normed, found.ignored) == ("jbu-released", 6, False, 4)
     assert found.parameters == sum(p.numel() for p in module.parameters())
     feats = torch.randn(1, 6, 4, 5)
     with torch.no_grad():
@@ -227,7 +225,7 @@ def test_resfu_state_dicts_are_read_by_names_and_shapes(config: ReSFUConfig, pre
         state["backbone.cls_token"] = torch.ones(1, 1, 6)
     torch.save(state, tmp_path / "resfu.pth")
     found = read_checkpoint(tmp_path / "resfu.pth", "resfu")
-    assert (found.method, found.channels, found.normed) == ("resfu", 6, False)
+    assert (found.kind, found.channels, found.normed) == ("resfu", 6, False)
     assert found.parameters == sum(p.numel() for p in module.parameters())
     guidance = torch.randn(1, config.guidance_channels if config.guidance == "features" else 3, 20, 20)
     feats = torch.randn(1, 6, 4, 5)
@@ -314,7 +312,7 @@ def test_auto_takes_the_packages_own_weights(shipped: Path, tiny: Backbone) -> N
     lr_feats = tiny(IMAGE)
     for method, linear in (("jbu", True), ("resfu", False)):
         upsampler = make_upsampler(method, backbone=tiny)
-        assert isinstance(upsampler, pretrained.PretrainedUpsampler)
+        assert isinstance(upsampler, PretrainedUpsampler)
         hr_feats = upsampler(IMAGE, lr_feats, (50, 37))
         assert hr_feats.shape == (1, 96, 50, 37)
         assert not hr_feats.requires_grad
@@ -329,11 +327,11 @@ def test_auto_takes_the_packages_own_weights(shipped: Path, tiny: Backbone) -> N
 
 def test_auto_prefers_weights_for_the_backbone_and_else_takes_those_for_any(shipped: Path, tiny: Backbone) -> None:
     write(shipped / "resfu.safetensors", "resfu", {"channels": 96})
-    assert pretrained.load_pretrained("resfu", backbone=tiny).provenance["file"] == "resfu.safetensors"
+    assert find.load_pretrained("resfu", backbone=tiny).provenance["file"] == "resfu.safetensors"
     write(shipped / "resfu_tiny.safetensors", "resfu", {"channels": 96}, backbone={"name": "tiny", "channels": 96})
-    assert pretrained.load_pretrained("resfu", backbone=tiny).provenance["file"] == "resfu_tiny.safetensors"
+    assert find.load_pretrained("resfu", backbone=tiny).provenance["file"] == "resfu_tiny.safetensors"
     other = replace(tiny, name="dino", resolved="vit_small_patch16_224.dino")
-    assert pretrained.load_pretrained("resfu", backbone=other).provenance["file"] == "resfu.safetensors"
+    assert find.load_pretrained("resfu", backbone=other).provenance["file"] == "resfu.safetensors"
 
 
 def test_without_weights_the_error_says_what_exists_and_how_to_train(shipped: Path, tiny: Backbone) -> None:

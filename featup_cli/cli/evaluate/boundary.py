@@ -11,7 +11,7 @@ from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.evaluate import common
 from featup_cli.cli.options import INPUT
-from featup_cli.config import implicit_config
+from featup_cli.upsamplers.implicit.config import implicit_config
 
 EXAMPLES = "Example:  featup eval boundary bsds --split val --methods bilinear,jbu --limit 20 -o run.json"
 

@@ -11,8 +11,8 @@ from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.evaluate import common
 from featup_cli.cli.options import INPUT, METHOD
-from featup_cli.config import implicit_config
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
+from featup_cli.upsamplers.implicit.config import implicit_config
 
 EXAMPLES = (
     "Examples:  featup eval cam photos/ --backbone mobilenetv2  |  "
@@ -72,8 +72,8 @@ def cam(
     config = implicit_config(preset.value, {}, settings or [])
     chosen = options.backbone_config(backbone, None, False, weights, backbone_arg, offline, random_weights, precision)
 
-    from featup_cli.backbones.classifier import load_classifier
-    from featup_cli.environment import choose_device
+    from featup_cli.backbones.timm.classifier import load_classifier
+    from featup_cli.core.describe import choose_device
     from featup_cli.evaluation.cam import CamTask, keep_recognised, read_targets
     from featup_cli.evaluation.consistency import PictureItem
     from featup_cli.evaluation.data import spread_evenly

@@ -12,15 +12,16 @@ import typer
 
 from featup_cli.cli.console import EXIT_FAILED, Console
 from featup_cli.cli.options import INPUT, METHOD, OUTPUT, RUN
-from featup_cli.config import ImplicitConfig
-from featup_cli.errors import InputError, UsageError
+from featup_cli.core.errors import InputError, UsageError
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
 if TYPE_CHECKING:
-    from featup_cli.backbones import Backbone, BackboneConfig
+    from featup_cli.backbones.api import Backbone
+    from featup_cli.backbones.config import BackboneConfig
+    from featup_cli.core.progress import Progress
     from featup_cli.evaluation.cache import Cache
     from featup_cli.evaluation.report import Table
     from featup_cli.evaluation.source import FeatureSource
-    from featup_cli.upsamplers.base import Progress
 
 DEFAULT_CACHE = Path("~/.cache/featup/eval")
 SHOWN_PROBLEMS = 20
@@ -145,8 +146,8 @@ def make_source(
     """
     weights = parse_upsamplers(upsamplers)
 
+    from featup_cli.engine.pipeline import Upsampling
     from featup_cli.evaluation.source import FeatureSource
-    from featup_cli.pipeline import Upsampling
 
     settings = Upsampling(
         backbone, implicit=implicit, resize=resize, device=device, seed=seed,

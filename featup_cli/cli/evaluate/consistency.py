@@ -5,7 +5,7 @@ from __future__ import annotations
 from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.evaluate import common
-from featup_cli.config import implicit_config
+from featup_cli.upsamplers.implicit.config import implicit_config
 
 EXAMPLES = (
     "Examples:  featup eval consistency photos/  |  "

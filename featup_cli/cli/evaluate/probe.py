@@ -14,7 +14,7 @@ from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.evaluate import common
 from featup_cli.cli.options import INPUT, RUN
-from featup_cli.config import implicit_config
+from featup_cli.upsamplers.implicit.config import implicit_config
 
 EXAMPLES = (
     "Examples:  featup eval probe --task seg DATA -o run.json  |  "

@@ -13,12 +13,12 @@ from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.evaluate import common
 from featup_cli.cli.options import INPUT, OUTPUT
-from featup_cli.config import implicit_config
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
+from featup_cli.upsamplers.implicit.config import implicit_config
 
 if TYPE_CHECKING:
+    from featup_cli.core.progress import Progress
     from featup_cli.evaluation.source import FeatureSource
-    from featup_cli.upsamplers.base import Progress
 
 EXAMPLES = (
     "Examples:  featup eval retrieval a.jpg b.jpg --at 120,80 --methods bilinear,implicit -o retrieval.png  |  "
@@ -139,7 +139,7 @@ def show_matches(
     """Write the picture of figure 15 and report every match."""
     from featup_cli.evaluation.matches import find_matches
     from featup_cli.evaluation.source import choose_methods
-    from featup_cli.io.pictures import save_png
+    from featup_cli.pictures.panels import save_png
 
     with console.progress() as progress:
         features = make_source(progress)

@@ -18,9 +18,12 @@ class CARAFE(Reassembler):
     interpolation instead of uniform blur, and the border repeats its pixels instead of being zero.
     """
 
+    Config = CARAFEConfig
+    config: CARAFEConfig
+
     def __init__(self, channels: int, config: CARAFEConfig | None = None) -> None:
-        super().__init__(channels)
-        self.config = config = config or CARAFEConfig()
+        super().__init__(channels, config)
+        config = self.config
         self.compress = nn.Conv2d(channels, config.compressed, 1)
         self.kernels = nn.Conv2d(
             config.compressed, 4 * config.kernel_size**2, config.encoder_size, padding="same", padding_mode="replicate"

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featup_cli.core.shapes import Size
 from featup_cli.upsamplers.baselines.config import ConvolutionConfig
-from featup_cli.upsamplers.baselines.doubling import DoublingUpsampler, Size, doublings, resize
+from featup_cli.upsamplers.baselines.doubling import DoublingUpsampler, doublings, resize
 from featup_cli.upsamplers.guidance import at_least_float32
 
 _LEAST_VARIANCE = 1e-12
@@ -35,9 +36,9 @@ class ConvolutionalUpsampler(DoublingUpsampler):
 
     shares_weights = False
 
-    def __init__(self, channels: int, config: ConvolutionConfig, make_layer: MakeLayer) -> None:
-        super().__init__(channels)
-        self.config = config
+    def __init__(self, channels: int, config: ConvolutionConfig | None, make_layer: MakeLayer) -> None:
+        super().__init__(channels, config)
+        config = self.config
         self.depthwise = make_layer(channels, channels)
         self.reduce = nn.Conv2d(channels, config.hidden, 1)
         self.full = make_layer(config.hidden, 1)
@@ -45,26 +46,15 @@ class ConvolutionalUpsampler(DoublingUpsampler):
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.get_parameter("bias"))
 
-    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """Upsample features.
-
-        Args:
-            image: [B, 3, H', W'], not looked at.
-            lr_feats: [B, C, h, w].
-            output_size: (H, W), any.
-        Returns:
-            [B, C, H, W].
-        Raises:
-            ShapeError: a tensor of another shape.
-        """
-        self.check_call(image, lr_feats, output_size)
+    def upsample(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None) -> Tensor:
+        """Convolve, doubling by doubling; neither picture nor `values` are looked at."""
         exact = at_least_float32(lr_feats)
         variance, mean = torch.var_mean(exact, (2, 3), correction=0, keepdim=True)
         spread = (variance + _LEAST_VARIANCE).sqrt()
         maps = ((exact - mean) / spread).to(self.reduce.weight.dtype)
-        for _ in range(doublings((lr_feats.shape[2], lr_feats.shape[3]), output_size)):
+        for _ in range(doublings((lr_feats.shape[2], lr_feats.shape[3]), size)):
             maps = self.enlarge(maps)
-        return torch.addcmul(mean, spread, resize(maps, output_size).to(exact.dtype)).to(lr_feats.dtype)
+        return torch.addcmul(mean, spread, resize(maps, size).to(exact.dtype)).to(lr_feats.dtype)
 
     def enlarge(self, maps: Tensor) -> Tensor:
         """Double the grid of [B, C, h, w]."""

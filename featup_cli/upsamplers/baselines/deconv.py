@@ -18,8 +18,10 @@ class Deconv(ConvolutionalUpsampler):
     Adapted to frozen features as `ConvolutionalUpsampler` describes; the border repeats its pixels.
     """
 
+    Config = DeconvConfig
+
     def __init__(self, channels: int, config: DeconvConfig | None = None) -> None:
-        super().__init__(channels, config or DeconvConfig(), _make_layer)
+        super().__init__(channels, config, _make_layer)
 
 
 def _make_layer(channels: int, groups: int) -> nn.Module:

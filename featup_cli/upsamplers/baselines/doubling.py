@@ -3,38 +3,60 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from featup_cli.errors import ShapeError
-from featup_cli.upsamplers.base import FLOAT, GUIDANCE_MAPS, Details, WholeBands, check_inputs
+from featup_cli.core.errors import ShapeError, UsageError
+from featup_cli.core.shapes import Size
+from featup_cli.ops.taps import in_unit_range
+from featup_cli.upsamplers.api import FLOAT, UpsamplerModule, check_inputs
 
-Size = tuple[int, int]
+_GUIDANCE_MAPS = 256  # maps of the output's size that may be held at once, besides features
 
 # Pictures and labels are often a few pixels larger than a whole number of tokens. A further doubling for them would
 # cost four times the pixels, so this much (in doublings, 7 %) is left to interpolation.
 _TOLERANCE = 0.1
 
 
-class DoublingUpsampler(WholeBands, nn.Module):
+class DoublingUpsampler(UpsamplerModule):
     """Doubles the grid as often as `doublings` says, always with the same parameters, and resizes the rest.
+
+    The result is made whole; bands are parts of it.
 
     Args:
         channels: C, of the features.
+        config: settings; None for the defaults.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.details = Details()
+    channels: int
+
+    def __init__(self, channels: int, config: Any = None) -> None:
+        if channels is None:
+            raise UsageError(f"{type(self).__name__} needs the number of channels of the features")
+        super().__init__(channels, config)
+
+    @abstractmethod
+    def upsample(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None) -> Tensor:
+        """The result [B, C, *size], or [B, K, *size] with `values`; arguments as `UpsamplerModule.prepare`."""
+
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None = None) -> Tensor:
+        """The whole result; see `UpsamplerModule.prepare`."""
+        self.check_call(image, lr_feats, size)
+        return self.upsample(in_unit_range(image), lr_feats, size, values)
+
+    def rows(self, prepared: Tensor, top: int, bottom: int) -> Tensor:
+        """Rows of it."""
+        return prepared[:, :, top:bottom]
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """Estimated peak of making the whole; see `Upsampler.band_bytes`."""
+        """Estimated peak of making the whole; `rows` don't matter. See `Upsampler.band_bytes`."""
         batch, channels, height, width = lr_shape
         pixels = height * width * 4 ** doublings((height, width), output_size)
-        return FLOAT * batch * (pixels * (3 * channels + GUIDANCE_MAPS) + math.prod(output_size) * channels)
+        return FLOAT * batch * (pixels * (3 * channels + _GUIDANCE_MAPS) + math.prod(output_size) * channels)
 
     def check_call(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> None:
         """Raise ShapeError unless the arguments fit each other and the features have C channels."""

@@ -22,9 +22,12 @@ class DySample(PixelMixer):
     (the paper's groups of channels have their own), so that directions in feature space keep their meaning.
     """
 
+    Config = DySampleConfig
+    config: DySampleConfig
+
     def __init__(self, channels: int, config: DySampleConfig | None = None) -> None:
-        super().__init__(channels)
-        self.config = config = config or DySampleConfig()
+        super().__init__(channels, config)
+        config = self.config
         self.offset = nn.Conv2d(channels, 8, 1)
         nn.init.normal_(self.offset.weight, std=1e-3)
         nn.init.zeros_(self.offset.get_parameter("bias"))

@@ -24,9 +24,12 @@ class FADE(Reassembler):
     Kernels start as a slightly smoothed copy of the old pixel, and the border repeats its pixels.
     """
 
+    Config = FADEConfig
+    config: FADEConfig
+
     def __init__(self, channels: int, config: FADEConfig | None = None) -> None:
-        super().__init__(channels)
-        self.config = config = config or FADEConfig()
+        super().__init__(channels, config)
+        config = self.config
         self.stem = picture_stem(config.compressed)
         self.compress = nn.Conv2d(channels, config.compressed, 1)
         self.kernels = nn.Conv2d(

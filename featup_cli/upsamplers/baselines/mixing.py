@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from featup_kernels import adaptive_conv
 from torch import Tensor, nn
 
-from featup_cli.upsamplers.baselines.doubling import DoublingUpsampler, Size, doublings, resize
+from featup_cli.core.shapes import Size
+from featup_cli.upsamplers.baselines.doubling import DoublingUpsampler, doublings, resize
 
 _LEAST_TAP = 1e-3  # of an initial kernel, so that every neighbour can win
 
@@ -26,8 +28,8 @@ class PixelMixer(DoublingUpsampler):
         channels: C, of the features.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
+    def __init__(self, channels: int, config: Any = None) -> None:
+        super().__init__(channels, config)
         self.norm = nn.GroupNorm(math.gcd(32, channels), channels)
 
     @abstractmethod
@@ -42,31 +44,19 @@ class PixelMixer(DoublingUpsampler):
     def mix(self, maps: Tensor, weights: Tensor) -> Tensor:
         """Double [B, K, h, w] with weights that `predict` made: [B, K, 2 h, 2 w]."""
 
-    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size, values: Tensor | None = None) -> Tensor:
-        """Upsample features.
-
-        Args:
-            image: [B, 3, H', W'] in [0, 1], at any size.
-            lr_feats: [B, C, h, w].
-            output_size: (H, W), any.
-            values: [B, K, h, w], mixed in place of `lr_feats` with the same weights: a linear map of them, say.
-        Returns:
-            [B, C, H, W], or [B, K, H, W] with `values`.
-        Raises:
-            ShapeError: a tensor of another shape.
-        """
-        self.check_call(image, lr_feats, output_size)
+    def upsample(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None) -> Tensor:
+        """Predict weights and mix, doubling by doubling."""
         maps = lr_feats if values is None else values
         # Weights are predicted in the dtype of the parameters, whatever that of the features.
         image, seen = image.to(self.norm.weight.dtype), lr_feats.to(self.norm.weight.dtype)
         codes = self.encode(self.norm(seen))
-        steps = doublings((lr_feats.shape[2], lr_feats.shape[3]), output_size)
+        steps = doublings((lr_feats.shape[2], lr_feats.shape[3]), size)
         for step in range(1, steps + 1):
             weights = self.predict(codes, image)
             maps = self.mix(maps, weights)
             if step < steps:
                 codes = self.mix(codes, weights)
-        return resize(maps, output_size)
+        return resize(maps, size)
 
 
 class Reassembler(PixelMixer):

@@ -19,8 +19,10 @@ class PixelShuffle(ConvolutionalUpsampler):
     Adapted to frozen features as `ConvolutionalUpsampler` describes.
     """
 
+    Config = PixelShuffleConfig
+
     def __init__(self, channels: int, config: PixelShuffleConfig | None = None) -> None:
-        super().__init__(channels, config or PixelShuffleConfig(), _make_layer)
+        super().__init__(channels, config, _make_layer)
 
 
 def _make_layer(channels: int, groups: int) -> nn.Module:

@@ -17,8 +17,10 @@ class ResizeConv(ConvolutionalUpsampler):
     Adapted to frozen features as `ConvolutionalUpsampler` describes.
     """
 
+    Config = ResizeConvConfig
+
     def __init__(self, channels: int, config: ResizeConvConfig | None = None) -> None:
-        super().__init__(channels, config or ResizeConvConfig(), _make_layer)
+        super().__init__(channels, config, _make_layer)
 
 
 def _make_layer(channels: int, groups: int) -> nn.Module:

@@ -26,9 +26,12 @@ class SAPA(Reassembler):
     zero. The start is a blur, not interpolation: similarity knows no distance.
     """
 
+    Config = SAPAConfig
+    config: SAPAConfig
+
     def __init__(self, channels: int, config: SAPAConfig | None = None) -> None:
-        super().__init__(channels)
-        self.config = config = config or SAPAConfig()
+        super().__init__(channels, config)
+        config = self.config
         guidance = config.guidance_channels
         self.stem = picture_stem(guidance)
         self.norm_y = nn.GroupNorm(math.gcd(32, guidance), guidance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.errors import ShapeError
+from featup_cli.core.errors import ShapeError
+from featup_cli.core.progress import Progress, no_progress
 from featup_cli.multiview.optimize import warm_cosine
-from featup_cli.pca import PCA, fit_pca
-from featup_cli.upsamplers.base import FLOAT, Details, Progress, check_inputs, no_progress, without_gradients
+from featup_cli.ops.pca import PCA, fit_pca
+from featup_cli.upsamplers.api import FLOAT, Details, check_inputs, without_gradients
 from featup_cli.upsamplers.dip.config import DIPConfig
 from featup_cli.upsamplers.dip.network import Hourglass
-from featup_cli.upsamplers.interpolation import Interpolation
+from featup_cli.upsamplers.interpolation.upsampler import Interpolation
+from featup_cli.upsamplers.method import Making
 
 Size = tuple[int, int]
 
@@ -120,3 +122,8 @@ def output_grid(grid: Size, output_size: Size, max_pixels: int) -> Size:
     while 4 * scale**2 * grid[0] * grid[1] <= max_pixels and 2 * scale <= room:
         scale *= 2
     return scale * grid[0], scale * grid[1]
+
+
+def build(making: Making) -> DIPUpsampler:
+    """A deep image prior for one picture."""
+    return DIPUpsampler(making.config, making.seed, making.progress)

@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from featup_cli.config import ImplicitConfig
 from featup_cli.multiview.lookup import gather, grid_taps, sample_grid
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
 
 def fourier_features(x: Tensor, frequencies: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featup_cli.config import ImplicitConfig
+from featup_cli.core.progress import Progress
 from featup_cli.multiview.views import Views, draw_views, view_source
-from featup_cli.pca import PCA, fit_pca
-from featup_cli.upsamplers.base import Extract, Progress
+from featup_cli.ops.pca import PCA, fit_pca
+from featup_cli.upsamplers.api import Extract
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
 PCA_VIEWS = 8
 BATCH_PIXELS = 500_000  # views are extracted in batches of about this many pixels

@@ -15,14 +15,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featup_cli.config import ImplicitConfig
-from featup_cli.errors import FeatUpError, InputError, one_line
-from featup_cli.io.images import Picture, decode_picture
+from featup_cli.core.errors import FeatUpError, InputError, one_line
+from featup_cli.core.progress import Progress, no_progress
 from featup_cli.io.tensors import opened, stored_provenance
 from featup_cli.multiview.precision import matmul_precision
-from featup_cli.pca import PCA
-from featup_cli.sampling import picture_rows
-from featup_cli.upsamplers.base import FLOAT, Details, Progress, no_progress, without_gradients
+from featup_cli.ops.pca import PCA
+from featup_cli.ops.taps import picture_rows
+from featup_cli.pictures.read import Picture, decode_picture
+from featup_cli.upsamplers.api import FLOAT, Details, without_gradients
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
 
 FORMAT = "featup-implicit-1"

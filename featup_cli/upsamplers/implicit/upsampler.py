@@ -9,18 +9,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from featup_cli.config import ImplicitConfig
-from featup_cli.errors import ShapeError
-from featup_cli.io.images import Picture, as_picture
+from featup_cli.core.errors import ShapeError
+from featup_cli.core.progress import Progress, no_progress
 from featup_cli.multiview.capture import EXPECTED
 from featup_cli.multiview.downsample import AttentionDownsampler
 from featup_cli.multiview.lookup import sample_grid
 from featup_cli.multiview.views import resize_picture
 from featup_cli.multiview.windows import cell_centres
-from featup_cli.upsamplers.base import FLOAT, Details, Extract, Progress, check_inputs, no_progress
+from featup_cli.pictures.read import Picture, as_picture
+from featup_cli.upsamplers.api import FLOAT, Details, Extract, check_inputs
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.fit import Fit, fit_implicit
 from featup_cli.upsamplers.implicit.observe import PCA_VIEWS, Observations, observe
 from featup_cli.upsamplers.implicit.saved import FittedModel, rendering_bytes, round_to_half
+from featup_cli.upsamplers.method import Making
 
 SALIENCY_SCALE = 4  # cells of the saliency map per token along a side
 
@@ -154,3 +156,11 @@ def describe_fit(seen: Observations, fit: Fit, baseline: Fit, picture: Tensor) -
             "--set cuda_graph=false does not try"
         )
     return details
+
+
+def build(making: Making) -> ImplicitUpsampler:
+    """A fit to one picture."""
+    assert making.backbone is not None
+    assert making.network_size is not None
+    config = making.config or ImplicitConfig()
+    return ImplicitUpsampler(making.backbone, making.network_size, config, making.seed, making.progress)

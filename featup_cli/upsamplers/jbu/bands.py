@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featup_cli.sampling import RowTaps, interpolating_rows
-from featup_cli.upsamplers.base import FLOAT
+from featup_cli.ops.taps import RowTaps, interpolating_rows
+from featup_cli.upsamplers.api import FLOAT
 from featup_cli.upsamplers.jbu.stack import Size, apply_stack, basis_is_cheaper, channel_chunk, unfused_chunk
 from featup_cli.upsamplers.jbu.stage import Band, filter_band, part_rows, whole
 

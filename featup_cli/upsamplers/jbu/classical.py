@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
-from featup_cli.upsamplers.pretrained import PretrainedUpsampler
+from featup_cli.upsamplers.method import Making
 
 RANGE_SIGMA = 0.1  # of the Gaussian of colour differences, in units of intensity
 SPATIAL_SIGMA = 1.0  # of the Gaussian of distance, in pixels of a stage's input
@@ -18,10 +19,10 @@ CLASSICAL = JBUConfig(
 )  # fmt: skip
 
 
-def make_classical_jbu() -> PretrainedUpsampler:
+def build(making: Making) -> PretrainedUpsampler:
     """Joint bilateral upsampling (Kopf et al., 2007) in doublings; nothing is learned.
 
     Every output pixel of a stage is the mean of the input's pixels in its window, weighted by a Gaussian of their
     distance and one of the difference of colours: linear in the features, and within their range.
     """
-    return PretrainedUpsampler(JBUUpsampler(CLASSICAL), {"method": "classical-jbu", "config": asdict(CLASSICAL)}, [])
+    return PretrainedUpsampler(JBUUpsampler(CLASSICAL), {"method": making.method.name, "config": asdict(CLASSICAL)}, [])

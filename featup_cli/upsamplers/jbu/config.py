@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from featup_cli.errors import UsageError
+from featup_cli.core.errors import UsageError
 
 
 @dataclass(frozen=True)

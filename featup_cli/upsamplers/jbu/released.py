@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.sampling import Size, guidance_rows, interpolating_rows, resize_rows
-from featup_cli.upsamplers.base import FLOAT, Details, check_inputs, without_gradients
+from featup_cli.ops.taps import Size, guidance_rows, interpolating_rows, resize_rows
+from featup_cli.upsamplers.api import FLOAT, UpsamplerModule, check_inputs, without_gradients
 from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stack import apply_stack
 from featup_cli.upsamplers.jbu.stage import Band, JBUStage, weigh_in_parts, whole
+from featup_cli.upsamplers.weights.normed import NormedUpsampler
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _STAGES = 4
+_CONFIG = JBUConfig(
+    stages=_STAGES, shared=False, unit_keys=False, temperature=1.0, dropout=0.1, sharpen_lr=0.0, sharpen_lr_wide=0.0
+)
 _MAPS = 200  # held while weights are made: keys of 32 channels, and the correction's two hidden layers
 
 
@@ -40,7 +45,7 @@ class ReleasedStage(JBUStage):
         return taps.add(self.fixup_proj(torch.cat((taps, band.inner(guidance)), 1)), alpha=0.1)
 
 
-class ReleasedJBU(nn.Module):
+class ReleasedJBU(UpsamplerModule):
     """Four x2 stages and a residual 1x1 convolution; names of parameters as in the official checkpoints.
 
     Unlike `JBUUpsampler` it does not keep constants, and its weights belong to one backbone.
@@ -56,16 +61,8 @@ class ReleasedJBU(nn.Module):
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        super().__init__()
-        config = JBUConfig(
-            stages=_STAGES,
-            shared=False,
-            unit_keys=False,
-            temperature=1.0,
-            dropout=0.1,
-            sharpen_lr=0.0,
-            sharpen_lr_wide=0.0,
-        )
+        super().__init__(channels, _CONFIG)
+        config = _CONFIG
         self.up1, self.up2, self.up3, self.up4 = (ReleasedStage(config) for _ in range(_STAGES))
         self.fixup_proj = nn.Sequential(nn.Dropout2d(0.2), nn.Conv2d(channels, channels, 1))
         self.mean: Tensor
@@ -73,9 +70,17 @@ class ReleasedJBU(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.resize = config.resize
-        self.details = Details()
 
-    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+    @classmethod
+    def from_arguments(cls, *, channels: int, norm: bool = False) -> nn.Module:  # type: ignore[override]
+        """A module with random weights, with or without a norm over channels before it."""
+        return NormedUpsampler(channels, cls(channels)) if norm else cls(channels)
+
+    def arguments(self) -> dict[str, Any]:
+        """What `from_arguments` makes it of."""
+        return {"channels": self.channels, "norm": False}
+
+    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:  # type: ignore[override]
         """Upsample features 16 times; any other output size is reached by resizing the result bilinearly.
 
         Args:

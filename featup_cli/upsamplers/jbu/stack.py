@@ -14,7 +14,7 @@ import torch
 from featup_kernels.resampled_conv import resampled_conv_runs_fused
 from torch import Tensor
 
-from featup_cli.sampling import Size
+from featup_cli.ops.taps import Size
 from featup_cli.upsamplers.jbu.stage import filter_stage
 
 # Without gradients, channels pass in this many chunks where the source of a filter is resized first, so that what a

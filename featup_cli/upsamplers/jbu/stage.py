@@ -15,7 +15,7 @@ from featup_kernels.range_taps.reference import spatial_logits
 from featup_kernels.resampled_conv import Axis, resampled_conv_runs_fused
 from torch import Tensor, nn
 
-from featup_cli.sampling import RowTaps, Size, interpolating_rows, resize_rows
+from featup_cli.ops.taps import RowTaps, Size, interpolating_rows, resize_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
 
 COLOR_RADIUS = 2.0  # of the sphere that colours are lifted to; half the colour cube's diagonal is 0.87

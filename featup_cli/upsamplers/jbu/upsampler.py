@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
-from featup_cli.sampling import Size, guidance_rows
-from featup_cli.upsamplers.base import Details, check_inputs, without_gradients
+from featup_cli.ops.sharpen import make_strengths, sharpen
+from featup_cli.ops.taps import Size, guidance_rows
+from featup_cli.upsamplers.api import UpsamplerModule, check_inputs, without_gradients
 from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.stack import apply_stack, grid_sizes
 from featup_cli.upsamplers.jbu.stage import Band, JBUStage, weigh_in_parts, whole
-from featup_cli.upsamplers.sharpen import make_strengths, sharpen
 
 
-class JBUUpsampler(nn.Module):
+class JBUUpsampler(UpsamplerModule):
     """Stack of joint bilateral stages for features of any backbone (FeatUp, section 3.2, equations 3 to 6).
 
     Weights see the picture only, are shared by all channels and sum to one: the map is linear in the features and
     keeps constants. In eval mode it is deterministic.
     """
 
+    Config = JBUConfig
+    config: JBUConfig
+    linear_in_features = True
+
     def __init__(self, config: JBUConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or JBUConfig()
+        super().__init__(None, config)
+        config = self.config
         self.stages = nn.ModuleList(JBUStage(config) for _ in range(1 if config.shared else config.stages or 1))
         self.sharpen_lr = make_strengths(config.sharpen_lr, config.sharpen_lr_wide)
-        self.details = Details()
+
+    @classmethod
+    def from_arguments(cls, **settings: Any) -> JBUUpsampler:
+        """A module with initial weights; see `UpsamplerModule.from_arguments`."""
+        return cls(JBUConfig(**settings))
+
+    def arguments(self) -> dict[str, Any]:
+        """The settings; see `UpsamplerModule.arguments`."""
+        return asdict(self.config)
 
     def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size, values: Tensor | None = None) -> Tensor:
         """Upsample features.

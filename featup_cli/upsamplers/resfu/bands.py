@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.sampling import guidance_rows, in_unit_range
+from featup_cli.ops.taps import guidance_rows, in_unit_range
 from featup_cli.upsamplers.guidance import like_features, resize_guidance
 from featup_cli.upsamplers.resfu.keys import HighResKey, Key, LowResKey, blur_rows, pointwise
 from featup_cli.upsamplers.resfu.plan import Plan

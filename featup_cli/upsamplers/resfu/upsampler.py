@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from featup_kernels import neighbor_mix
 from torch import Tensor, nn
 
-from featup_cli.errors import ShapeError, UsageError
-from featup_cli.upsamplers.base import FLOAT, Details, check_inputs, without_gradients
+from featup_cli.core.errors import ShapeError, UsageError
+from featup_cli.ops.sharpen import make_strengths, sharpen
+from featup_cli.upsamplers.api import FLOAT, UpsamplerModule, check_inputs, without_gradients
 from featup_cli.upsamplers.guidance import picture_stem, resize_guidance
 from featup_cli.upsamplers.resfu.bands import BandedTaps
 from featup_cli.upsamplers.resfu.components import explained_part, identity_convolution
@@ -22,13 +23,12 @@ from featup_cli.upsamplers.resfu.plan import Plan
 from featup_cli.upsamplers.resfu.rows import bands_of, store
 from featup_cli.upsamplers.resfu.sampling import centres, lookup
 from featup_cli.upsamplers.resfu.similarity import InnerProduct, PCDCBlock, weights_of
-from featup_cli.upsamplers.sharpen import make_strengths, sharpen
 
 Size = tuple[int, int]
 KEY_PIXELS = 4  # along a token, of the picture that keys of `components` are made of
 
 
-class ReSFU(nn.Module):
+class ReSFU(UpsamplerModule):
     """Mix the neighbours of every output pixel by how alike they are (ReSFU, section 4).
 
     Weights are shared by all channels and sum to one, so constants are kept. Names of parameters are those of the
@@ -41,9 +41,12 @@ class ReSFU(nn.Module):
         UsageError: no number of channels, but keys that are projections of them.
     """
 
+    Config = ReSFUConfig
+    config: ReSFUConfig
+
     def __init__(self, channels: int | None = None, config: ReSFUConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = config or ReSFUConfig()
+        super().__init__(channels, config)
+        config = self.config
         self.channels = channels if config.key == "projection" else None
         guidance_channels = config.guidance_channels
         self.stem = picture_stem(guidance_channels) if config.guidance == "image" else None
@@ -61,7 +64,6 @@ class ReSFU(nn.Module):
         self.semantic_scores = self._similarity() if config.scores != "detail" else None
         self.detail_scores = self._similarity() if config.scores != "semantic" else None
         self.sharpen_lr = make_strengths(config.sharpen_lr, config.sharpen_lr_wide)
-        self.details = Details()
 
     def _similarity(self) -> nn.Module:
         c = self.config

@@ -1,0 +1,142 @@
+"""What a backbone is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featup_cli.backbones.precision import Network, Precision
+from featup_cli.core.errors import ShapeError, UsageError
+from featup_cli.core.shapes import Size
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Backbone:
+    """A frozen network that maps pictures to a grid of features exactly `stride` times smaller.
+
+    Attributes:
+        network: normalised float32 [B, 3, H, W] -> [B, channels, H / stride, W / stride].
+        name: the name as asked; `resolved` is the timm name with its weights tag, or "tiny".
+        channels: feature channels.
+        stride: pixels per feature, along each side.
+        patch_multiple: the sides of the network's input must be multiples of this.
+        native_size: (height, width) of the input that the network was made for.
+        fixed_size: the only (height, width) that the network takes, or None if any multiple will do.
+        mean, std: input normalisation per RGB channel, for values in [0, 1].
+        norm_applied: whether the final norm (or SAM's neck) really acted on the features.
+        layer: index of the block or stage that the features come from, counted from 0.
+        weights_source: "packaged", "hf-hub:ID", "local-dir:FOLDER", "file:PATH", "url:ADDRESS" or "random".
+        weights_sha256: digest of the state dict.
+        device: where the network runs and the features are.
+        precision: the number format that it computes in; shared by all that are made of the same loaded network.
+        details: more facts for the record, as JSON values.
+        attention_heads: heads of a transformer whose tokens may all attend to each other, else 0.
+        restride: makes the network with patches that begin every so many pixels; None if it has no such patches.
+    """
+
+    network: Network
+    name: str
+    resolved: str
+    channels: int
+    stride: int
+    patch_multiple: int
+    native_size: Size
+    fixed_size: Size | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    norm_applied: bool
+    layer: int
+    weights_source: str
+    weights_sha256: str
+    device: torch.device
+    precision: Precision
+    details: Mapping[str, Any] = field(default_factory=dict)
+    attention_heads: int = 0
+    restride: Callable[[int], Network] | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of a batch of pictures; no gradient flows back to the pictures.
+
+        Args:
+            images: [B, 3, H, W] floats in [0, 1] on any device; H and W multiples of `patch_multiple`.
+        Returns:
+            Float32 [B, channels, H / stride, W / stride] on `device`; an ordinary tensor that autograd can use.
+        Raises:
+            ShapeError: not such a batch, or a size that the network can't take.
+            PrecisionError, UsageError: the asked precision does not serve, as `Precision.run`.
+        """
+        self._check(images)
+        features = self.run(self.network, images)
+        height, width = images.shape[-2:]
+        expected = (len(images), self.channels, height // self.stride, width // self.stride)
+        if features.shape != expected:
+            raise ShapeError(f"{self.name} gave features {tuple(features.shape)} instead of {expected}")
+        return features.float().contiguous()
+
+    def run(self, network: Network, images: Tensor) -> Tensor:
+        """What a network says about pictures in [0, 1], normalised and at the precision of this backbone's own."""
+        pixels = images.to(self.device, torch.float32)
+        # Filled on the device: a copy from the host would wait for it.
+        mean, std = (torch.cat([pixels.new_full((1, 1, 1, 1), v) for v in value], 1) for value in (self.mean, self.std))
+        return self.precision.run(network, (pixels - mean) / std, judge=self.network)
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or images.numel() == 0:
+            raise ShapeError(
+                f"a backbone takes float images [B, 3, H, W] in [0, 1], not {images.dtype} {tuple(images.shape)}"
+            )
+        size = (images.shape[2], images.shape[3])
+        if self.fixed_size is not None and size != self.fixed_size:
+            raise ShapeError(f"{self.name} takes {self.fixed_size} pixels (height, width) only, not {size}")
+        if any(side % self.patch_multiple for side in size):
+            raise ShapeError(f"{self.name} takes sides that are multiples of {self.patch_multiple}, not {size}")
+
+    def with_stride(self, stride: int) -> Backbone:
+        """The same network and weights with overlapping patches, one every `stride` pixels, centred on its cell.
+
+        Raises:
+            UsageError: a network that has no patches to move, or a stride that is no smaller one.
+        """
+        if stride == self.stride:
+            return self
+        if self.restride is None:
+            raise UsageError(
+                f"{self.name} can't take a smaller patch stride: it is no vision transformer of one patch convolution, "
+                "free input size and positions relative to the picture"
+            )
+        if not 0 < stride < self.stride:
+            raise UsageError(f"patch stride {stride}: {self.name} has {self.stride} pixels; give a smaller one")
+        height, width = (max(1, round(side / stride)) * stride for side in self.native_size)
+        return replace(
+            self, network=self.restride(stride), stride=stride, patch_multiple=stride, native_size=(height, width)
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """All that was asked for and fixes the features, as JSON values: the same before and after any picture."""
+        facts = {name: value for name, value in self.describe().items() if name != "precision_choice"}
+        return facts | {"precision": self.precision.request}
+
+    def describe(self) -> dict[str, Any]:
+        """All that fixes the features, as JSON values, with the precision that was chosen by the first picture."""
+        return {
+            "name": self.name,
+            "resolved": self.resolved,
+            "layer": self.layer,
+            "norm_applied": self.norm_applied,
+            "channels": self.channels,
+            "stride": self.stride,
+            "patch_multiple": self.patch_multiple,
+            "native_size": list(self.native_size),
+            "fixed_size": list(self.fixed_size) if self.fixed_size else None,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "weights_source": self.weights_source,
+            "weights_sha256": self.weights_sha256,
+            **self.precision.describe(),
+            "device": str(self.device),
+            **self.details,
+        }

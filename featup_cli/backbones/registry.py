@@ -1,0 +1,49 @@
+"""Which backbones there are, and how one is loaded by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featup_cli.backbones.loader import Alias, Loader
+from featup_cli.backbones.timm.loader import LOADER as TIMM
+from featup_cli.backbones.tiny.loader import LOADER as TINY
+from featup_cli.core.errors import UsageError
+from featup_cli.core.plugins import collect, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from featup_cli.backbones.api import Backbone
+    from featup_cli.backbones.config import BackboneConfig
+
+LOADERS: dict[str, Loader] = collect((TINY, TIMM), "featup.backbones", Loader)
+ALIASES: dict[str, Alias] = {name: alias for loader in LOADERS.values() for name, alias in loader.aliases.items()}
+"""Short names of all backbones."""
+
+
+def resolve_alias(name: str) -> str:
+    """The full name that `name` stands for; any other name or reference comes back unchanged."""
+    alias = ALIASES.get(name)
+    return alias.reference if alias else name
+
+
+def find_loader(name: str) -> Loader:
+    """The loader of an alias, else the one that takes any name."""
+    named = (loader for loader in LOADERS.values() if name in loader.aliases)
+    return next(named, None) or next(loader for loader in LOADERS.values() if loader.any_name)
+
+
+def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") -> Backbone:
+    """Load the backbone that `config` names, ready to run on `device`.
+
+    Raises:
+        UsageError: an unknown name, a layer out of range, an argument that the model does not take.
+        WeightsError: weights are unavailable or don't fit; never replaced by random ones.
+    """
+    if config.weights is not None and config.random_weights:
+        raise UsageError("--weights and --random-weights exclude each other")
+
+    import torch
+
+    backbone: Backbone = resolve(find_loader(config.name).load)(config, torch.device(device))
+    return backbone

@@ -1,0 +1,315 @@
+"""Any timm model as a backbone."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.data import resolve_model_data_config
+from timm.models import model_entrypoint
+from torch import Tensor
+
+from featup_cli.backbones import weights as weight_files
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.grid import Grid, measure_grid, run_probe
+from featup_cli.backbones.precision import Network, Precision
+from featup_cli.backbones.registry import ALIASES, resolve_alias
+from featup_cli.backbones.timm.overlap import attention_heads, can_overlap, overlap_patches
+from featup_cli.core.errors import UsageError, WeightsError
+
+# Arguments of timm's factory that decide where weights come from or what the model returns: ours to set.
+_RESERVED = {
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"),
+    *("features_only", "out_indices", "feature_cls", "in_chans", "scriptable", "exportable", "no_jit"),
+}
+# timm names the switch for free input sizes differently: Swin, then ViT and EVA; the rest has none. Swin comes first,
+# since it takes any argument without a word before timm 1.0.31.
+_FREE_SIZE_SWITCHES: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
+# Parts after the features in timm models.
+_HEADS = ("head", "head_dist", "fc", "classifier", "fc_norm", "attn_pool", "norm_head", "conv_head", "bn2")
+
+# timm gives its modules attributes (feature_info, pretrained_cfg) that nn.Module does not declare.
+TimmModel = Any
+
+
+def load_timm(config: BackboneConfig, device: torch.device) -> Backbone:
+    """Load a timm model as `load_backbone` does.
+
+    Features come from `forward_intermediates`, or from `features_only` where a model has only that. With `norm`,
+    timm applies the final norm of a ViT to whichever block is asked for (as DINO's own code does), that of a
+    hierarchical network to its last stage only. Some networks have no norm over positions (their norm comes after
+    pooling): then `norm_applied` is False. SAM's norm is its neck, which is used for the last block only.
+    """
+    loaded = open_model(config)
+    layer = _check_layer(config, len(loaded.model.feature_info))
+    network, grid, norm_applied = _choose(config, loaded, layer, device)
+    backbone = wrap_network(config, loaded, network, grid, norm_applied, layer, device)
+
+    def restride(stride: int) -> Network:
+        twin = overlap_patches(loaded.model, stride)
+        return _networks(loaded.reference, twin, loaded.arguments, layer, device)[norm_applied]
+
+    heads = attention_heads(loaded.model)
+    return replace(backbone, attention_heads=heads, restride=restride if can_overlap(loaded.model) else None)
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A timm model with its weights.
+
+    Attributes:
+        reference: its timm name, or where it is.
+        model: in eval mode, frozen.
+        source: where its weights are from, as `Backbone.weights_source`.
+        arguments: that it was made with.
+        mean, std: input normalisation.
+        native_size: (height, width) of the input that it was made for.
+    """
+
+    reference: str
+    model: TimmModel
+    source: str
+    arguments: dict[str, Any]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    native_size: tuple[int, int]
+
+
+def open_model(config: BackboneConfig, with_head: bool = False) -> OpenModel:
+    """The model that `config` names, with its weights.
+
+    Args:
+        config: as for `load_backbone`.
+        with_head: whether a weights file must hold the parts after the features too.
+    Raises:
+        UsageError, WeightsError: as `load_backbone`.
+    """
+    reference = resolve_alias(config.name)
+    _check_name(reference)
+    file = weight_files.read_weights(config.weights) if config.weights else None
+    arguments = {**(file.timm_kwargs if file else {}), **config.model_args}
+    mean, std = (arguments.pop(key, getattr(file, key, None)) for key in ("mean", "std"))
+    if reserved := _RESERVED & arguments.keys():
+        raise UsageError(f"--backbone-arg {sorted(reserved)[0]} can't be set: featup sets it itself")
+
+    model, source, arguments = _load_model(config, reference, file, arguments, with_head)
+    data_config = resolve_model_data_config(model)
+    return OpenModel(
+        reference, model, source, arguments,
+        mean=_triple("mean", data_config["mean"] if mean is None else mean),
+        std=_triple("std", data_config["std"] if std is None else std),
+        native_size=_pair(arguments.get("img_size", data_config["input_size"][1:])),
+    )  # fmt: skip
+
+
+def wrap_network(
+    config: BackboneConfig, loaded: OpenModel, network: Network, grid: Grid, norm_applied: bool, layer: int,
+    device: torch.device, details: Mapping[str, Any] | None = None,
+) -> Backbone:  # fmt: skip
+    """`network`, made of the model `loaded`, as a backbone; `details` are further facts for the record."""
+    model, reference, native = loaded.model, loaded.reference, loaded.native_size
+    tag, architecture = (model.pretrained_cfg.get(key) for key in ("tag", "architecture"))
+    return Backbone(
+        network=network,
+        name=config.name,
+        resolved=reference if ":" in reference or not tag else f"{architecture}.{tag}",
+        channels=grid.channels,
+        stride=grid.stride,
+        patch_multiple=grid.patch_multiple,
+        native_size=grid.fixed_size or (grid.nearest(native[0]), grid.nearest(native[1])),
+        fixed_size=grid.fixed_size,
+        mean=loaded.mean,
+        std=loaded.std,
+        norm_applied=norm_applied,
+        layer=layer,
+        weights_source=loaded.source,
+        weights_sha256=weight_files.digest(model.state_dict()),
+        device=device,
+        precision=Precision(config.precision, device, f"{reference} {architecture}.{tag}"),
+        details={
+            "architecture": architecture,
+            "layers": len(model.feature_info),
+            "model_args": json.loads(json.dumps(loaded.arguments, default=str)),
+            "timm": timm.__version__,
+            "torch": torch.__version__,
+            **(details or {}),
+        },
+    )
+
+
+def _load_model(
+    config: BackboneConfig, reference: str, file: weight_files.WeightsFile | None, arguments: dict[str, Any],
+    with_head: bool,
+) -> tuple[TimmModel, str, dict[str, Any]]:  # fmt: skip
+    """The model in eval mode, where its weights are from, and the arguments it was made with."""
+    published = not (config.random_weights or file)
+    needs_hub = reference.startswith("hf-hub:") or (published and not reference.startswith("local-dir:"))
+    with weight_files.hub_access(config.offline, needs_hub):
+        source = _published_source(config, reference) if published else "random"
+        model, arguments = _create(config, reference, arguments, published, source)
+    if file:
+        source = f"file:{file.path}"
+        optional = () if with_head else (*_HEADS, *_names(model.pretrained_cfg.get("classifier")))
+        weight_files.load_weights(model, file, _checkpoint_converter(model), optional)
+    return model.eval().requires_grad_(False), source, arguments
+
+
+def _published_source(config: BackboneConfig, reference: str) -> str:
+    """Where timm finds the weights of `reference`; WeightsError if there are none, or none without a network."""
+    cfg = None if ":" in reference else timm.get_pretrained_cfg(reference)
+    if cfg is None:
+        return reference
+    if cfg.hf_hub_id:
+        return f"hf-hub:{cfg.hf_hub_id}"
+    if not cfg.url:
+        raise weight_files.unavailable(config.name, "")
+    # Weights on other servers are in torch's cache, which knows no offline mode.
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(str(cfg.url)).name
+    if weight_files.is_offline() and not cached.is_file():
+        raise weight_files.unavailable(config.name, f"url:{cfg.url}")
+    return f"url:{cfg.url}"
+
+
+def _create(
+    config: BackboneConfig, reference: str, arguments: dict[str, Any], published: bool, source: str
+) -> tuple[TimmModel, dict[str, Any]]:
+    """The model, with free input sizes where it has a switch for them, and all arguments that it was given."""
+    failure: Exception | None = None
+    for switch in _FREE_SIZE_SWITCHES:
+        try:
+            with weight_files.seeded():
+                model = timm.create_model(reference, pretrained=published, **switch, **arguments)
+            return model, {**switch, **arguments}
+        except TypeError as error:  # an unknown argument shows before any weights are looked for
+            failure = error
+        except Exception as error:  # the hub client, torch and timm's checks of values each have errors of their own
+            about_weights = isinstance(error, OSError | RuntimeError | SafetensorError) or not arguments
+            if about_weights and (published or ":" in reference):
+                raise weight_files.unavailable(config.name, source if published else reference, error) from None
+            failure = error
+            break
+    assert failure is not None
+    if not arguments and ":" not in reference:
+        raise failure
+    given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its own configuration"
+    raise UsageError(f"{config.name} does not take {given}: {weight_files.first_line(failure)}") from None
+
+
+def _choose(config: BackboneConfig, loaded: OpenModel, layer: int, device: torch.device) -> tuple[Network, Grid, bool]:
+    """The network up to `layer`, what it gives, and whether its norm acts: seen by trial, not by kind of model."""
+    model = loaded.model
+    raw, normed = _networks(loaded.reference, model, loaded.arguments, layer, device)
+    grid = measure_grid(config.name, raw, model.feature_info[layer]["reduction"], loaded.native_size, device)
+    if not config.norm:
+        return raw, grid, False
+    raw_features = run_probe(raw, grid.probe_size, device)
+    try:
+        normed_features = run_probe(normed, grid.probe_size, device)
+    except AssertionError:  # how timm says that a network has no norm for features
+        return raw, grid, False
+    if raw_features.shape != normed_features.shape:
+        # Another number of channels: a neck, made for the features of the last block.
+        acts = layer == len(model.feature_info) - 1
+    else:
+        acts = not torch.equal(raw_features, normed_features)
+    return (normed, grid._replace(channels=normed_features.shape[1]), True) if acts else (raw, grid, False)
+
+
+def _check_name(reference: str) -> None:
+    """Raise UsageError, with names that look alike, if timm can't know `reference`."""
+    source, separator, location = reference.partition(":")
+    if separator:
+        if source not in ("hf-hub", "local-dir") or not location:
+            raise UsageError(f"unknown backbone '{reference}': a reference is hf-hub:OWNER/NAME or local-dir:FOLDER")
+        if source == "local-dir" and not (Path(location) / "config.json").is_file():
+            raise WeightsError(f"{reference}: there is no config.json in that folder")
+        return
+    architecture, _, tag = reference.partition(".")
+    known = timm.is_model(architecture)
+    if known and (not tag or timm.models.is_model_pretrained(reference)):
+        return
+    if "/" in reference:
+        raise UsageError(
+            f"unknown backbone '{reference}': write hf-hub:{reference} for the hub, local-dir:{reference} for a folder"
+        )
+    if known:
+        tagged = timm.list_pretrained(f"{architecture}.*")
+        names = difflib.get_close_matches(reference, tagged, 3, 0) or [architecture]
+    else:
+        names = difflib.get_close_matches(reference, [*ALIASES, *timm.list_models()], 3)
+    hint = f"; did you mean {', '.join(names)}?" if names else "; `featup info` lists the short names"
+    raise UsageError(f"unknown backbone '{reference}'{hint}")
+
+
+def _check_layer(config: BackboneConfig, count: int) -> int:
+    layer = -1 if config.layer is None else config.layer
+    if not -count <= layer < count:
+        raise UsageError(f"layer {layer} is out of range: {config.name} has 0 to {count - 1} (or -{count} to -1)")
+    return layer % count
+
+
+def _networks(
+    reference: str, model: TimmModel, arguments: dict[str, Any], layer: int, device: torch.device
+) -> tuple[Network, Network]:
+    """`model` up to `layer`, without and with the final norm: normalised images -> [B, C, h, w]."""
+    if hasattr(model, "forward_intermediates"):
+        forward = partial(
+            model.to(device).forward_intermediates,
+            indices=[layer],
+            stop_early=True,
+            output_fmt="NCHW",
+            intermediates_only=True,
+        )
+        return lambda images: forward(images, norm=False)[0], lambda images: forward(images, norm=True)[0]
+    # The state dict of the full model, which was checked; timm would load a file leniently here.
+    overlay = {"source": "", "state_dict": model.state_dict()}
+    wanted: dict[str, Any] = {"features_only": True, "out_indices": (layer,), "pretrained_cfg_overlay": overlay}
+    try:
+        features = timm.create_model(reference, pretrained=True, **wanted, **arguments)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"{reference} can't give features of its inside: {weight_files.first_line(error)}") from None
+    features = features.eval().requires_grad_(False).to(device)
+
+    def network(images: Tensor) -> Tensor:
+        return features(images)[0]
+
+    return network, network
+
+
+def _checkpoint_converter(model: TimmModel) -> weight_files.Converter | None:
+    """timm's own converter of the original authors' checkpoints, which lies beside each architecture."""
+    entry = model_entrypoint(model.pretrained_cfg["architecture"])
+    convert = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
+    if convert is None or len(inspect.signature(convert).parameters) > 1:
+        return convert
+    return lambda state, _: convert(state)
+
+
+def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _triple(key: str, value: Any) -> tuple[float, float, float]:
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if len(values) == 1:
+        values *= 3
+    numeric = all(isinstance(item, int | float) and math.isfinite(item) for item in values)
+    if len(values) != 3 or not numeric or (key == "std" and min(values) <= 0):
+        raise UsageError(f"{key} must be one or three {'positive ' if key == 'std' else ''}numbers, not {value}")
+    return values[0], values[1], values[2]

@@ -1,0 +1,57 @@
+"""Records of a kind: those of this package, and those that other packages add by an entry point."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol, TypeVar
+
+
+class Record(Protocol):
+    """Something that is declared once, by name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+def collect(own: Iterable[R], group: str, kind: type[R]) -> dict[str, R]:
+    """Records by name: our own, then those that installed packages declare.
+
+    A package of anybody's adds one without a change here:
+
+        [project.entry-points."featup.methods"]
+        mine = "my_package.method:METHOD"
+
+    What can't be loaded, is of another kind, or has a name that is taken is left out, with a line on stderr: it must
+    not keep the rest from working.
+
+    Args:
+        own: the package's records.
+        group: name of the entry points, as `featup.methods`.
+        kind: class of the records.
+    """
+    records = {record.name: record for record in own}
+    for point in entry_points(group=group):
+        try:
+            found = point.load()
+            problem = "" if isinstance(found, kind) else f"is no {kind.__name__}"
+        except Exception as error:  # anybody's code may raise anything
+            problem = f"can't be loaded ({type(error).__name__}: {error})"
+        if not problem and found.name in records:
+            problem = f"is called {found.name}, as another one is"
+        if problem:
+            print(f"warning: {group} {point.value} {problem}; it is left out", file=sys.stderr)
+        else:
+            records[found.name] = found
+    return records
+
+
+def resolve(reference: str) -> Any:
+    """What a text `module:name` means; the module is imported when it is first asked for."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,86 @@
+"""Settings as frozen dataclasses: changes from text, and the checks that their constructors share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from featup_cli.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of something that has none."""
+
+
+def check_positive(config: DataclassInstance, *names: str) -> None:
+    """Raise UsageError unless these settings are above 0."""
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise UsageError(f"{name}={getattr(config, name)}: must be above 0")
+
+
+def check_not_negative(config: DataclassInstance, *names: str) -> None:
+    """Raise UsageError if one of these settings is below 0."""
+    for name in names:
+        if getattr(config, name) < 0:
+            raise UsageError(f"{name}={getattr(config, name)}: must not be negative")
+
+
+def check_within(config: DataclassInstance, **ranges: tuple[float, float]) -> None:
+    """Raise UsageError unless each of these settings lies in its range (low, high), ends included."""
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(config, name) <= high:
+            raise UsageError(f"{name}={getattr(config, name)}: must lie between {low} and {high}")
+
+
+def check_square(config: DataclassInstance, name: str) -> None:
+    """Raise UsageError unless a setting is a square number, of which stratified draws are made."""
+    if round(getattr(config, name) ** 0.5) ** 2 != getattr(config, name):
+        raise UsageError(f"{name}={getattr(config, name)}: must be a square number, for stratified draws")
+
+
+def change_settings(config: Settings, texts: Iterable[str], prefix: str = "") -> Settings:
+    """A frozen dataclass of settings with changes given as `key=value`; `none` where a setting may be None.
+
+    Args:
+        config: the settings.
+        texts: the changes.
+        prefix: what the user wrote before each key, for messages.
+    Raises:
+        UsageError: an unknown setting, or an invalid value.
+    """
+    kinds = get_type_hints(type(config))
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name not in kinds:
+            keys = ", ".join(prefix + key for key in kinds)
+            raise UsageError(f"--set {prefix}{text}: expected KEY=VALUE with KEY one of {keys}")
+        changes[name] = _parse(prefix + name, kinds[name], value.strip())
+    return replace(config, **changes)
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+    if get_origin(kind) is UnionType:  # the only unions of a setting are with None
+        if text == "none":
+            return None
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    choices = get_args(kind) if get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
+    if choices and text not in choices:
+        raise UsageError(f"{name}={text}: choose from {', '.join(choices)}")
+    if kind is bool:
+        return text == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise UsageError(f"{name}={text}: expected {'a whole number' if kind is int else 'a number'}") from None
+    return text

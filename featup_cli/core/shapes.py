@@ -1,0 +1,115 @@
+"""Sizes: what the network sees and what comes out."""
+
+from __future__ import annotations
+
+import re
+
+from featup_cli.core.errors import UsageError
+
+Size = tuple[int, int]
+"""(height, width), in pixels or tokens."""
+
+MAX_TOKENS = 250_000
+
+
+def parse_size(text: str, option: str) -> tuple[int, int]:
+    """`HxW` to (height, width).
+
+    Raises:
+        UsageError: the text has another form, or a side is zero.
+    """
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX]\s*(\d{1,6})\s*", text)
+    if not match or 0 in (int(match[1]), int(match[2])):
+        raise UsageError(f"{option} {text}: expected HEIGHTxWIDTH in pixels, for example 448x640")
+    return int(match[1]), int(match[2])
+
+
+def network_size(image: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
+    """Network input for a picture: its aspect ratio, short side near `short_side`, sides rounded to `multiple`.
+
+    Args:
+        image: (height, width) of the picture.
+        short_side: wished short side in pixels.
+        multiple: patch size or total stride of the backbone.
+    Returns:
+        (height, width); neither side is more than half a multiple from the exact aspect ratio (but at least one).
+    """
+    scale = short_side / min(image)
+    height, width = (max(multiple, int(side * scale / multiple + 0.5) * multiple) for side in image)
+    return height, width
+
+
+def resolve_network_size(
+    image: tuple[int, int],
+    resize: str | int | None,
+    native: tuple[int, int],
+    multiple: int,
+    fixed: tuple[int, int] | None,
+    name: str,
+) -> tuple[int, int]:
+    """Network input from `--resize`: a short side, `HxW`, or None for the backbone's own size.
+
+    Raises:
+        UsageError: an unusable value, a backbone that takes one size only, or more than `MAX_TOKENS` tokens; the
+            message names `name` (the picture) and the way out.
+    """
+    if fixed is not None:
+        if resize is not None:
+            raise UsageError(f"--resize {resize}: this backbone takes {fixed[0]}x{fixed[1]} pixels only; leave it out")
+        return fixed
+    if isinstance(resize, str) and not resize.strip().isdigit():
+        asked = parse_size(resize, "--resize")
+        size = (
+            max(multiple, round(asked[0] / multiple) * multiple),
+            max(multiple, round(asked[1] / multiple) * multiple),
+        )
+    else:
+        short = min(native) if resize is None else int(resize)
+        if short < 1:
+            raise UsageError(f"--resize {resize}: must be at least 1 pixel")
+        size = network_size(image, short, multiple)
+    tokens = (size[0] // multiple) * (size[1] // multiple)
+    if tokens > MAX_TOKENS:
+        raise UsageError(
+            f"{name}: {image[0]}x{image[1]} pixels would make a network input of {size[0]}x{size[1]}, "
+            f"{tokens:,} tokens; the limit is {MAX_TOKENS:,}: give a smaller --resize, or crop the picture"
+        )
+    return size
+
+
+def resolve_output_size(
+    text: str | tuple[int, int] | None,
+    image: tuple[int, int],
+    network: tuple[int, int],
+    grid: tuple[int, int],
+) -> tuple[int, int]:
+    """Size of the result from `--output-size`.
+
+    Args:
+        text: None (the network input's size), `image` (the picture's), `HxW`, or a factor of the token grid (`8x`).
+        image: (height, width) of the picture.
+        network: of the network input.
+        grid: of the low-resolution features.
+    Raises:
+        UsageError: the text has another form.
+    """
+    if text is None:
+        return network
+    if isinstance(text, tuple):
+        if len(text) != 2 or min(text) < 1:
+            raise UsageError(f"output_size {text}: expected (height, width) of at least 1")
+        return text
+    if text == "image":
+        return image
+    factor = re.fullmatch(r"(\d+(?:\.\d+)?)x", text)
+    if factor:
+        height, width = (round(side * float(factor[1])) for side in grid)
+        if min(height, width) < 1:
+            raise UsageError(f"--output-size {text}: makes less than one pixel of a {grid[0]}x{grid[1]} grid")
+        return height, width
+    try:
+        return parse_size(text, "--output-size")
+    except UsageError:
+        raise UsageError(
+            f"--output-size {text}: expected `image`, HEIGHTxWIDTH (448x640), or a factor of the grid (8x)"
+        ) from None

@@ -1,0 +1,281 @@
+"""The main job: picture, backbone, upsampler, result. The one place that joins the parts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.footprint import estimate_bytes
+from featup_cli.backbones.precision import naming
+from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.describe import choose_device, describe_device, versions
+from featup_cli.core.memory import default_memory, held_bytes, over_budget, trim_heap
+from featup_cli.core.progress import Announce, Progress, no_progress
+from featup_cli.core.shapes import resolve_network_size, resolve_output_size
+from featup_cli.engine.result import Result
+from featup_cli.engine.write import Output, Task, Written, unloaded_bytes, write_files
+from featup_cli.pictures.read import DEFAULT_MAX_PIXELS, Picture, as_picture, load_image
+from featup_cli.upsamplers.api import Upsampler
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
+from featup_cli.upsamplers.registry import DEFAULT_METHOD, check_method, find_method, make_upsampler
+
+PIXEL_CONVENTION = "cell centres at half units (align_corners=False); [C, H, W]; first row is the top"
+
+
+@dataclass(frozen=True)
+class Upsampling:
+    """What to do with each picture; fields are those of `featup upsample`."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    method: str = DEFAULT_METHOD
+    implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
+    resize: str | int | None = None
+    output_size: str | tuple[int, int] | None = None
+    device: str = "auto"
+    seed: int = 0
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    upsampler: str = "auto"
+    allow_other_backbone: bool = False
+    memory: int | None = None
+    config: Any = None
+
+    @property
+    def method_config(self) -> Any:
+        """Settings of the method: `config`, or `implicit` if they are of this method; None for its defaults."""
+        fits = type(self.implicit) is find_method(self.method).config
+        return self.implicit if self.config is None and fits else self.config
+
+    @property
+    def method_settings(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self.method_config) if self.method_config is not None else {}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes for one picture, all (height, width): of the network's input, its grid of tokens, and the result."""
+
+    network: tuple[int, int]
+    grid: tuple[int, int]
+    output: tuple[int, int]
+
+
+class Pipeline:
+    """A backbone and an upsampler, loaded once, and what to do with each picture.
+
+    Args:
+        settings: what to do.
+        backbone: one that is loaded already.
+        announce: told of downloads; None for silence.
+    Raises:
+        UsageError, WeightsError: the settings can't be obeyed, or weights can't be had.
+    """
+
+    def __init__(
+        self, settings: Upsampling, backbone: Backbone | None = None, announce: Announce | None = None
+    ) -> None:
+        method = check_method(settings.method, settings.upsampler)
+        self.settings = settings
+        self.device = backbone.device if backbone is not None else choose_device(settings.device)
+        self.device_name = describe_device(self.device)
+        self.backbone = backbone or load_backbone(settings.backbone, self.device)
+        # Made here in any case, so that what can't be had is refused before the first picture.
+        made = make_upsampler(
+            settings.method, backbone=self.backbone, network_size=self.backbone.native_size,
+            upsampler=settings.upsampler, allow_other_backbone=settings.allow_other_backbone,
+            offline=settings.backbone.offline, announce=announce,
+        )  # fmt: skip
+        self._upsampler: Upsampler | None = None if method.per_picture else made
+
+    def run(self, image: Any, progress: Progress = no_progress) -> Result:
+        """Upsample the features of one picture.
+
+        Args:
+            image: path, Pillow image, array or tensor (see `as_picture`).
+            progress: called as the work goes on.
+        Raises:
+            InputError: the picture can't be read; UsageError: a size can't be obeyed.
+            MemoryBudgetError: the backbone's pass would not fit the memory that may be used.
+        """
+        picture = self.read(image) if isinstance(image, (str, Path)) else as_picture(image)
+        plan = self.plan(picture)
+        start = time.perf_counter()
+        self.check_extraction(self.extraction_bytes(1, plan), plan)
+        lr_feats = self.extract([picture], plan)
+        upsampler = self._upsampler_for(plan, progress)
+        with torch.no_grad(), naming([picture.source or "image"]):
+            hr_feats = upsampler(picture.tensor()[None].to(self.device), lr_feats, plan.output)
+        seconds = time.perf_counter() - start
+        provenance = self._provenance(picture, plan, upsampler, seconds)
+        return Result(
+            hr_feats[0].cpu(), lr_feats[0].cpu(), picture, upsampler.details, provenance,
+            getattr(upsampler, "model", None),
+        )  # fmt: skip
+
+    def read(self, path: Path | str) -> Picture:
+        """Read a picture; safe in another thread.
+
+        Raises:
+            InputError: the picture can't be read.
+        """
+        return load_image(path, self.settings.max_pixels)
+
+    def plan(self, picture: Picture) -> Plan:
+        """Sizes for a picture.
+
+        Raises:
+            UsageError: a size can't be obeyed.
+        """
+        settings, backbone = self.settings, self.backbone
+        network = resolve_network_size(
+            picture.size, settings.resize, backbone.native_size, backbone.patch_multiple, backbone.fixed_size,
+            picture.source or "image",
+        )  # fmt: skip
+        grid = (network[0] // backbone.stride, network[1] // backbone.stride)
+        return Plan(network, grid, resolve_output_size(settings.output_size, picture.size, network, grid))
+
+    def extraction_bytes(self, count: int, plan: Plan) -> int:
+        """Estimated peak of the memory that `extract` takes for `count` pictures."""
+        room = self._memory() - held_bytes(self.device)
+        return estimate_bytes(self.backbone.network, (count, 3, *plan.network), room)
+
+    def check_extraction(self, needed: int, plan: Plan) -> None:
+        """Raise MemoryBudgetError unless there are `needed` bytes for `extract`, with an estimate for the message."""
+        trim_heap()
+        total = held_bytes(self.device) + unloaded_bytes(self.settings.method, self.device) + needed
+        if total > self._memory():
+            what = f"{self.backbone.name} at {plan.network[0]}x{plan.network[1]} pixels needs"
+            raise over_budget(what, total, self._memory(), "or a smaller --resize")
+
+    def _memory(self) -> int:
+        return self.settings.memory or default_memory(self.device)
+
+    def extract(self, pictures: Sequence[Picture], plan: Plan) -> Tensor:
+        """The backbone's features [B, C, h, w] of pictures whose plans have the same network size.
+
+        Raises:
+            PrecisionError: the asked precision can't hold those of a picture, which the message names.
+        """
+        with naming([picture.source or "image" for picture in pictures]):
+            return self.backbone(torch.stack([picture.resized(plan.network) for picture in pictures]))
+
+    def request(self, output: Output) -> dict[str, Any]:
+        """All that was asked for and fixes what the files hold, as JSON values; of the picture nothing."""
+        settings = self.settings
+        backbone = {name: value for name, value in self.backbone.identity().items() if name != "device"}
+        provenance = getattr(self._upsampler, "provenance", None) or {}
+        asked = {
+            "backbone": backbone,
+            "method": settings.method,
+            "settings": settings.method_settings,
+            "upsampler": provenance.get("sha256"),
+            "seed": settings.seed, "resize": settings.resize, "output_size": settings.output_size,
+            **asdict(output),
+        }  # fmt: skip
+        # As it reads back from a file: tuples become lists.
+        request: dict[str, Any] = json.loads(json.dumps(asked, default=str))
+        return request
+
+    def write(
+        self, picture: Picture, plan: Plan, lr_feats: Tensor, target: Path, output: Output,
+        progress: Progress = no_progress,
+    ) -> Written:  # fmt: skip
+        """Upsample features in bands within the memory that may be used, and stream them to files.
+
+        Args:
+            picture: of `read`.
+            plan: of `plan`.
+            lr_feats: [1, C, h, w], of `extract`.
+            target: STEM.safetensors; STEM.png and STEM.model.safetensors lie beside it.
+            output: which files are written, and how.
+            progress: called as the work goes on.
+        Raises:
+            MemoryBudgetError: the result can't be made in that memory.
+            OutputError: a file can't be written; nothing is left behind.
+        """
+        upsampler = self._upsampler_for(plan, progress)
+        task = Task(
+            upsampler, self.settings.method, picture, lr_feats, plan.output, self.settings.memory, show=picture
+        )  # fmt: skip
+        request = self.request(output)
+
+        def describe(seconds: float) -> dict[str, Any]:
+            return self._provenance(picture, plan, upsampler, seconds) | {"request": request}
+
+        return write_files(task, target, output, describe, progress)
+
+    def _upsampler_for(self, plan: Plan, progress: Progress) -> Upsampler:
+        """The one upsampler, or for methods that fit each picture a new one."""
+        return self._upsampler or make_upsampler(
+            self.settings.method, backbone=self.backbone, network_size=plan.network, config=self.settings.method_config,
+            seed=self.settings.seed, progress=progress,
+        )  # fmt: skip
+
+    def _provenance(self, picture: Picture, plan: Plan, upsampler: Upsampler, seconds: float) -> dict[str, Any]:
+        settings, backbone = self.settings, self.backbone
+        return {
+            "input": {"path": picture.source, "sha256": picture.sha256, "size": list(picture.size)},
+            "backbone": backbone.describe(),
+            "method": settings.method,
+            "settings": settings.method_settings,
+            "upsampler": getattr(upsampler, "provenance", None),
+            "seed": settings.seed,
+            "network_size": list(plan.network), "output_size": list(plan.output), "grid": list(plan.grid),
+            "patch_size": backbone.stride, "pixel_convention": PIXEL_CONVENTION,
+            "versions": versions(), "device": self.device_name,
+            "seconds": round(seconds, 3), "scores": upsampler.details.scores,
+            "facts": upsampler.details.facts,
+        }  # fmt: skip
+
+
+def upsample(
+    image: Any,
+    *,
+    backbone: str | BackboneConfig | Backbone = "tiny",
+    method: str = DEFAULT_METHOD,
+    resize: str | int | None = None,
+    output_size: str | tuple[int, int] | None = None,
+    implicit: ImplicitConfig | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress = no_progress,
+    upsampler: Path | str = "auto",
+    allow_other_backbone: bool = False,
+) -> Result:
+    """Features per pixel of one picture: what `featup upsample` does, in memory and silent.
+
+    Args:
+        image: path, Pillow image, uint8 [H, W, 3] or float tensor [3, H, W] in [0, 1].
+        backbone: name, settings, or a loaded backbone to use again.
+        method: a key of `featup.METHODS`.
+        resize: network input, a short side or `HxW`; None for the backbone's own.
+        output_size: `image`, `HxW`, (H, W), a factor such as `8x`, or None for the network input's size.
+        implicit: settings of that method.
+        device: auto, cpu, cuda, ...
+        seed: the same seed on the same device gives the same result.
+        progress: called with (stage, done, total, score).
+        upsampler: weights of a trained method: `auto`, a released name or a file, as for `make_upsampler`.
+        allow_other_backbone: accept weights for another backbone with as many channels.
+    Raises:
+        FeatUpError: one of its subclasses; the message says what to do.
+    """
+    loaded = backbone if isinstance(backbone, Backbone) else None
+    config = (
+        backbone
+        if isinstance(backbone, BackboneConfig)
+        else BackboneConfig(name=str(getattr(backbone, "name", backbone)))
+    )
+    settings = Upsampling(
+        config, method, implicit or ImplicitConfig(), resize, output_size, device, seed, upsampler=str(upsampler),
+        allow_other_backbone=allow_other_backbone,
+    )  # fmt: skip
+    return Pipeline(settings, loaded).run(image, progress)

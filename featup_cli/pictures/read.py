@@ -1,0 +1,247 @@
+"""Read any picture that Pillow reads as upright 8-bit sRGB."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from featup_cli.core.errors import InputError, one_line
+from featup_cli.io.files import check_readable
+
+DEFAULT_MAX_PIXELS = 200_000_000
+# No format spends more on a pixel (four numbers of 64 bits), nor as much on metadata; larger files are not read.
+_BYTES_PER_PIXEL, _BYTES_BESIDE = 32, 1 << 28
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright RGB picture: `pixels` uint8 [H, W, 3], where it came from, and what was noteworthy about it."""
+
+    pixels: np.ndarray
+    source: str = ""
+    sha256: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def bytes(self) -> Tensor:
+        """Uint8 [3, H, W], which shares the memory of `pixels`."""
+        return torch.from_numpy(self.pixels).permute(2, 0, 1)
+
+    def tensor(self) -> Tensor:
+        """Float32 [3, H, W] in [0, 1]."""
+        return self.bytes().float().div_(255)
+
+    def resized(self, size: tuple[int, int]) -> Tensor:
+        """The whole picture at `size` (height, width), antialiased bicubic: float32 [3, H, W] in [0, 1]."""
+        if size == self.size:
+            return self.tensor()
+        image = Image.fromarray(self.pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        return Picture(np.array(image)).tensor()
+
+
+class _QuietPillow:
+    """Sets Pillow's guard against bombs and silences its warnings; may be entered by several threads at once.
+
+    The guard is a module global that warns up to twice its limit and then raises; ours is checked from the header. Its
+    other warnings are of broken metadata, which harm no picture. As both are global, the first thread to enter sets
+    them, and the last one to leave sets them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = ExitStack()
+
+    @contextmanager
+    def __call__(self, limit: int) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._before.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._before.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+                Image.MAX_IMAGE_PIXELS = limit
+            self._inside += 1
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, limit)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._before.close()
+
+
+_quiet_pillow = _QuietPillow()
+
+
+def picture_formats() -> tuple[str, ...]:
+    """Formats that Pillow decodes by itself, by its names.
+
+    Of stubs and MPEG it knows no more than the name; PostScript would be run by another program.
+    """
+    Image.init()
+
+    def decoded(kind: str) -> bool:
+        factory = Image.OPEN[kind][0]
+        stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+        return not stub and kind not in ("MPEG", "EPS")
+
+    return tuple(filter(decoded, Image.OPEN))
+
+
+def picture_suffixes() -> frozenset[str]:
+    """Lower-case suffixes of these formats: what counts as a picture in a folder."""
+    formats = set(picture_formats())
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
+
+
+def _greyscale_from_deep(image: Image.Image, name: str) -> Image.Image:
+    """Scale 16-bit, 32-bit and float greyscale to 8 bits by the range of the type, never by the picture's own."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"{name}: holds NaN or infinite pixels; repair the file or save it as 8-bit PNG")
+    top = float(values.max(initial=0.0))
+    if image.mode.startswith("I;16") or (image.mode == "I" and top <= 65535):
+        values = values / 257.0
+    elif image.mode == "F" and top <= 1.0:
+        values = values * 255.0
+    elif top > 255.0:
+        raise InputError(
+            f"{name}: {image.mode}-mode pixels up to {top:g} have no known scale; save it as 8- or 16-bit PNG"
+        )
+    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert to RGB through the embedded colour profile if there is a usable one, else by Pillow's own formula."""
+    if profile and image.mode in ("RGB", "CMYK"):
+        try:
+            converted = ImageCms.profileToProfile(
+                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (ImageCms.PyCMSError, OSError):
+            converted = None  # a broken profile is no reason to refuse the picture
+        if converted is not None:
+            return converted
+    return image.convert("RGB")
+
+
+def upright_rgb(image: Image.Image, name: str = "image") -> Image.Image:
+    """Apply EXIF orientation, composite alpha on white, convert any mode to 8-bit RGB."""
+    profile = image.info.get("icc_profile")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _greyscale_from_deep(image, name)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        foreground = image.convert("RGBA")
+        canvas = Image.new("RGBA", foreground.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(canvas, foreground).convert("RGB")
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    return _to_srgb(image, profile)
+
+
+def load_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """Read a picture from a file.
+
+    Args:
+        path: any format that Pillow decodes by itself; of an animation the first frame is taken and a note says so.
+        max_pixels: larger pictures are refused from the header, before any pixel is decoded.
+    Raises:
+        InputError: the file is missing, no picture, damaged, or too large; the message names it.
+    """
+    path = Path(path)
+    size = check_readable(path, "picture files")
+    if size > max_pixels * _BYTES_PER_PIXEL + _BYTES_BESIDE:
+        raise InputError(f"{path}: is too large for a picture ({size:,} bytes); raise --max-pixels if it is one")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error}); check its permissions") from None
+    return decode_picture(data, str(path), max_pixels)
+
+
+def decode_picture(data: bytes, name: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
+    """As `load_image`, from the bytes of a file; `name` is for messages."""
+    notes: list[str] = []
+    too_large = f"has more than {max_pixels:,} pixels; raise the limit with --max-pixels if you trust the file"
+    try:
+        with _quiet_pillow(max_pixels), Image.open(io.BytesIO(data), formats=picture_formats()) as image:
+            if image.width * image.height > max_pixels:
+                raise InputError(f"{name}: {image.width}x{image.height} {too_large}")
+            # Phones store photographs as MPO with a preview or depth map behind: no animation, not worth a note.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                notes.append(f"{name}: first of {image.n_frames} frames")
+                image.seek(0)
+            image.load()
+            pixels = np.array(upright_rgb(image, name))
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise InputError(f"{name}: {too_large}") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: is not a picture that Pillow can read; convert it to PNG or JPEG") from None
+    except MemoryError:
+        raise InputError(f"{name}: needs more memory than there is, or is damaged; give a smaller picture") from None
+    except Exception as error:
+        # Decoders raise nearly anything on damaged files; the file is at fault, not the program.
+        raise InputError(f"{name}: is damaged ({one_line(error)}); export it again") from None
+    return Picture(pixels, name, hashlib.sha256(data).hexdigest(), tuple(notes))
+
+
+def as_picture(image: Path | str | Picture | Image.Image | np.ndarray | Tensor) -> Picture:
+    """Take a path, a Pillow image, uint8 [H, W, 3], or a tensor [3, H, W], uint8 or floats in [0, 1].
+
+    Tensors may overshoot [0, 1] a little, as resized ones do, and are clipped; arrays are copied.
+
+    Raises:
+        InputError: as `load_image`, or an array of another shape, dtype or range.
+    """
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, (str, Path)):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        try:
+            pixels = np.array(upright_rgb(image))
+        except OSError as error:  # Pillow decodes at first use
+            raise InputError(f"the image is damaged ({error}); export it again") from None
+    elif isinstance(image, Tensor):
+        pixels = _pixels_of_tensor(image.detach())
+    elif image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size:
+        pixels = image.copy()
+    else:
+        raise InputError(f"an array image must be uint8 [H, W, 3], not {list(image.shape)} {image.dtype}")
+    return Picture(pixels, "", hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def _pixels_of_tensor(image: Tensor) -> np.ndarray:
+    known = image.is_floating_point() or image.dtype == torch.uint8
+    if image.ndim != 3 or image.shape[0] != 3 or not known or image.numel() == 0:
+        raise InputError(
+            f"a tensor image must be uint8 or float [3, H, W] in [0, 1], not {list(image.shape)} {image.dtype}"
+        )
+    if image.dtype == torch.uint8:
+        return image.cpu().permute(1, 2, 0).contiguous().numpy()
+    low, high = (float(value) for value in image.float().aminmax())
+    # Written so that NaN fails too. Bicubic resizing overshoots by up to a tenth; 0-255 and normalised images by more.
+    if not (low >= -0.25 and high <= 1.25):
+        raise InputError(f"a tensor image must be in [0, 1], not {low:g} to {high:g}; undo its normalisation")
+    levels = image.cpu().float().clamp(0, 1).mul_(255).round_().byte()  # in place: pictures may be large
+    pixels: np.ndarray = levels.permute(1, 2, 0).contiguous().numpy()
+    return pixels

@@ -1,0 +1,184 @@
+"""The call that all upsamplers share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import wraps
+from itertools import islice
+from typing import Any, ClassVar, ParamSpec, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from featup_cli.core.errors import ShapeError
+from featup_cli.core.shapes import Size
+
+Extract = Callable[[Tensor], Tensor]
+"""A backbone: images [B, 3, H, W] in [0, 1] to features [B, C, h, w]."""
+
+P = ParamSpec("P")
+
+FLOAT = 4  # bytes of a float32
+
+
+@dataclass
+class Details:
+    """What a call left besides the features, for the record and the feature file.
+
+    `scores` are numbers worth recording; `maps` extra tensors (`uncertainty` [h, w], `saliency` [h', w'], `kernels`
+    [M, k, k]); `notes` sentences that the user should read; `facts` how it was computed, as JSON values.
+    """
+
+    scores: dict[str, float] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Upsampler(Protocol):
+    """An upsampler of features; `details` describes its last call.
+
+    One whose result is a weighted mean of the features it is given, with weights that depend on the picture alone and
+    sum to one, says so by the attribute `linear_in_features = True`: then any affine map of the channels (a probe, a
+    projection) may come before it instead of after it, with the same result.
+    """
+
+    details: Details
+
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+        """Upsample features.
+
+        Args:
+            image: [B, 3, H, W] in [0, 1], the picture that the features come from, at any size.
+            lr_feats: [B, C, h, w].
+            output_size: (height, width) of the result, any.
+        Returns:
+            [B, C, *output_size].
+        Raises:
+            ShapeError: a tensor of another shape.
+        """
+        ...
+
+    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+        """The result of the call in bands of rows, top to bottom, equal to it up to rounding (1e-4).
+
+        Args:
+            image, lr_feats, output_size: as the call; the image may be uint8 in 0 to 255 too, which takes less memory.
+            rows: of a band at most.
+            start: first row of the first band; above 0 a run is continued that was broken off there.
+        Yields:
+            [B, C, at most `rows`, W]; together the rows from `start` on.
+        """
+        ...
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """Estimated peak of the memory that `bands` takes besides its arguments, a yielded band included.
+
+        Args:
+            lr_shape: [B, C, h, w] of the features, float32.
+            output_size: (height, width) of the result.
+            rows: of a band.
+        Returns:
+            Bytes; they never fall with `rows`.
+        """
+        ...
+
+
+def without_gradients(make: Callable[P, Iterator[Tensor]]) -> Callable[P, Iterator[Tensor]]:
+    """`torch.no_grad` for a generator of bands; unlike that it lets go of a band before the next one is made."""
+
+    @wraps(make)
+    def bands(*args: P.args, **kwargs: P.kwargs) -> Iterator[Tensor]:
+        made = make(*args, **kwargs)
+        ready: list[Tensor] = []
+        while True:
+            with torch.no_grad():
+                ready.extend(islice(made, 1))
+            if not ready:
+                return
+            yield ready.pop()
+
+    return bands
+
+
+class UpsamplerModule(nn.Module):
+    """A network that makes any rows of its result: `forward` is all rows at once, with gradients; `bands` loops.
+
+    A subclass gives `prepare`, `rows` and `band_bytes`.
+
+    Attributes:
+        Config: class of its settings.
+        config: its settings.
+        channels: of the features; None for any number.
+    """
+
+    Config: ClassVar[type[Any]]
+    config: Any
+    channels: int | None
+
+    def __init__(self, channels: int | None = None, config: Any = None) -> None:
+        super().__init__()
+        self.channels = channels
+        self.config = config if config is not None else self.Config()
+        self.details = Details()
+
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None = None) -> Any:
+        """All that rows share: statistics of the whole picture, weights of early stages.
+
+        Args:
+            image: [B, 3, H', W'] in [0, 1], at any size; without gradients uint8 in 0 to 255 too.
+            lr_feats: [B, C, h, w].
+            size: (H, W) of the result.
+            values: [B, K, h, w], mixed in place of `lr_feats` with the same weights: a linear map of them, say.
+        Raises:
+            ShapeError: a tensor of another shape.
+        """
+        raise NotImplementedError
+
+    def rows(self, prepared: Any, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom` of the result, top to bottom and none twice: [B, C, bottom - top, W]."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size, values: Tensor | None = None) -> Tensor:
+        """Upsample features; arguments and errors as `prepare`.
+
+        Returns:
+            [B, C, H, W], or [B, K, H, W] with `values`.
+        """
+        return self.rows(self.prepare(image, lr_feats, output_size, values), 0, output_size[0])
+
+    @without_gradients
+    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        prepared = self.prepare(image, lr_feats, output_size)
+        for top in range(start, output_size[0], rows):
+            yield self.rows(prepared, top, min(top + rows, output_size[0]))
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """Estimated peak of `bands`; see `Upsampler.band_bytes`."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_arguments(cls, *, channels: int | None = None, **settings: Any) -> nn.Module:
+        """A module with random weights, of what `arguments` gives; settings that are left out have their defaults."""
+        return cls(channels, cls.Config(**settings))
+
+    def arguments(self) -> dict[str, Any]:
+        """What `from_arguments` makes such a module of, as JSON values: the number of channels and the settings."""
+        return {"channels": self.channels, **asdict(self.config)}
+
+
+def is_linear(upsampler: Upsampler) -> bool:
+    """Whether an affine map of the channels may come before the upsampler instead of after it."""
+    return bool(getattr(upsampler, "linear_in_features", False))
+
+
+def check_inputs(image: Tensor, lr_feats: Tensor, output_size: Size) -> None:
+    """Raise ShapeError unless `image` is [B, 3, H, W], `lr_feats` [B, C, h, w] and the size positive."""
+    if image.ndim != 4 or image.shape[1] != 3:
+        raise ShapeError(f"image must be [B, 3, H, W], not {list(image.shape)}")
+    if lr_feats.ndim != 4 or lr_feats.shape[0] != image.shape[0]:
+        raise ShapeError(f"lr_feats must be [{image.shape[0]}, C, h, w], not {list(lr_feats.shape)}")
+    if len(output_size) != 2 or min(output_size) < 1:
+        raise ShapeError(f"output_size must be (height, width) of at least 1, not {output_size}")

@@ -1,0 +1,53 @@
+"""A network behind the call that all upsamplers share, with where its weights come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featup_cli.core.errors import ShapeError
+from featup_cli.core.shapes import Size
+from featup_cli.upsamplers.api import Details, check_inputs, without_gradients
+from featup_cli.upsamplers.guidance import like_features
+
+
+class PretrainedUpsampler:
+    """A feed-forward upsampler behind the call that all share (`Upsampler`); it follows the features' device.
+
+    Attributes:
+        module: the network, in eval mode.
+        provenance: file, SHA-256, method, config and backbone of the weights, as JSON values.
+        linear_in_features: the result is one linear map of every channel.
+    """
+
+    def __init__(self, module: nn.Module, provenance: dict[str, Any], notes: list[str]) -> None:
+        self.module = module.eval()
+        self.provenance = provenance
+        self.linear_in_features = bool(getattr(module, "linear_in_features", False))
+        self.details = Details(notes=notes)
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+        """Upsample [B, C, h, w] to [B, C, *output_size]; arguments and errors as for every `Upsampler`."""
+        return self._module_for(image, lr_feats, output_size)(image.to(lr_feats), lr_feats, output_size)
+
+    @without_gradients
+    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        module = self._module_for(image, lr_feats, output_size)
+        yield from module.bands(like_features(image, lr_feats), lr_feats, output_size, rows, start)  # type: ignore[operator]
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """As the network itself estimates; see `Upsampler.band_bytes`."""
+        return int(self.module.band_bytes(lr_shape, output_size, rows))  # type: ignore[operator]
+
+    def _module_for(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> nn.Module:
+        """The network, on the features' device, once the arguments are checked."""
+        check_inputs(image, lr_feats, output_size)
+        channels = self.provenance["config"].get("channels")  # none: any number will do
+        if channels is not None and lr_feats.shape[1] != channels:
+            raise ShapeError(f"lr_feats must be [B, {channels}, h, w] for this upsampler, not {list(lr_feats.shape)}")
+        return self.module.to(lr_feats.device)

@@ -1,0 +1,23 @@
+"""The records of the methods that ask the backbone for more tokens."""
+
+from __future__ import annotations
+
+from featup_cli.upsamplers.method import Method, Needs
+
+STRIDED = Method(
+    "strided",
+    "runs a ViT with overlapping patches (Amir et al., 2021; FeatUp, section 6.2); seconds a picture",
+    "Amir et al. (2021); FeatUp, section 6.2",
+    "featup_cli.upsamplers.denser.upsampler:build_strided",
+    needs=Needs.BACKBONE,
+    per_picture=True,
+)
+LARGE_IMAGE = Method(
+    "large-image",
+    "runs the backbone on an enlarged picture (FeatUp, section 4); up to 64 times its cost",
+    "FeatUp, section 4",
+    "featup_cli.upsamplers.denser.upsampler:build_large_image",
+    needs=Needs.BACKBONE,
+    per_picture=True,
+)
+METHODS = (STRIDED, LARGE_IMAGE)

@@ -1,0 +1,39 @@
+"""The records of joint bilateral upsampling: the learned stack, and the classical one."""
+
+from __future__ import annotations
+
+from featup_cli.upsamplers.jbu.config import JBUConfig
+from featup_cli.upsamplers.method import Import, Method
+
+_KERNELS = ("adaptive_conv", "range_taps", "resampled_conv")
+
+
+def _always(config: JBUConfig) -> bool:
+    """Weights see the picture only."""
+    return True
+
+
+CLASSICAL = Method(
+    "classical-jbu",
+    "joint bilateral upsampling by fixed Gaussians (Kopf et al., 2007); nothing is learned",
+    "Kopf et al. (2007)",
+    "featup_cli.upsamplers.jbu.classical:build",
+    kernels=_KERNELS,
+)
+RELEASED = Import(
+    kind="jbu-released",
+    telling="up1.range_temp",
+    read="featup_cli.upsamplers.jbu.imported:read",
+    network="featup_cli.upsamplers.jbu.released:ReleasedJBU",
+)
+JBU = Method(
+    "jbu",
+    "one pass of a joint bilateral stack; serves every backbone",
+    "FeatUp, section 3.2",
+    network="featup_cli.upsamplers.jbu.upsampler:JBUUpsampler",
+    config=JBUConfig,
+    any_backbone=_always,
+    kernels=_KERNELS,
+    imports=(RELEASED,),
+    releases="featup_cli.upsamplers.jbu.releases:RELEASES",
+)
