@@ -100,6 +100,8 @@ def make_upsampler(
     record = check_method(method, upsampler)
     if record.needs is Needs.BACKBONE and (backbone is None or network_size is None):
         raise UsageError(f"method {method} needs the backbone and its input size: it runs the backbone itself")
+    if config is not None and not isinstance(config, record.config):
+        raise UsageError(f"settings of {method} are a {record.config.__name__}, not a {type(config).__name__}")
     made: Upsampler = resolve(record.build)(
         Making(
             record, backbone, network_size, config, seed, progress, upsampler, allow_other_backbone, offline, announce

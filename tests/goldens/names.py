@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import featup_cli
 from featup_cli.cli.app import app
-from featup_cli.upsamplers.weights import build_upsampler
+from featup_cli.upsamplers.registry import TRAINABLE
+from featup_cli.upsamplers.weights.file import build_upsampler
 
 __all__ = ["app", "band_rows", "build_upsampler", "packaged_weights", "shorten_dip", "trained_methods"]
 
@@ -35,6 +36,4 @@ def shorten_dip(upsampler: Any, steps: int) -> Any:
 
 def trained_methods() -> dict[str, nn.Module]:
     """Modules of all methods with weights, at their default settings for 96 channels."""
-    from featup_cli.upsamplers.trainable import CONFIGS
-
-    return {name: build_upsampler(name, {} if name == "jbu" else {"channels": 96}) for name in CONFIGS}
+    return {name: build_upsampler(name, {} if name == "jbu" else {"channels": 96}) for name in TRAINABLE}

@@ -51,7 +51,9 @@ def record_case(name: str, inputs: Inputs) -> tuple[dict[str, Any], dict[str, An
     backbone = featup.load_backbone(config, torch.device("cpu"))
     fit = featup.ImplicitConfig(**FIT)
     asked = {"backbone": backbone, "upsampler": weights}
-    upsampler = featup.make_upsampler(case.method, network_size=NETWORK, config=fit, **asked)
+    upsampler = featup.make_upsampler(
+        case.method, network_size=NETWORK, config=fit if case.method == "implicit" else None, **asked
+    )
     plain = featup.upsample(inputs.photo, backbone=backbone, method="nearest", resize="64x80", output_size="1x")
     image = torch.from_numpy(inputs.pixels.copy()).permute(2, 0, 1)[None]
     lr_feats = plain.lr_features[None]
