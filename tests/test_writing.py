@@ -104,7 +104,7 @@ class Fake:
 
 def task(upsampler: Fake, memory: int | None = None) -> Task:
     picture = Picture(np.zeros((8, 8, 3), np.uint8))
-    return Task(upsampler, "fake", picture, torch.rand(1, 5, 3, 3), (37, 4), memory)
+    return Task(upsampler, "bilinear", picture, torch.rand(1, 5, 3, 3), (37, 4), memory)
 
 
 def test_a_band_that_runs_out_of_memory_is_halved_and_the_run_goes_on() -> None:
@@ -118,7 +118,7 @@ def test_a_band_that_runs_out_of_memory_is_halved_and_the_run_goes_on() -> None:
 
 
 def test_when_not_even_one_row_fits_the_estimate_is_told() -> None:
-    with pytest.raises(MemoryBudgetError, match=r"37x4 features with --method fake need about"):
+    with pytest.raises(MemoryBudgetError, match=r"37x4 features with --method bilinear need about"):
         list(make_bands(task(Fake(most=0))))
 
 

@@ -28,6 +28,7 @@ from featup_cli.training.run import Training, train
 from featup_cli.upsamplers.api import Upsampler
 from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig
+from featup_cli.upsamplers.registry import FEED_FORWARD
 from featup_cli.upsamplers.weights.file import build_upsampler
 
 SIZES = ((384, 14, 16, "float32"), (384, 28, 16, "float32"), (1024, 64, 16, "float16"))  # channels, grid, factor
@@ -62,7 +63,7 @@ def upsample(session: Session) -> None:
 def upsamplers(session: Session) -> None:
     """The suite of `featup bench`, method by method."""
     settings = Settings(device=str(session.device), repeat=2 if session.dry else 10, budget_s=0.1 if session.dry else 1)
-    methods = ["bilinear"] if session.dry else suite.feed_forward_methods()
+    methods = ["bilinear"] if session.dry else list(FEED_FORWARD)
     for method in methods:
         for row in suite.measure_method(method, settings, session.device, lambda text: None):
             session.row(**row)
@@ -100,7 +101,7 @@ def _fits(dry: bool) -> list[tuple[str, ImplicitConfig]]:
 def precision(session: Session) -> None:
     """Results in half types against float32 on the same, rounded, inputs; then a ViT."""
     channels, grid, factor = (8, 4, 4) if session.dry else (384, 14, 16)
-    for method in suite.feed_forward_methods():
+    for method in list(FEED_FORWARD):
         upsampler = _build(method, channels, session.device)
         for dtype in ("float16", "bfloat16"):
             image, lr_feats = _inputs(session, channels, grid, factor, dtype)

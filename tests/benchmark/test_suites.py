@@ -105,7 +105,7 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_figures")
 def test_the_upsamplers_suite_measures_every_feed_forward_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upsamplers, "METHODS", {"nearest": "", "bilinear": "", "implicit": ""})
+    monkeypatch.setattr(upsamplers, "FEED_FORWARD", {"nearest": "", "bilinear": ""})
     report = run_benchmark(Settings(suite="upsamplers", **QUICK))
     rows = report["rows"]
     assert [(r["method"], r["figure"], r["factor"]) for r in rows[:3]] == [
@@ -124,7 +124,7 @@ def test_an_upsampler_that_can_not_be_built_is_skipped_with_the_reason(monkeypat
         raise UsageError("no weights for this backbone")
 
     monkeypatch.setattr(upsamplers, "make_upsampler", refuse)
-    monkeypatch.setattr(upsamplers, "METHODS", {"jbu": ""})
+    monkeypatch.setattr(upsamplers, "FEED_FORWARD", {"jbu": ""})
     report = run_benchmark(Settings(suite="upsamplers", **QUICK))
     assert report["rows"] == [{"method": "jbu", "skipped": "no weights for this backbone"}]
     assert "no weights" in as_text(report)

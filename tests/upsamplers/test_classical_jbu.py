@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from featup_cli.upsamplers.api import is_linear
-from featup_cli.upsamplers.jbu.classical import RANGE_SIGMA, SPATIAL_SIGMA, make_classical_jbu
+from featup_cli.upsamplers.jbu.classical import RANGE_SIGMA, SPATIAL_SIGMA
+from featup_cli.upsamplers.registry import make_upsampler
 
 
 def mirrored(index: int, size: int) -> int:
@@ -34,7 +35,7 @@ def one_doubling(image: torch.Tensor, feats: torch.Tensor) -> torch.Tensor:
 
 def test_equals_the_loop_over_pixels() -> None:
     image, feats = torch.rand(3, 8, 12) * 0.4, torch.randn(2, 4, 6)
-    out = make_classical_jbu()(image[None], feats[None], (8, 12))
+    out = make_upsampler("classical-jbu")(image[None], feats[None], (8, 12))
     torch.testing.assert_close(out[0], one_doubling(image, feats), atol=1e-5, rtol=1e-5)
 
 
@@ -42,10 +43,10 @@ def test_an_edge_of_the_picture_becomes_an_edge_and_nothing_leaves_the_range() -
     image = torch.full((1, 3, 64, 64), 0.2)
     image[..., 32:] = 0.9
     feats = F.adaptive_avg_pool2d(image[:, :1], 8)
-    out = make_classical_jbu()(image, feats, (64, 64))
+    out = make_upsampler("classical-jbu")(image, feats, (64, 64))
     assert float((out[..., 32] - out[..., 31]).mean()) > 0.6
     assert 0.2 - 1e-5 <= float(out.min()) <= float(out.max()) <= 0.9 + 1e-5
 
 
 def test_says_that_it_is_linear() -> None:
-    assert is_linear(make_classical_jbu())
+    assert is_linear(make_upsampler("classical-jbu"))
