@@ -1,0 +1,116 @@
+"""Commands whose options are the fields of dataclasses (`core.options`): typer parses, the command gets the groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from functools import wraps
+from inspect import Parameter, Signature
+from types import GenericAlias, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+import typer.main
+
+from featup_cli.cli.console import report_errors
+from featup_cli.core.options import GROUP, REQUIRED, Declared, declared
+from featup_cli.errors import UsageError
+
+
+def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], Any]:
+    """Decorator that makes a click command of a function each of whose parameters is a group of options.
+
+    The options are those of all groups, in order. What goes wrong is reported as `report_errors` says, from building
+    the groups on.
+
+    Args:
+        examples: command lines that the help shows at its end.
+    Raises:
+        ValueError: two groups declare a field of the same name.
+    """
+
+    def decorate(function: Callable[..., None]) -> Any:
+        groups = {name: kind for name, kind in get_type_hints(function).items() if name != "return"}
+        parameters = [_parameter(each) for kind in groups.values() for each in _options(kind)]
+
+        @report_errors
+        @wraps(function)
+        def run(**values: Any) -> None:
+            function(**{name: _build(kind, values) for name, kind in groups.items()})
+
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app = typer.Typer(add_completion=False)
+        title = "Example" if len(examples) == 1 else "Examples"
+        app.command(epilog=f"{title}:  {'  |  '.join(examples)}" if examples else None)(run)
+        return typer.main.get_command(app)
+
+    return decorate
+
+
+def _options(group: type) -> Iterator[Declared]:
+    """The options of a group and of those that it holds, in order."""
+    for each in declared(group):
+        if each.option is GROUP:
+            yield from _options(each.kind)
+        else:
+            yield each
+
+
+def _build(group: type, values: Mapping[str, Any]) -> Any:
+    """A group of what typer has parsed: choices become texts, and what can be repeated a tuple.
+
+    Raises:
+        UsageError: a required option is missing (typer 0.16 with click 8.3 or newer doesn't see that).
+    """
+    fields = {}
+    for each in declared(group):
+        if each.option is GROUP:
+            fields[each.name] = _build(each.kind, values)
+            continue
+        value = values[each.name]
+        if each.default is REQUIRED and value is None:
+            raise UsageError(f"missing {_flags(each)[0]}")
+        is_tuple = get_origin(each.kind) is tuple
+        fields[each.name] = tuple(_plain(part) for part in value or ()) if is_tuple else _plain(value)
+    return group(**fields)
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _parameter(each: Declared) -> Parameter:
+    """An option as typer wants it: a parameter of a function."""
+    option, default, kind = each.option, each.default, each.kind
+    if get_origin(kind) in (Union, UnionType):  # the only ones of an option are with None
+        kind = next(k for k in get_args(kind) if k is not NoneType)
+    repeated = get_origin(kind) is tuple
+    if repeated:
+        kind = get_args(kind)[0]
+    choices = get_args(kind) if get_origin(kind) is Literal else option.choices and option.choices()
+    if choices:
+        kind = _choice(each.name, choices)
+        default = kind(default) if isinstance(default, str) else default
+    if repeated:
+        kind, default = GenericAlias(list, (kind,)), (default if default is REQUIRED else list(default) or None)
+    facts = {name: getattr(option, name) for name in ("help", "metavar", "min", "max")}
+    facts |= {"envvar": option.env, "rich_help_panel": option.panel, "show_default": default not in (None, REQUIRED)}
+    declaration = typer.Argument(**facts) if option.positional else typer.Option(*_flags(each), **facts)
+    return Parameter(
+        each.name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if default is REQUIRED else default,
+        annotation=Annotated[kind | None if default is None else kind, declaration],
+    )
+
+
+def _choice(name: str, choices: Iterable[str]) -> Any:
+    """An Enum: typer before 0.19 knows no Literal."""
+    return Enum(name, {choice: choice for choice in choices}, type=str)
+
+
+def _flags(each: Declared) -> tuple[str, ...]:
+    name = each.name.replace("_", "-")
+    is_switch = each.kind in (bool, bool | None) and each.default is not False
+    return each.option.flags or (f"--{name}/--no-{name}" if is_switch else f"--{name}",)

@@ -1,0 +1,139 @@
+"""How a dataclass declares which of its fields are options of the command line; nothing here parses one.
+
+    @dataclass(frozen=True)
+    class BlurConfig:
+        sigma: float = option(1.0, "Standard deviation in pixels.", min=0)
+        passes: int = 1                               # a setting, but no option
+
+A field of type `tuple[X, ...]` can be given several times. Python users see fields with defaults, as in any dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, TypeVar, get_type_hints
+
+GivenType = TypeVar("GivenType", bound="Given")
+
+REQUIRED: Any = MISSING
+"""The default of an option that must be given."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line needs to know of a field beside its name, type and default.
+
+    Attributes:
+        help: the help text.
+        flags: such as `--backbone` and `-b`. Without any: `--name`, or `--name/--no-name` for a bool that isn't False
+            by default.
+        panel: heading in the help; without one, the attribute `PANEL` of the class.
+        metavar: what stands for the value in the help.
+        min, max: bounds of a number; it may reach them.
+        env: environment variable that gives the value if the command line doesn't.
+        choices: gives the values that a text may have; a `Literal` needs none.
+        positional: an argument instead of an option.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    panel: str | None = None
+    metavar: str | None = None
+    min: float | None = None
+    max: float | None = None
+    env: str | None = None
+    choices: Callable[[], Iterable[str]] | None = None
+    positional: bool = False
+
+
+GROUP = Option("")
+"""Marks a field that holds a group; the group's options stand in its place."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field as its class declares it."""
+
+    name: str
+    kind: Any
+    default: Any
+    option: Option
+
+
+def _declare(default: Any, option: Option) -> Any:
+    # Fields without a default may then follow others.
+    return field(default=default, kw_only=True if default is REQUIRED else MISSING, metadata={"option": option})
+
+
+def option(default: Any, help: str, *flags: str, **rest: Any) -> Any:
+    """A field that is an option; `rest` are attributes of `Option`."""
+    return _declare(default, Option(help, flags, **rest))
+
+
+def argument(help: str, *, default: Any = REQUIRED, metavar: str | None = None) -> Any:
+    """A field that is a positional argument."""
+    return _declare(default, Option(help, metavar=metavar, positional=True))
+
+
+def group() -> Any:
+    """A field that holds another dataclass with options."""
+    return _declare(REQUIRED, GROUP)
+
+
+def declared(kind: type) -> list[Declared]:
+    """The options, arguments and groups among the fields of a dataclass, in order."""
+    kinds = get_type_hints(kind)
+    return [
+        Declared(each.name, kinds[each.name], each.default, _with_panel(each.metadata["option"], kind))
+        for each in fields(kind)
+        if "option" in each.metadata
+    ]
+
+
+def _with_panel(option: Option, kind: type) -> Option:
+    if option is GROUP or option.positional or option.panel is not None:
+        return option
+    return replace(option, panel=getattr(kind, "PANEL", None))
+
+
+def like(kind: type, name: str, **changes: Any) -> Any:
+    """A field that is the option `name` of another class; `changes` are another `default` or attributes of `Option`.
+
+    Raises:
+        KeyError: that class declares no such option.
+    """
+    found = {each.name: each for each in declared(kind)}[name]
+    return _declare(changes.pop("default", found.default), replace(found.option, **changes))
+
+
+class Given:
+    """Base of the classes that `optional_fields` completes."""
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def optional_fields(
+    config: type, prefix: str = "", first: Sequence[str] = ()
+) -> Callable[[type[GivenType]], type[GivenType]]:
+    """Decorator that gives a class the options of a class of settings, all None by default: not given.
+
+    Args:
+        config: the class of settings; the help shows its defaults.
+        prefix: what each help text starts with.
+        first: names of options that stand before the others.
+    """
+    options = {each.name: each for each in declared(config)}
+
+    def complete(kind: type[GivenType]) -> type[GivenType]:
+        kind.__annotations__ = {name: options[name].kind | None for name in dict.fromkeys([*first, *options])}
+        for name in kind.__annotations__:
+            default, option = options[name].default, options[name].option
+            shown = ("off", "on")[default] if isinstance(default, bool) else default
+            text = f"{prefix}{option.help} (default: {shown})"
+            setattr(kind, name, _declare(None, replace(option, help=text)))
+        return dataclass(frozen=True)(kind)
+
+    return complete

@@ -1,0 +1,227 @@
+"""Commands made of groups of options, beside the same written for typer by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+import typer
+import typer.main
+
+from featup_cli.cli.command import command
+from featup_cli.core.options import REQUIRED, Given, argument, group, like, option, optional_fields
+from featup_cli.errors import InputError, UsageError
+
+COLORS = ("red", "dark-blue")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of a library, some of them options."""
+
+    steps: int = option(150, "steps at most.", min=1)
+    hidden: int = 64
+    weight: float = option(0.0, "prior.")
+    clean: bool = option(True, "leave out noise.")
+    dark: bool = option(False, "see in the dark.", "--dark/--light")
+    kernel: Literal["box", "tent"] = option("box", "shape of the kernel.")
+
+
+@optional_fields(FitConfig, prefix="fit: ", first=("weight",))
+class FitOptions(Given):
+    """Settings of the fit that were given."""
+
+    PANEL = "Method"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Arguments, and an option that must be given after one that need not."""
+
+    PANEL = "Input"
+
+    files: tuple[Path, ...] = argument("Files to read.", metavar="FILE")
+    size: str | None = option(None, "Size. (default: the file's)")
+    output: Path = option(REQUIRED, "Where to write.", "-o", "--output", panel="Output")
+
+
+@dataclass(frozen=True)
+class More:
+    """Options of every kind."""
+
+    PANEL = "Method"
+
+    color: str = option("red", "Colour.", "--color", "-c", choices=lambda: COLORS)
+    fit: FitOptions = group()
+    settings: tuple[str, ...] = option((), "Any setting.", "--set", metavar="KEY=VALUE")
+    number: int = option(3, "Number.", min=1, max=9)
+    picture: bool = option(True, "Write a picture.")
+    device: str = option("auto", "Device.", panel="Run", env="TOY_DEVICE")
+    as_json: bool = option(False, "JSON.", "--json", panel="Run")
+
+    def __post_init__(self) -> None:
+        if self.number == 7:
+            raise UsageError("--number 7: not\nthat one")
+
+
+calls: list[tuple[Files, More]] = []
+
+
+@command(examples=["toy a", "toy b --number 2"])
+def toy(files: Files, more: More) -> None:
+    """Do something."""
+    if more.number == 8:
+        raise InputError("can't be read")
+    if more.number == 9:
+        raise KeyError("a fault")
+    calls.append((files, more))
+
+
+Color = Enum("Color", {name: name for name in COLORS}, type=str)  # type: ignore[misc]
+Kernel = Enum("Kernel", {name: name for name in ("box", "tent")}, type=str)  # type: ignore[misc]
+method = partial(typer.Option, rich_help_panel="Method")
+unset = partial(method, show_default=False)
+
+
+def by_hand(
+    files: Annotated[list[Path], typer.Argument(help="Files to read.", metavar="FILE", show_default=False)],
+    *,
+    size: Annotated[str | None, unset("--size", help="Size. (default: the file's)", rich_help_panel="Input")] = None,
+    output: Annotated[Path, unset("-o", "--output", help="Where to write.", rich_help_panel="Output")],
+    color: Annotated[Color, method("--color", "-c", help="Colour.")] = Color.red,  # type: ignore[attr-defined]
+    weight: Annotated[float | None, unset("--weight", help="fit: prior. (default: 0.0)")] = None,
+    steps: Annotated[int | None, unset("--steps", min=1, help="fit: steps at most. (default: 150)")] = None,
+    clean: Annotated[bool | None, unset("--clean/--no-clean", help="fit: leave out noise. (default: on)")] = None,
+    dark: Annotated[bool | None, unset("--dark/--light", help="fit: see in the dark. (default: off)")] = None,
+    kernel: Annotated[Kernel | None, unset("--kernel", help="fit: shape of the kernel. (default: box)")] = None,
+    settings: Annotated[list[str] | None, unset("--set", metavar="KEY=VALUE", help="Any setting.")] = None,
+    number: Annotated[int, method("--number", min=1, max=9, help="Number.")] = 3,
+    picture: Annotated[bool, method("--picture/--no-picture", help="Write a picture.")] = True,
+    device: Annotated[
+        str, typer.Option("--device", help="Device.", rich_help_panel="Run", envvar="TOY_DEVICE")
+    ] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON.", rich_help_panel="Run")] = False,
+) -> None:
+    """Do something."""
+
+
+def run(asked: Any, *arguments: str) -> int:
+    """Exit status of a click command."""
+    with pytest.raises(SystemExit) as ended:
+        asked.main(list(arguments), prog_name="toy")
+    return int(ended.value.code or 0)
+
+
+def called(*arguments: str) -> tuple[Files, More]:
+    calls.clear()
+    assert run(toy, "a", "-o", "out", *arguments) == 0
+    return calls[0]
+
+
+def facts(parameter: Any) -> dict[str, Any]:
+    """What click knows of a parameter; of Enums the values."""
+    names = ("name", "opts", "secondary_opts", "required", "nargs", "multiple", "is_flag", "help", "metavar", "envvar",
+             "rich_help_panel", "show_default", "default", "min", "max")  # fmt: skip
+    found = {name: getattr(parameter, name, None) for name in names}
+    found["default"] = getattr(found["default"], "value", found["default"])
+    return {"class": type(parameter).__name__, **found}
+
+
+def test_parameters_are_those_of_the_command_written_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer(add_completion=False)
+    app.command("toy", epilog="Examples:  toy a  |  toy b --number 2")(by_hand)
+    expected = typer.main.get_command(app)
+    assert [facts(each) for each in toy.params] == [facts(each) for each in expected.params]
+    assert run(toy, "--help") == run(expected, "--help") == 0
+    shown = capsys.readouterr().out
+    half = shown.index("Usage", shown.index("Usage") + 1)
+    assert "default: auto" in shown
+    assert shown[:half].split() == shown[half:].split()
+
+
+def test_groups_hold_plain_values() -> None:
+    files, more = called("b", "--color", "dark-blue", "--set", "x=1", "--set", "y=2", "--kernel", "tent", "--no-clean")
+    assert files == Files(files=(Path("a"), Path("b")), output=Path("out"))
+    assert type(more.color) is str
+    assert more.color == "dark-blue"
+    assert more.settings == ("x=1", "y=2")
+    assert more.fit.given() == {"clean": False, "kernel": "tent"}
+    assert type(more.fit.given()["kernel"]) is str
+
+
+def test_what_is_not_given_has_the_default_of_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert called()[1] == More(fit=FitOptions())
+    assert More(fit=FitOptions()).fit.given() == {}
+    monkeypatch.setenv("TOY_DEVICE", "cpu")
+    assert called()[1].device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--number", "7"], 2, "error: --number 7: not that one\n"),
+        (["--number", "8"], 1, "error: can't be read\n"),
+        (["--number", "10"], 2, "--number"),
+        (["--color", "green"], 2, "dark-blue"),
+        (["--steps", "0"], 2, "--steps"),
+    ],
+)
+def test_errors_are_reported_with_their_status(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(toy, "a", "-o", "out", *arguments) == status
+    assert message in capsys.readouterr().err
+
+
+def test_faults_keep_their_traceback() -> None:
+    with pytest.raises(KeyError, match="a fault"):
+        toy.main(["a", "-o", "out", "--number", "9"], prog_name="toy")
+
+
+def test_required_options_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(toy, "a") == 2
+    assert "-o" in capsys.readouterr().err
+    assert run(toy, "-o", "out") == 2
+
+
+def test_a_command_has_each_option_once() -> None:
+    @dataclass(frozen=True)
+    class Other:
+        color: str = like(More, "color", default="dark-blue", help="Another.")
+
+    def twice(more: More, other: Other) -> None:
+        """Never made."""
+
+    twice.__annotations__ = {"more": More, "other": Other}
+    with pytest.raises(ValueError, match="color"):
+        command()(twice)
+
+
+def test_an_option_can_be_declared_like_another_with_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Other:
+        color: str = like(More, "color", default="dark-blue", help="Another.")
+
+    def other(options: Other) -> None:
+        """Say the colour."""
+        print(options.color)
+
+    other.__annotations__ = {"options": Other}
+    made = command(examples=["other"])(other)
+    (parameter,) = made.params
+    assert (parameter.opts, parameter.help, parameter.rich_help_panel) == (["--color", "-c"], "Another.", "Method")
+    assert made.epilog == "Example:  other"
+    assert run(made) == 0
+    assert capsys.readouterr().out == "dark-blue\n"
+    with pytest.raises(KeyError, match="nothing"):
+        like(More, "nothing")
+
+
+def test_settings_stay_a_dataclass_like_any_other() -> None:
+    assert FitConfig() == FitConfig(150, 64, 0.0, True, False, "box")
+    with pytest.raises(TypeError, match="output"):
+        Files(files=())
