@@ -1,0 +1,52 @@
+"""Groups of commands that import only what is asked for, so that help and version come at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple
+
+from typer.core import TyperCommand, TyperGroup
+
+
+class Entry(NamedTuple):
+    """A command: where it is (`package.module:name`), and its help."""
+
+    home: str
+    about: str
+
+
+class LazyGroup(TyperGroup):
+    """The commands of `table`; listing them, completing their names and suggesting one imports none of them."""
+
+    table: ClassVar[Mapping[str, Entry]] = {}
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, entry in self.table.items():
+            self.add_command(TyperCommand(name, help=entry.about))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the options before the command.
+
+        If there are none, their defaults aren't converted: typer imports pydantic for that, which takes longer than
+        everything else in `featup COMMAND --help`.
+        """
+        parser = copy(self)
+        if args and args[0] in self.table:
+            parser.params, parser.add_help_option = [], False
+        return super(LazyGroup, parser).parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name, command and remaining arguments; imports the command.
+
+        Raises:
+            UsageError (of click): no such command.
+        """
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and name is not None:
+            module, _, attribute = self.table[name].home.partition(":")
+            command = getattr(import_module(module), attribute)
+            command.help = self.table[name].about
+        return name, command, rest
