@@ -13,6 +13,7 @@ import typer
 import typer.main
 
 from featup_cli.cli.console import report_errors
+from featup_cli.cli.lazy import Command
 from featup_cli.core.options import GROUP, REQUIRED, Declared, declared
 from featup_cli.errors import UsageError
 
@@ -42,7 +43,7 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         app = typer.Typer(add_completion=False)
         title = "Example" if len(examples) == 1 else "Examples"
-        app.command(epilog=f"{title}:  {'  |  '.join(examples)}" if examples else None)(run)
+        app.command(cls=Command, epilog=f"{title}:  {'  |  '.join(examples)}" if examples else None)(run)
         return typer.main.get_command(app)
 
     return decorate

@@ -1,13 +1,24 @@
-"""Groups of commands that import only what is asked for, so that help and version come at once."""
+"""Commands, and groups of them, that import only what is asked for, so that help and version come at once."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from copy import copy
 from importlib import import_module
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 from typer.core import TyperCommand, TyperGroup
+
+
+class Command(TyperCommand):
+    """A command whose help imports no more than it shows."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        _import_help()
+        super().format_help(ctx, formatter)
 
 
 class Entry(NamedTuple):
@@ -26,6 +37,11 @@ class LazyGroup(TyperGroup):
         super().__init__(**settings)
         for name, entry in self.table.items():
             self.add_command(TyperCommand(name, help=entry.about))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        _import_help()
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the options before the command.
@@ -50,3 +66,16 @@ class LazyGroup(TyperGroup):
             command = getattr(import_module(module), attribute)
             command.help = self.table[name].about
         return name, command, rest
+
+
+def _import_help() -> None:
+    """Import what typer prints help with, less Markdown and tracebacks: half of the time, and never used here."""
+    absent = [name for name in ("rich.markdown", "rich.traceback") if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__dict__.update({n: type(n, (), {}) for n in ("Markdown", "Traceback")})
+    try:
+        import_module("typer.rich_utils")
+    finally:
+        for name in absent:
+            del sys.modules[name]

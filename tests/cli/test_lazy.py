@@ -42,7 +42,7 @@ def main() -> None:
     try:
         app(prog_name="toy")
     finally:
-        looked_at = {"toy_one", "toy_deep", "pydantic"}
+        looked_at = {"toy_one", "toy_deep", "pydantic", "rich.markdown", "rich.traceback"}
         print("imported:", *sorted(looked_at & set(sys.modules) - before))
 """
 COMMAND = """
@@ -143,6 +143,6 @@ def test_the_shell_completes_names_without_importing(
     ],
     ids=str,
 )
-def test_help_imports_no_pydantic(folder: Path, arguments: list[str], expected: str) -> None:
-    """Typer has uses for it, but to import it takes longer than to show the help."""
+def test_help_imports_neither_pydantic_nor_markdown(folder: Path, arguments: list[str], expected: str) -> None:
+    """Typer has uses for both, but to import them takes longer than to show the help."""
     assert run_toy(folder, *arguments)[1].splitlines()[-1] == expected
