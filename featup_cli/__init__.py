@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from featup_cli.engine.pipeline import upsample as upsample
     from featup_cli.engine.render import render as render
     from featup_cli.engine.result import Result as Result
-    from featup_cli.export import export_features as export_features
+    from featup_cli.exporting.run import export as export
+    from featup_cli.exporting.run import export_features as export_features
     from featup_cli.io.mapped import MappedFeatures as MappedFeatures
     from featup_cli.io.mapped import open_features as open_features
     from featup_cli.io.tensors import FeatureFile as FeatureFile
@@ -46,7 +47,7 @@ _NAMES = {
     "featup_cli.engine.pipeline": "Output Upsampling upsample",
     "featup_cli.engine.render": "render",
     "featup_cli.engine.result": "Result",
-    "featup_cli.export": "export_features",
+    "featup_cli.exporting.run": "export export_features",
     "featup_cli.io.mapped": "MappedFeatures open_features",
     "featup_cli.io.tensors": "FeatureFile load_features",
     "featup_cli.pictures.visualize": "visualize",

@@ -73,7 +73,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:  # fmt: skip
     """Write features in the formats that other programs read, in little memory."""
-    from featup_cli.export import export_features
+    from featup_cli.exporting.run import export_features
 
     console = Console(quiet, as_json)
     failed: list[Path] = []

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from featup_cli.cli import export as command
 from featup_cli.cli.app import app
-from featup_cli.export import FORMATS
+from featup_cli.exporting.registry import FORMATS
 from featup_cli.io.tensors import save_features
 
 PACKAGED = Path(__file__).parents[2] / "featup_cli" / "weights"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import subprocess
@@ -18,28 +17,11 @@ from torch import Tensor
 
 import featup_cli
 from featup_cli.core.errors import InputError, OutputError, UsageError
-from featup_cli.export import FORMATS, export_features
-from featup_cli.export import source as pieces
+from featup_cli.exporting import source as pieces
+from featup_cli.exporting.registry import FORMATS
+from featup_cli.exporting.run import export
 from featup_cli.io.tensors import load_features, save_features
-
-CHANNELS, SIZE = 9, (13, 22)  # a picture of 26 x 44: features at half its size
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def provenance(name: str, backbone: str = "tiny") -> dict[str, Any]:
-    return {"input": {"path": f"photos/{name}.jpg", "size": [26, 44]}, "backbone": {"name": backbone}}
-
-
-def make(path: Path, seed: int = 0, dtype: torch.dtype = torch.float16, factored: bool = False) -> Path:
-    maps: dict[str, Any] = {"features": random(CHANNELS, *SIZE, seed=seed)}
-    if factored:
-        maps = {"factored": (random(3, *SIZE, seed=seed), random(3, CHANNELS, seed=seed), random(CHANNELS, seed=seed))}
-    lr_features = random(CHANNELS, 2, 3, seed=seed)
-    save_features(path, **maps, lr_features=lr_features, provenance=provenance(path.stem), dtype=dtype)
-    return path
+from tests.exporting.views import CHANNELS, SIZE, check_format, make, make_views, provenance, random
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +39,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Three views, of which one is factored."""
-    return [
-        make(tmp_path / f"{name}.safetensors", seed, factored=name == "b") for seed, name in enumerate(("c", "a", "b"))
-    ]
+    return make_views(tmp_path)
 
 
 def same(array: Any, expected: Tensor, tolerance: float = 2e-3) -> None:
@@ -76,14 +55,14 @@ def array_dtype(file: Path) -> str:
 
 
 def test_npy(file: Path, tmp_path: Path) -> None:
-    assert export_features([file], "npy") == [tmp_path / "photo.npy"]
+    assert export([file], "npy") == [tmp_path / "photo.npy"]
     array = np.load(tmp_path / "photo.npy", mmap_mode="r")
     assert (array.shape, array.dtype.name) == ((CHANNELS, *SIZE), array_dtype(file))
     same(array, load_features(file).features)
 
 
 def test_npz(file: Path, tmp_path: Path) -> None:
-    export_features([file], "npz", output=tmp_path / "out" / "x.npz")
+    export([file], "npz", output=tmp_path / "out" / "x.npz")
     stored, given = np.load(tmp_path / "out" / "x.npz"), load_features(file)
     assert set(stored) == {"features", "lr_features", "provenance"}
     assert stored["features"].dtype.name == stored["lr_features"].dtype.name == array_dtype(file)
@@ -95,7 +74,7 @@ def test_npz(file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_pt(file: Path, tmp_path: Path, mapped: bool) -> None:
-    export_features([file], "pt")
+    export([file], "pt")
     stored = torch.load(tmp_path / "photo.pt", weights_only=True, mmap=mapped)
     given = load_features(file)
     assert set(stored) == {"features", "lr_features", "provenance"}
@@ -109,7 +88,7 @@ def test_pt(file: Path, tmp_path: Path, mapped: bool) -> None:
 
 
 def test_hdf5(file: Path, tmp_path: Path) -> None:
-    export_features([file], "hdf5")
+    export([file], "hdf5")
     given = load_features(file)
     with h5py.File(tmp_path / "photo.h5") as stored:
         assert set(stored) == {"features", "lr_features", "provenance"}
@@ -120,7 +99,7 @@ def test_hdf5(file: Path, tmp_path: Path) -> None:
 
 
 def test_feature_3dgs(file: Path, tmp_path: Path) -> None:
-    written = export_features([file], "feature-3dgs", output=tmp_path / "scene")
+    written = export([file], "feature-3dgs", output=tmp_path / "scene")
     assert written == [tmp_path / "scene" / "photo_fmap_CxHxW.pt"]
     tensor = torch.load(written[0], weights_only=True)
     assert (tensor.dtype, tuple(tensor.shape)) == (torch.float16, (CHANNELS, *SIZE))
@@ -130,13 +109,13 @@ def test_feature_3dgs(file: Path, tmp_path: Path) -> None:
 def test_feature_3dgs_names_follow_the_picture_up_to_its_first_dot(tmp_path: Path) -> None:
     file = tmp_path / "other.safetensors"
     save_features(file, features=random(3, 4, 5), provenance=provenance("frame.01.crop"))
-    assert export_features([file], "feature-3dgs")[0].name == "frame_fmap_CxHxW.pt"
+    assert export([file], "feature-3dgs")[0].name == "frame_fmap_CxHxW.pt"
     save_features(file, features=random(3, 4, 5), provenance={})
-    assert export_features([file], "feature-3dgs")[0].name == "other_fmap_CxHxW.pt"
+    assert export([file], "feature-3dgs")[0].name == "other_fmap_CxHxW.pt"
 
 
 def test_lerf_takes_the_cache(files: list[Path], tmp_path: Path) -> None:
-    assert export_features(files, "lerf", output=tmp_path / "outputs") == [tmp_path / "outputs" / "dino.npy"]
+    assert export(files, "lerf", output=tmp_path / "outputs") == [tmp_path / "outputs" / "dino.npy"]
     # What LERF's DINO loader compares, and how it looks pixels up.
     assert json.loads((tmp_path / "outputs" / "dino.info").read_text()) == {"image_shape": [26, 44]}
     array = torch.from_numpy(np.load(tmp_path / "outputs" / "dino.npy"))
@@ -146,7 +125,7 @@ def test_lerf_takes_the_cache(files: list[Path], tmp_path: Path) -> None:
 
 
 def test_f3rm_takes_the_cache(files: list[Path], tmp_path: Path) -> None:
-    written = export_features(files, "f3rm", output=tmp_path / "scene")
+    written = export(files, "f3rm", output=tmp_path / "scene")
     assert written == [tmp_path / "scene" / "f3rm_dino_features.pt"]
     # F3RM compares the names with a list of Path, and trusts its own cache.
     with torch.serialization.safe_globals([type(Path())]):
@@ -164,7 +143,7 @@ def test_f3rm_takes_the_cache(files: list[Path], tmp_path: Path) -> None:
 def test_f3rm_is_told_features_of_clip_from_others(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     save_features(file, features=random(3, *SIZE), provenance=provenance("a", "vit_base_patch16_clip_224"))
-    (written,) = export_features([file], "f3rm")
+    (written,) = export([file], "f3rm")
     assert written.name == "f3rm_clip_features.pt"
     with torch.serialization.safe_globals([type(Path())]):
         assert torch.load(written, weights_only=True)["args"]["model_name"] == "ViT-L/14@336px"
@@ -174,7 +153,7 @@ def test_f3rm_refuses_another_aspect_ratio(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     save_features(file, features=random(3, 20, 20), provenance=provenance("a"))
     with pytest.raises(InputError, match="--output-size image"):
-        export_features([file], "f3rm")
+        export([file], "f3rm")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
@@ -189,64 +168,21 @@ def test_joined_files_must_agree_and_know_their_picture(files: list[Path], tmp_p
     ):
         save_features(odd, features=random(*shape), provenance=facts)
         with pytest.raises(InputError, match=says):
-            export_features([*files, odd], to, output=tmp_path / "out")
+            export([*files, odd], to, output=tmp_path / "out")
     make(odd, dtype=torch.float32)
     with pytest.raises(InputError, match="give --dtype"):
-        export_features([*files, odd], to, output=tmp_path / "out")
+        export([*files, odd], to, output=tmp_path / "out")
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def read_features(path: Path) -> np.ndarray:
-    """[C, H, W] or [N, H, W, C] of any exported file, in float32."""
-    if path.suffix == ".h5":
-        with h5py.File(path) as stored:
-            return np.asarray(stored["features"], np.float32)
-    if path.suffix == ".pt":
-        with torch.serialization.safe_globals([type(Path())]):
-            stored = torch.load(path, weights_only=True)
-        tensor = stored if isinstance(stored, Tensor) else stored["features"]
-        return tensor.float().numpy()
-    stored = np.load(path)
-    return np.asarray(stored if path.suffix == ".npy" else stored["features"], np.float32)
-
-
-def read_basis(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Basis [K, C] and mean [C]: in the file, or beside it."""
-    if (path.parent / "pca_dict.pt").exists():
-        parts = torch.load(path.parent / "pca_dict.pt", weights_only=True)
-        return parts["feature_pca_components"].numpy(), parts["feature_pca_mean"].numpy()
-    if (path.parent / "pca.npz").exists():
-        path = path.parent / "pca.npz"
-    if path.suffix == ".npz":
-        return np.load(path)["pca_basis"], np.load(path)["pca_mean"]
-    if path.suffix == ".h5":
-        with h5py.File(path) as stored:
-            return stored["pca_basis"][()], stored["pca_mean"][()]
-    with torch.serialization.safe_globals([type(Path())]):
-        stored = torch.load(path, weights_only=True)
-    return stored["pca_basis"].numpy(), stored["pca_mean"].numpy()
-
-
 @pytest.mark.parametrize("to", list(FORMATS))
-def test_components_share_one_basis_that_is_stored(files: list[Path], tmp_path: Path, to: str) -> None:
-    written = export_features(files, to, output=tmp_path / "out", components=4, dtype="float32")
-    basis, mean = read_basis(written[0])
-    assert basis.shape == (4, CHANNELS)
-    np.testing.assert_allclose(basis @ basis.T, np.eye(4), atol=1e-5)
-    if len(written) == 1:
-        maps = list(read_features(written[0]).transpose(0, 3, 1, 2))
-    else:
-        maps = [read_features(path) for path in written]
-        np.testing.assert_array_equal(read_basis(written[-1])[0], basis)
-    for projected, file in zip(maps, files, strict=True):
-        features = load_features(file).features.float().numpy()
-        expected = np.einsum("kc,chw->khw", basis, features - mean[:, None, None])
-        np.testing.assert_allclose(projected, expected, atol=1e-2)
+def test_every_format_keeps_features_and_shares_one_basis_that_is_stored(tmp_path: Path, to: str) -> None:
+    check_format(to, tmp_path)
 
 
 def test_components_keep_low_resolution_features_comparable(tmp_path: Path) -> None:
     file = make(tmp_path / "a.safetensors", dtype=torch.float32)
-    stored = np.load(export_features([file], "npz", components=4)[0])
+    stored = np.load(export([file], "npz", components=4)[0])
     lr_features = load_features(file).lr_features
     assert lr_features is not None
     centred = lr_features.numpy() - stored["pca_mean"][:, None, None]
@@ -255,7 +191,7 @@ def test_components_keep_low_resolution_features_comparable(tmp_path: Path) -> N
 
 def test_all_components_lose_nothing(tmp_path: Path) -> None:
     file = make(tmp_path / "a.safetensors", dtype=torch.float32)
-    stored = np.load(export_features([file], "npz", components=CHANNELS)[0])
+    stored = np.load(export([file], "npz", components=CHANNELS)[0])
     whole = np.einsum("kc,khw->chw", stored["pca_basis"], stored["features"]) + stored["pca_mean"][:, None, None]
     np.testing.assert_allclose(whole, load_features(file).features.numpy(), atol=1e-4)
 
@@ -276,31 +212,31 @@ def test_options_that_can_not_be_obeyed(files: list[Path], tmp_path: Path, optio
     if "output" in options:
         options = options | {"output": tmp_path / options["output"]}
     with pytest.raises(UsageError, match=says):
-        export_features(files, **options)
+        export(files, **options)
 
 
 def test_files_of_other_channels_share_no_basis(files: list[Path], tmp_path: Path) -> None:
     save_features(tmp_path / "few.safetensors", features=random(5, 6, 7), provenance={})
     with pytest.raises(InputError, match=r"few.safetensors: has 5 channels but .* has 9"):
-        export_features([*files, tmp_path / "few.safetensors"], "npy", components=2)
+        export([*files, tmp_path / "few.safetensors"], "npy", components=2)
 
 
 def test_outputs_that_clash_exist_or_are_inputs_are_refused_before_any_work(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     twin = make(tmp_path / "sub" / "a.safetensors")
     with pytest.raises(UsageError, match="two files would be written there"):
-        export_features([*files, twin], "npy", output=tmp_path / "out")
+        export([*files, twin], "npy", output=tmp_path / "out")
     (tmp_path / "a.npy").write_text("precious")
     with pytest.raises(UsageError, match=r"a.npy: exists; give --overwrite"):
-        export_features(files, "npy")
+        export(files, "npy")
     assert not (tmp_path / "c.npy").exists()
     assert (tmp_path / "a.npy").read_text() == "precious"
-    export_features(files, "npy", overwrite=True)
+    export(files, "npy", overwrite=True)
     assert np.load(tmp_path / "a.npy").shape == (CHANNELS, *SIZE)
     alias = tmp_path / "x.npz"
     alias.symlink_to(files[0])
     with pytest.raises(UsageError, match="but it is an input"):
-        export_features(files[:1], "npz", output=alias, overwrite=True)
+        export(files[:1], "npz", output=alias, overwrite=True)
 
 
 @pytest.mark.parametrize("to", ["lerf", "feature-3dgs", "npy"])
@@ -308,7 +244,7 @@ def test_what_is_written_beside_is_not_replaced_either(files: list[Path], tmp_pa
     name = {"lerf": "dino.info", "feature-3dgs": "pca_dict.pt", "npy": "pca.npz"}[to]
     (tmp_path / name).write_text("precious")
     with pytest.raises(UsageError, match=f"{name}: exists"):
-        export_features(files, to, components=2)
+        export(files, to, components=2)
     assert (tmp_path / name).read_text() == "precious"
 
 
@@ -317,13 +253,13 @@ def test_a_folder_that_can_not_be_written_is_one_line(files: list[Path], tmp_pat
     blocker = tmp_path / "blocker"
     blocker.write_text("")
     with pytest.raises(OutputError, match="can't be written"):
-        export_features(files, to, output=blocker / "out")
+        export(files, to, output=blocker / "out")
 
 
 def test_a_full_disk_is_found_before_the_work(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OutputError, match="disk"):
-        export_features([file], "npy")
+        export([file], "npy")
     assert [path.name for path in tmp_path.iterdir()] == ["photo.safetensors"]
 
 
@@ -333,19 +269,19 @@ def test_a_bad_file_does_not_stop_the_others(files: list[Path], tmp_path: Path, 
     damaged.write_bytes(files[0].read_bytes()[:200])
     failed: list[Path] = []
     given = [files[0], damaged, tmp_path / "missing.safetensors", files[1]]
-    written = export_features(given, to, output=tmp_path / "out", on_failed=lambda path, _: failed.append(path))
+    written = export(given, to, output=tmp_path / "out", on_failed=lambda path, _: failed.append(path))
     assert len(written) == 2
     assert failed == given[1:3]
     assert sorted((tmp_path / "out").iterdir()) == sorted(written)
     with pytest.raises(InputError, match="damaged"):
-        export_features(given, to, output=tmp_path / "again")
+        export(given, to, output=tmp_path / "again")
 
 
 @pytest.mark.parametrize("to", ["lerf", "f3rm"])
 def test_joined_files_fail_together(files: list[Path], tmp_path: Path, to: str) -> None:
     (tmp_path / "bad.safetensors").write_text("no features")
     with pytest.raises(InputError, match=r"bad\.safetensors"):
-        export_features([*files, tmp_path / "bad.safetensors"], to, output=tmp_path / "out", on_failed=print)
+        export([*files, tmp_path / "bad.safetensors"], to, output=tmp_path / "out", on_failed=print)
 
 
 @pytest.mark.parametrize("to", list(FORMATS))
@@ -355,25 +291,19 @@ def test_values_that_do_not_fit_leave_nothing_behind(tmp_path: Path, to: str) ->
     features[-1, -1, -1] = 1e6
     save_features(file, features=features, provenance=provenance("a"), dtype=torch.float32)
     with pytest.raises(OutputError, match=r"too large for float16"):
-        export_features([file], to, output=tmp_path / "out", dtype="float16")
+        export([file], to, output=tmp_path / "out", dtype="float16")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_missing_h5py_names_the_extra(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def without_h5py(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "h5py":
-            raise ImportError("No module named 'h5py'")
-        return original(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without_h5py)
+    monkeypatch.setitem(sys.modules, "h5py", None)  # importing it raises ImportError
     with pytest.raises(UsageError, match=r"pip install 'featup-cli\[hdf5\]'"):
-        export_features([file], "hdf5")
+        export([file], "hdf5")
 
 
-def test_the_package_offers_it(file: Path) -> None:
-    assert featup_cli.export_features([file], "npy")[0].exists()
+def test_the_package_offers_it_by_both_names(file: Path) -> None:
+    assert featup_cli.export([file], "npy")[0].exists()
+    assert featup_cli.export_features is featup_cli.export
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -382,13 +312,13 @@ def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
     save_features(tmp_path / "small.safetensors", features=torch.ones(96, 8, 16), provenance=facts)
     save_features(tmp_path / "large.safetensors", features=torch.ones(96, 512, 1024), provenance=facts)  # 96 MiB
     program = (
-        "import sys\nfrom featup_cli.export import FORMATS, export_features\n"
+        "import sys\nfrom featup_cli import export\nfrom featup_cli.exporting.registry import FORMATS\n"
         "def peak():\n"
         "    return next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmHWM')) / 1024\n"
         "for name in ('small', 'large'):\n"
         "    before = peak()\n"
         "    for to in FORMATS:\n"
-        "        export_features([f'{sys.argv[1]}/{name}.safetensors'], to, output=f'{sys.argv[1]}/{name}/{to}')\n"
+        "        export([f'{sys.argv[1]}/{name}.safetensors'], to, output=f'{sys.argv[1]}/{name}/{to}')\n"
         "print(peak() - before)\n"
     )
     done = subprocess.run(

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featup_cli.export.source import Source, raw
+from featup_cli.exporting.source import Source, raw
 from featup_cli.io.atomic import atomic_path
 
 _STORAGES = {

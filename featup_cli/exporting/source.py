@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import InputError
+from featup_cli.core.shapes import Size
 from featup_cli.io.mapped import open_features
 from featup_cli.io.stream import tensor_bytes
 from featup_cli.io.tensors import OPTIONAL, check_storable
 from featup_cli.ops.pca import PCA
 
 PIECE = 8_000_000  # bytes of a piece, in float32
-
-NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
 
 
 def raw(tensor: Tensor) -> memoryview:
@@ -44,7 +43,7 @@ class Source:
 
     path: Path
     channels: int
-    size: tuple[int, int]
+    size: Size
     dtype: torch.dtype
     provenance: dict[str, Any] = field(default_factory=dict)
     direct: bool = True
@@ -59,6 +58,11 @@ class Source:
     def spooled(self) -> bool:
         """Whether `planes` needs a temporary file as large as the result."""
         return self.pca is not None or not self.direct
+
+    @property
+    def dtype_name(self) -> str:
+        """Of what is written, as NumPy and HDF5 call it."""
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def bytes(self) -> int:
@@ -134,18 +138,23 @@ class Source:
         """The provenance as one JSON object."""
         return json.dumps(self.provenance)
 
+    @property
+    def picture_path(self) -> str:
+        """Path of the picture that the features were made of, as it was given; empty if the file does not say."""
+        path = self._input().get("path")
+        return path if isinstance(path, str) else ""
+
     def picture(self) -> str:
-        """Path of the picture that the features were made of, as it was given.
+        """The same path.
 
         Raises:
             InputError: the file does not say.
         """
-        path = self._input().get("path")
-        if not isinstance(path, str) or not path:
+        if not self.picture_path:
             raise InputError(f"{self.path}: does not say which picture it was made of; use featup upsample on a file")
-        return path
+        return self.picture_path
 
-    def picture_size(self) -> tuple[int, int]:
+    def picture_size(self) -> Size:
         """(height, width) of the picture that the features were made of.
 
         Raises:

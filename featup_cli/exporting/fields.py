@@ -12,29 +12,24 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from featup_cli.core.errors import InputError
-from featup_cli.export.arrays import write_array
-from featup_cli.export.source import Source
-from featup_cli.export.torch_file import PiecewiseTensor, save_piecewise
+from featup_cli.exporting.arrays import write_array
+from featup_cli.exporting.source import Source
+from featup_cli.exporting.torch_file import PiecewiseTensor, save_piecewise
 from featup_cli.io.atomic import atomic_path
 from featup_cli.ops.pca import PCA
 
-LERF_NAME = "dino.npy"
 F3RM_NAME = "f3rm_{}_features.pt"
 F3RM_SCALES = 1.5e-3  # F3RM stops if the scales of height and width differ by more
 # What F3RM would extract with. It takes a cache for its own only if these are equal.
 F3RM_ARGS: dict[str, dict[str, Any]] = {
-    "dino": {
-        "model_type": "dino_vits8", "load_size": 224, "stride": 4, "facet": "key", "layer": 11, "bin": False,
-    },
+    "dino": {"model_type": "dino_vits8", "load_size": 224, "stride": 4, "facet": "key", "layer": 11, "bin": False},
     "clip": {"model_name": "ViT-L/14@336px", "skip_center_crop": True},
-}  # fmt: skip
+}
 
 
-def feature_3dgs_name(source: Source) -> str:
+def feature_3dgs_name(sources: Sequence[Source]) -> str:
     """`<image name>_fmap_CxHxW.pt`; the image name ends at its first dot, as in feature-3dgs' `readColmapCameras`."""
-    recorded = source.provenance.get("input")
-    path = recorded.get("path") if isinstance(recorded, dict) else None
-    picture = PurePath(path).name if isinstance(path, str) and path else source.path.name
+    picture = PurePath(sources[0].picture_path or sources[0].path).name
     return f"{picture.split('.')[0]}_fmap_CxHxW.pt"
 
 
@@ -49,15 +44,20 @@ def write_pca_dict(target: Path, pca: PCA) -> None:
     save_piecewise(target, {name: PiecewiseTensor.of(tensor) for name, tensor in parts.items()})
 
 
+def lerf_name(sources: Sequence[Source]) -> str:
+    """`dino.npy`, as LERF's `DinoDataloader` caches its features."""
+    return "dino.npy"
+
+
 def write_lerf(target: Path, sources: Sequence[Source]) -> None:
     """One array [N, H, W, C] of all views, and beside it `.info`, the config that LERF compares (`FeatureDataloader`).
 
-    LERF's DINO loader asks for `{"image_shape": [H, W]}` of the pictures, and makes the features anew if anything else
-    is there. Views are in the order given, which must be that of LERF's training pictures.
+    LERF's DINO loader asks for `{"image_shape": [H, W]}` of the pictures; if anything else is there, it makes the
+    features itself. Views are in the order given, which must be that of LERF's training pictures.
     """
     height, width = _common(sources, "pictures", [source.picture_size() for source in sources])
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
-        write_array(stream, _joined_shape(sources), sources[0].dtype, _pixels(sources))
+        write_array(stream, _joined_shape(sources), sources[0].dtype_name, _pixels(sources))
     with atomic_path(target.with_suffix(".info")) as temporary:
         temporary.write_text(json.dumps({"image_shape": [height, width]}), encoding="utf-8")
 
@@ -71,8 +71,8 @@ def f3rm_name(sources: Sequence[Source]) -> str:
 def write_f3rm(target: Path, sources: Sequence[Source]) -> None:
     """The cache of F3RM's `f3rm/feature_datamanager.py`: a dict with `args`, `image_fnames` and `features`.
 
-    `features` is [N, H, W, C]. `args` are F3RM's own for the type in the file's name and `image_fnames` the pictures'
-    paths as they were given to `featup upsample`, since F3RM makes the features anew where they differ. Order: training
+    `features` is [N, H, W, C]. `args` are F3RM's own for the type in the file's name, and `image_fnames` the pictures'
+    paths as they were given to `featup upsample`: where they differ, F3RM makes the features itself. Order: training
     pictures, then those for evaluation. What really made the features is under `provenance`, one for each view, and
     the basis under `pca_basis` and `pca_mean`.
 

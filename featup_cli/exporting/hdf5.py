@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from featup_cli.core.errors import UsageError
-from featup_cli.export.source import NAMES, Source
+from featup_cli.exporting.source import Source
 from featup_cli.io.atomic import atomic_path
 
 
@@ -29,10 +29,9 @@ def write_hdf5(target: Path, source: Source) -> None:
 
     The features are stored in one run, without chunks, so that any slice is read without unpacking.
     """
-    h5py = load_h5py()
     small = source.maps()
-    with atomic_path(target) as temporary, h5py.File(temporary, "w") as file:
-        features = file.create_dataset("features", source.shape, NAMES[source.dtype])
+    with atomic_path(target) as temporary, load_h5py().File(temporary, "w") as file:
+        features = file.create_dataset("features", source.shape, source.dtype_name)
         for y, band in source.bands():
             features[:, y : y + band.shape[1]] = band.numpy()
         for name, tensor in small.items():

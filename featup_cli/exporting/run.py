@@ -1,79 +1,39 @@
-"""`featup export`: which files are written where, one basis for all of them, and what is refused before any work."""
+"""Export: which files are written where, one basis for all of them, and what is refused before any work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
+from featup_cli.core.plugins import resolve
 from featup_cli.core.progress import Progress, no_progress
-from featup_cli.export import fields
-from featup_cli.export.arrays import write_basis, write_npy, write_npz
-from featup_cli.export.hdf5 import load_h5py, write_hdf5
-from featup_cli.export.source import NAMES, Source
-from featup_cli.export.torch_file import write_pt
+from featup_cli.exporting.format import Format
+from featup_cli.exporting.registry import FORMATS
+from featup_cli.exporting.source import Source
 from featup_cli.io.atomic import check_writable
 from featup_cli.io.mapped import MappedFeatures, open_features
 from featup_cli.io.stream import check_room
 from featup_cli.ops.pca import PCA, fit_pca
 
+DTYPES = ("float16", "bfloat16", "float32")
 FIT_TOKENS = 20_000  # of all files together, for the basis
 FIT_ROWS = 32  # rows of a file in which they lie
 
-WriteOne = Callable[[Path, Source], None]
-WriteAll = Callable[[Path, Sequence[Source]], None]
+
+class Job(NamedTuple):
+    """A file to be written, and what goes into it."""
+
+    target: Path
+    sources: list[Source]
 
 
-@dataclass(frozen=True)
-class Format:
-    """A format and its file names.
-
-    Attributes:
-        suffix: of its files.
-        write: writes one file for each source.
-        join: writes one file for all sources instead.
-        name: name of the file of a source; by default its stem and `suffix`.
-        joined_name: name of the file for all sources.
-        beside: a second file that is written with it, from its path.
-        basis: name of the file for the basis where the format has no place for it, and what writes it.
-        dtype: of the features if none is asked for; None for that of the file.
-        bfloat16: whether the format knows it.
-    """
-
-    suffix: str
-    write: WriteOne | None = None
-    join: WriteAll | None = None
-    name: Callable[[Source], str] | None = None
-    joined_name: Callable[[Sequence[Source]], str] | None = None
-    beside: Callable[[Path], Path] | None = None
-    basis: tuple[str, Callable[[Path, PCA], None]] | None = None
-    dtype: torch.dtype | None = None
-    bfloat16: bool = False
-
-
-_BASIS_FILE = ("pca.npz", write_basis)
-FORMATS = {
-    "npy": Format(".npy", write_npy, basis=_BASIS_FILE),
-    "npz": Format(".npz", write_npz),
-    "pt": Format(".pt", write_pt, bfloat16=True),
-    "hdf5": Format(".h5", write_hdf5),
-    "feature-3dgs": Format(
-        ".pt", fields.write_feature_3dgs, name=fields.feature_3dgs_name, basis=("pca_dict.pt", fields.write_pca_dict),
-        dtype=torch.float16, bfloat16=True,
-    ),
-    "lerf": Format(
-        ".npy", join=fields.write_lerf, joined_name=lambda _: fields.LERF_NAME,
-        beside=lambda path: path.with_suffix(".info"), basis=_BASIS_FILE,
-    ),
-    "f3rm": Format(".pt", join=fields.write_f3rm, joined_name=fields.f3rm_name, bfloat16=True),
-}  # fmt: skip
-
-
-def export_features(
+def export(
     files: Sequence[Path | str],
     to: str,
     *,
@@ -107,40 +67,51 @@ def export_features(
         UsageError: an option that can't be obeyed, two files of one name, an output that exists or is an input, or
             h5py is missing.
         InputError, OutputError: a file can't be read, lacks what the format needs, or can't be written.
+
+    Example:
+        >>> import tempfile, numpy, torch, featup_cli as featup
+        >>> folder = tempfile.mkdtemp()
+        >>> picture = torch.rand(3, 64, 96)
+        >>> file = featup.upsample(picture, method="bilinear", resize=64).save(f"{folder}/photo.safetensors")
+        >>> (written,) = featup.export([file], to="npy", components=8)
+        >>> numpy.load(written).shape
+        (8, 64, 96)
     """
     chosen = _checked_format(to, dtype, components)
     if not files:
         raise UsageError("no feature files given")
     report = on_failed or _raise
-    sources = _read_headers([Path(file) for file in files], chosen, dtype, report if chosen.join is None else _raise)
+    sources = _read_headers(files, chosen, dtype, _raise if chosen.joins else report)
     if not sources:
         return []
     jobs = _jobs(sources, chosen, None if output is None else Path(output))
-    basis_files = _basis_targets(chosen, jobs) if components else []
-    _check_targets([target for target, _ in jobs], basis_files, chosen, [Path(file) for file in files], overwrite)
+    stores_basis = components and chosen.basis
+    basis_files = sorted({job.target.parent / chosen.basis for job in jobs}) if stores_basis else []
+    _check_targets(jobs, basis_files, chosen, [Path(file) for file in files], overwrite)
     pca = _fit(sources, components) if components else None
     if pca is not None:
-        jobs = [(target, [replace(source, pca=pca) for source in group]) for target, group in jobs]
-    spools = [source.bytes for _, group in jobs for source in group if source.spooled]
-    check_room(jobs[0][0], sum(source.bytes for _, group in jobs for source in group) + max(spools, default=0))
-    if chosen.basis is not None and pca is not None:
-        for target in basis_files:
-            chosen.basis[1](target, pca)
+        jobs = [Job(target, [replace(source, pca=pca) for source in group]) for target, group in jobs]
+    spools = [source.bytes for job in jobs for source in job.sources if source.spooled]
+    check_room(jobs[0].target, sum(source.bytes for job in jobs for source in job.sources) + max(spools, default=0))
+    for path in basis_files:
+        resolve(chosen.write_basis)(path, pca)
+    write = resolve(chosen.write)
     written: list[Path] = []
-    for number, (target, group) in enumerate(jobs, 1):
+    for number, job in enumerate(jobs, 1):
         try:
-            if chosen.join is not None:
-                chosen.join(target, group)
-            elif chosen.write is not None:
-                chosen.write(target, group[0])
+            write(job.target, job.sources if chosen.joins else job.sources[0])
         except FeatUpError as error:
-            report(group[0].path, error)
+            report(job.sources[0].path, error)
         else:
-            written.append(target)
+            written.append(job.target)
             if on_written is not None:
-                on_written(target)
+                on_written(job.target)
         progress("export", number, len(jobs), "")
     return written
+
+
+export_features = export
+"""The name that `export` had first."""
 
 
 def _raise(path: Path, error: FeatUpError) -> None:
@@ -150,22 +121,23 @@ def _raise(path: Path, error: FeatUpError) -> None:
 def _checked_format(to: str, dtype: str | None, components: int | None) -> Format:
     if to not in FORMATS:
         raise UsageError(f"--to {to}: choose from {', '.join(FORMATS)}")
-    if dtype is not None and dtype not in ("float16", "bfloat16", "float32"):
+    chosen = FORMATS[to]
+    if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: choose float16, bfloat16 or float32")
-    if dtype == "bfloat16" and not FORMATS[to].bfloat16:
+    if dtype == "bfloat16" and not chosen.bfloat16:
         raise UsageError(f"--to {to} can't hold bfloat16; choose --dtype float16 or float32")
     if components is not None and components < 1:
         raise UsageError(f"--components {components}: give a whole number of 1 or more")
-    if to == "hdf5":
-        load_h5py()
-    return FORMATS[to]
+    if chosen.check:
+        resolve(chosen.check)()
+    return chosen
 
 
 def _read_headers(
-    files: Sequence[Path], chosen: Format, dtype: str | None, report: Callable[[Path, FeatUpError], None]
+    files: Sequence[Path | str], chosen: Format, dtype: str | None, report: Callable[[Path, FeatUpError], None]
 ) -> list[Source]:
     sources: list[Source] = []
-    for path in files:
+    for path in map(Path, files):
         try:
             with open_features(path) as features:
                 sources.append(_source(features, chosen, dtype))
@@ -175,48 +147,39 @@ def _read_headers(
 
 
 def _source(features: MappedFeatures, chosen: Format, dtype: str | None) -> Source:
-    wanted: torch.dtype = getattr(torch, dtype) if dtype else chosen.dtype or features.stored_dtype
-    if wanted == torch.bfloat16 and not chosen.bfloat16:
-        wanted = torch.float32
+    wanted = dtype or chosen.dtype
+    kind: torch.dtype = getattr(torch, wanted) if wanted else features.stored_dtype
+    if kind == torch.bfloat16 and not chosen.bfloat16:
+        kind = torch.float32
     channels, height, width = features.shape
-    direct = features.storage == "full"
-    return Source(features.path, channels, (height, width), wanted, features.provenance, direct)
+    return Source(features.path, channels, (height, width), kind, features.provenance, features.storage == "full")
 
 
-def _jobs(sources: Sequence[Source], chosen: Format, output: Path | None) -> list[tuple[Path, list[Source]]]:
+def _jobs(sources: Sequence[Source], chosen: Format, output: Path | None) -> list[Job]:
     """Each file to be written, and what goes into it."""
-    groups = [[source] for source in sources] if chosen.join is None else [list(sources)]
-    if chosen.join is not None and len({source.dtype for source in sources}) > 1:
-        given = ", ".join(sorted({NAMES[source.dtype] for source in sources}))
-        raise InputError(f"the files are of {given}; give --dtype, since they are joined")
+    groups = [list(sources)] if chosen.joins else [[source] for source in sources]
+    given = {source.dtype_name for source in sources}
+    if chosen.joins and len(given) > 1:
+        raise InputError(f"the files are of {', '.join(sorted(given))}; give --dtype, since they are joined")
     if output is not None and output.suffix.lower() == chosen.suffix and not output.is_dir():
         if len(groups) > 1:
             raise UsageError(f"{output}: can't hold {len(groups)} files; give a folder")
-        return [(output, groups[0])]
-    jobs: list[tuple[Path, list[Source]]] = []
+        return [Job(output, groups[0])]
+    jobs: list[Job] = []
     for group in groups:
-        folder = group[0].path.parent if output is None else output
-        if chosen.joined_name is not None:
-            name = chosen.joined_name(group)
-        else:
-            name = chosen.name(group[0]) if chosen.name else f"{group[0].path.stem}{chosen.suffix}"
-        jobs.append((folder / name, group))
+        path = group[0].path
+        name = resolve(chosen.file_name)(group) if chosen.file_name else f"{path.stem}{chosen.suffix}"
+        jobs.append(Job((path.parent if output is None else output) / name, group))
     return jobs
 
 
-def _basis_targets(chosen: Format, jobs: Sequence[tuple[Path, list[Source]]]) -> list[Path]:
-    if chosen.basis is None:
-        return []
-    return sorted({target.parent / chosen.basis[0] for target, _ in jobs})
-
-
 def _check_targets(
-    targets: Sequence[Path], basis_files: Sequence[Path], chosen: Format, inputs: Sequence[Path], overwrite: bool
+    jobs: Sequence[Job], basis_files: Sequence[Path], chosen: Format, inputs: Sequence[Path], overwrite: bool
 ) -> None:
     """Refuse what can't be written, before any work."""
-    beside = [] if chosen.beside is None else [chosen.beside(target) for target in targets]
+    beside = [job.target.with_suffix(chosen.beside) for job in jobs if chosen.beside]
     seen: set[Path] = set()
-    for target in [*targets, *beside, *basis_files]:
+    for target in [*(job.target for job in jobs), *beside, *basis_files]:
         if target in seen:
             raise UsageError(f"{target}: two files would be written there; give a folder for each of them")
         seen.add(target)

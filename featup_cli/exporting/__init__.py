@@ -1,0 +1,1 @@
+"""Feature files in the formats that other programs read."""
