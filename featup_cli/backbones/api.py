@@ -13,6 +13,11 @@ from featup_cli.backbones.precision import Network, Precision
 from featup_cli.core.errors import ShapeError, UsageError
 from featup_cli.core.shapes import Size
 
+_DESCRIBED = (
+    *("name", "resolved", "layer", "norm_applied", "channels", "stride", "patch_multiple", "native_size"),
+    *("fixed_size", "mean", "std", "weights_source", "weights_sha256"),
+)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Backbone:
@@ -20,7 +25,7 @@ class Backbone:
 
     Attributes:
         network: normalised float32 [B, 3, H, W] -> [B, channels, H / stride, W / stride].
-        name: the name as asked; `resolved` is the timm name with its weights tag, or "tiny".
+        name: the name as asked; `resolved` says what it stands for, as a timm name with its weights tag.
         channels: feature channels.
         stride: pixels per feature, along each side.
         patch_multiple: the sides of the network's input must be multiples of this.
@@ -44,12 +49,12 @@ class Backbone:
     channels: int
     stride: int
     patch_multiple: int
-    native_size: Size
-    fixed_size: Size | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    norm_applied: bool
-    layer: int
+    native_size: Size = (224, 224)
+    fixed_size: Size | None = None
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    norm_applied: bool = False
+    layer: int = 0
     weights_source: str
     weights_sha256: str
     device: torch.device
@@ -122,21 +127,6 @@ class Backbone:
 
     def describe(self) -> dict[str, Any]:
         """All that fixes the features, as JSON values, with the precision that was chosen by the first picture."""
-        return {
-            "name": self.name,
-            "resolved": self.resolved,
-            "layer": self.layer,
-            "norm_applied": self.norm_applied,
-            "channels": self.channels,
-            "stride": self.stride,
-            "patch_multiple": self.patch_multiple,
-            "native_size": list(self.native_size),
-            "fixed_size": list(self.fixed_size) if self.fixed_size else None,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "weights_source": self.weights_source,
-            "weights_sha256": self.weights_sha256,
-            **self.precision.describe(),
-            "device": str(self.device),
-            **self.details,
-        }
+        facts = {name: getattr(self, name) for name in _DESCRIBED}
+        values = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}
+        return {**values, **self.precision.describe(), "device": str(self.device), **self.details}

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.backbones.precision import Network
-from featup_cli.backbones.weights import first_line
-from featup_cli.core.errors import UsageError
+from featup_cli.core.errors import UsageError, first_line
 from featup_cli.core.shapes import Size
 
 _PROBE_SIDE = 64  # pixels; small, but more than one position even at stride 32

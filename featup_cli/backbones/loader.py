@@ -24,9 +24,11 @@ class Loader:
             what it does not take, and WeightsError for weights that are unavailable or don't fit.
         aliases: short names that this loader serves.
         any_name: it also takes every name that is no alias of another loader.
+        advice: what users of these backbones should know, for people.
     """
 
     name: str
     load: str
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     any_name: bool = False
+    advice: str = ""

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from featup_cli.backbones.config import BackboneConfig
 
 LOADERS: dict[str, Loader] = collect((TINY, TIMM), "featup.backbones", Loader)
-ALIASES: dict[str, Alias] = {name: alias for loader in LOADERS.values() for name, alias in loader.aliases.items()}
-"""Short names of all backbones."""
+"""By name: our own, then those of other packages (entry points `featup.backbones`)."""
+ALIASES: dict[str, Alias] = {}
+"""Short names of all backbones; of two loaders with one name the first has it."""
+for _loader in LOADERS.values():
+    ALIASES |= {name: alias for name, alias in _loader.aliases.items() if name not in ALIASES}
 
 
 def resolve_alias(name: str) -> str:

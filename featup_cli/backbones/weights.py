@@ -1,11 +1,10 @@
-"""Weights: files read safely and fitted to a model, access to the hub, and a digest that tells them apart."""
+"""Weights of a network: files read safely and fitted to a model, and a digest that tells them apart."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants as hub_constants
-from huggingface_hub import get_session
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from featup_cli.core.errors import InputError, WeightsError
+from featup_cli.core.errors import InputError, WeightsError, first_line
 from featup_cli.io.files import check_readable
 
 # Where training codes keep the state dict in a checkpoint; averaged weights come first.
@@ -28,7 +25,6 @@ _NESTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "enco
 _WRAPPERS = ("_orig_mod.", "module.", "model.", "teacher.", "backbone.")
 # Parts of pretraining recipes that are not part of the backbone.
 _PRETRAINING_ONLY = ("mask_token", "decoder", "dino_head", "ibot_head")
-_HUB_TIMEOUT = 5.0  # seconds
 
 Converter = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
@@ -166,66 +162,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def is_offline() -> bool:
-    """Whether the hub client works from its cache only."""
-    return hub_constants.HF_HUB_OFFLINE
-
-
-@contextmanager
-def hub_access(offline: bool, needed: bool) -> Iterator[None]:
-    """Within, the hub client works from its cache only: if `offline`, or if the hub is `needed` and does not answer.
-
-    Without this the client retries every file for half a minute when there is no network.
-    """
-    if not (offline or (needed and not _hub_answers())):
-        yield
-        return
-    # The client reads its environment once, at import; the variable is for anything that reads it later.
-    before = os.environ.get("HF_HUB_OFFLINE"), hub_constants.HF_HUB_OFFLINE
-    os.environ["HF_HUB_OFFLINE"], hub_constants.HF_HUB_OFFLINE = "1", True
-    try:
-        yield
-    finally:
-        hub_constants.HF_HUB_OFFLINE = before[1]
-        if before[0] is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = before[0]
-
-
-def _hub_answers() -> bool:
-    try:
-        get_session().head(hub_constants.ENDPOINT, timeout=_HUB_TIMEOUT)
-    except Exception:  # the client's transport library, and so its errors, differ between versions
-        return False
-    return True
-
-
-def unavailable(name: str, source: str, error: Exception | None = None) -> WeightsError:
-    """The error that says in one line why `name` has no weights, and the ways out; `source` is where they should be."""
-    if not source:
-        reason, connect = "none are published under this name", "take a name that has weights"
-    elif is_offline() and not source.startswith("local-dir:") and isinstance(error, OSError | None):
-        reason = "the network can't be reached or is switched off, and they are not cached"
-        connect = f"connect once so that {source} is cached"
-    else:
-        reason = f"{type(error).__name__}: {first_line(error)}" if error else "they can't be read"
-        connect = f"check {source}"
-    return WeightsError(
-        f"no weights for {name}: {reason}. Ways out: {connect}; give a file with --weights FILE; "
-        "take --backbone tiny, which needs none; or, for tests, an untrained network with --random-weights"
-    )
-
-
 @contextmanager
 def seeded() -> Iterator[None]:
     """Random CPU numbers inside are the same every time; those outside go on as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its kind if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from featup_cli.backbones.registry import find_loader
 from featup_cli.batch.claims import Claims
 from featup_cli.batch.queue import ItemQueue
 from featup_cli.batch.records import Item, Record, wanted_files
@@ -125,13 +126,11 @@ class Worker:
 
     @property
     def about(self) -> str:
-        """One line that says which backbone runs, where, and how to get a bigger one."""
+        """One line that says which backbone runs and where, with the advice of its loader."""
         b = self.pipeline.backbone
         line = f"backbone {b.name} ({b.resolved}, {b.channels} channels, stride {b.stride})"
-        line += f" on {self.pipeline.device_name}"
-        if b.resolved == "tiny":
-            line += "; for richer features: --backbone dinov2 (downloads weights; `featup info` lists more)"
-        return line
+        advice = find_loader(b.name).advice
+        return f"{line} on {self.pipeline.device_name}" + (f"; {advice}" if advice else "")
 
     @property
     def depth(self) -> int:

@@ -21,7 +21,7 @@ class OutputError(FeatUpError):
 
 
 class WeightsError(FeatUpError):
-    """Weights can't be had, or don't fit the model."""
+    """Weights are unavailable, or don't fit the model."""
 
 
 class MemoryBudgetError(FeatUpError):
@@ -51,6 +51,11 @@ class ShapeError(FeatUpError, ValueError):
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

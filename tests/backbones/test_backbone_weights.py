@@ -1,4 +1,4 @@
-"""Where weights come from, what is done when they can't be had, and that files are read safely."""
+"""Where weights come from, what is done when they are unavailable, and that files are read safely."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import constants as hub_constants
 from safetensors.torch import load_file, save_file
 
-from featup_cli.backbones import weights
+from featup_cli.backbones import hub, weights
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.registry import load_backbone
@@ -51,7 +51,7 @@ def no_network(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr(weights, "get_session", refuse)
+    monkeypatch.setattr(hub, "get_session", refuse)
 
 
 def test_safetensors(model, tmp_path, expect_features, monkeypatch):
@@ -213,7 +213,7 @@ def test_cached_weights_are_used_offline(model, tmp_path, expect_features, monke
 @pytest.mark.parametrize("offline", [True, False])
 def test_weights_that_cannot_be_had_name_the_ways_out(offline, tmp_path, monkeypatch):
     monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(weights, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub, "_hub_answers", lambda: False)
     for name in ("dino", "hf-hub:someone/net"):
         start = time.monotonic()
         with pytest.raises(WeightsError) as caught:
@@ -226,7 +226,7 @@ def test_weights_that_cannot_be_had_name_the_ways_out(offline, tmp_path, monkeyp
 
 
 def test_a_network_without_published_weights_says_so(monkeypatch):
-    monkeypatch.setattr(weights, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub, "_hub_answers", lambda: True)
     with pytest.raises(WeightsError, match="none are published"):
         load_backbone(BackboneConfig(name="skresnet50"))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,10 @@ from featup_cli.backbones.grid import measure_grid, run_probe
 from featup_cli.backbones.precision import Network
 from featup_cli.backbones.registry import find_loader
 from featup_cli.backbones.timm.loader import LOADER
-from featup_cli.backbones.timm.model import open_model, wrap_network
-from featup_cli.backbones.timm.overlap import attention_heads, can_overlap, overlap_patches
+from featup_cli.backbones.timm.model import open_model
+from featup_cli.backbones.timm.overlap import TimmModel
 from featup_cli.core.errors import UsageError
+from featup_cli.core.shapes import Size
 
 EXAMPLES = "take for example --backbone mobilenetv2, resnet50, efficientnet, swin or vit"
 
@@ -50,7 +50,7 @@ def load_classifier(config: BackboneConfig, device: torch.device) -> Classifier:
 
     Raises:
         UsageError: the network has no classifier, or one of another form.
-        WeightsError: weights can't be had, or lack the head.
+        WeightsError: weights are unavailable, or lack the head.
     """
     if find_loader(config.name) is not LOADER:
         raise UsageError(f"{config.name} has no classifier, which class activation maps explain; {EXAMPLES}")
@@ -58,7 +58,7 @@ def load_classifier(config: BackboneConfig, device: torch.device) -> Classifier:
         raise UsageError(
             "--backbone-arg num_classes gives a new, untrained classifier; leave it out, or give --weights"
         )
-    loaded = open_model(config, with_head=True)
+    loaded = open_model(config, device, with_head=True)
     model = loaded.model.to(device)
     head = model.get_classifier()
     # CLIP's last layer projects to the space of its texts.
@@ -78,25 +78,19 @@ def load_classifier(config: BackboneConfig, device: torch.device) -> Classifier:
         )
     norm_applied = not isinstance(getattr(model, "norm", nn.Identity()), nn.Identity)
     layer = len(model.feature_info) - 1
-    backbone = wrap_network(config, loaded, network, grid, norm_applied, layer, device, {"features": "before pooling"})
-
-    def restride(stride: int) -> Network:
-        return _grid_features(overlap_patches(model, stride))
-
-    backbone = replace(
-        backbone, attention_heads=attention_heads(model), restride=restride if can_overlap(model) else None
-    )
+    details = {"features": "before pooling"}
+    backbone = loaded.backbone(network, _grid_features, grid, norm_applied, layer, details)
     return Classifier(backbone, model, head.weight.detach().float(), pooling)
 
 
-def _grid_features(model: Any) -> Network:
+def _grid_features(model: TimmModel) -> Network:
     def network(images: Tensor) -> Tensor:
         return split_positions(model, model.forward_features(images), (images.shape[2], images.shape[3]))[0]
 
     return network
 
 
-def split_positions(model: Any, features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def split_positions(model: TimmModel, features: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     """Output of a timm model's `forward_features` as a grid [B, C, h, w] and prefix tokens [B, P, C]; P may be 0."""
     if features.ndim == 3:
         count = getattr(model, "num_prefix_tokens", 0)
@@ -107,7 +101,7 @@ def split_positions(model: Any, features: Tensor, size: tuple[int, int]) -> tupl
 
 
 @torch.no_grad()
-def find_pooling(model: Any, head: nn.Linear, images: Tensor) -> str | None:
+def find_pooling(model: TimmModel, head: nn.Linear, images: Tensor) -> str | None:
     """What `head`, the last layer of a timm model, reads: `mean`, `max` or `class token` of the last features.
 
     Args:

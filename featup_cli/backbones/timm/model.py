@@ -7,8 +7,8 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,16 +18,17 @@ import torch
 from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from timm.models import model_entrypoint
-from torch import Tensor
 
-from featup_cli.backbones import weights as weight_files
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.grid import Grid, measure_grid, run_probe
+from featup_cli.backbones.hub import hub_access, is_offline, unavailable
 from featup_cli.backbones.precision import Network, Precision
 from featup_cli.backbones.registry import ALIASES, resolve_alias
-from featup_cli.backbones.timm.overlap import attention_heads, can_overlap, overlap_patches
-from featup_cli.core.errors import UsageError, WeightsError
+from featup_cli.backbones.timm.overlap import TimmModel, attention_heads, can_overlap, overlap_patches
+from featup_cli.backbones.weights import Converter, digest, load_weights, read_weights, seeded
+from featup_cli.core.errors import UsageError, WeightsError, first_line
+from featup_cli.core.shapes import Size
 
 # Arguments of timm's factory that decide where weights come from or what the model returns: ours to set.
 _RESERVED = {
@@ -40,9 +41,6 @@ _FREE_SIZE_SWITCHES: tuple[dict[str, Any], ...] = ({"strict_img_size": False}, {
 # Parts after the features in timm models.
 _HEADS = ("head", "head_dist", "fc", "classifier", "fc_norm", "attn_pool", "norm_head", "conv_head", "bn2")
 
-# timm gives its modules attributes (feature_info, pretrained_cfg) that nn.Module does not declare.
-TimmModel = Any
-
 
 def load_timm(config: BackboneConfig, device: torch.device) -> Backbone:
     """Load a timm model as `load_backbone` does.
@@ -52,17 +50,10 @@ def load_timm(config: BackboneConfig, device: torch.device) -> Backbone:
     hierarchical network to its last stage only. Some networks have no norm over positions (their norm comes after
     pooling): then `norm_applied` is False. SAM's norm is its neck, which is used for the last block only.
     """
-    loaded = open_model(config)
+    loaded = open_model(config, device)
     layer = _check_layer(config, len(loaded.model.feature_info))
-    network, grid, norm_applied = _choose(config, loaded, layer, device)
-    backbone = wrap_network(config, loaded, network, grid, norm_applied, layer, device)
-
-    def restride(stride: int) -> Network:
-        twin = overlap_patches(loaded.model, stride)
-        return _networks(loaded.reference, twin, loaded.arguments, layer, device)[norm_applied]
-
-    heads = attention_heads(loaded.model)
-    return replace(backbone, attention_heads=heads, restride=restride if can_overlap(loaded.model) else None)
+    network, grid, normed = _choose(loaded, layer)
+    return loaded.backbone(network, lambda twin: _networks(loaded, twin, layer)[normed], grid, normed, layer)
 
 
 @dataclass(frozen=True)
@@ -70,103 +61,112 @@ class OpenModel:
     """A timm model with its weights.
 
     Attributes:
+        config: that it was loaded by.
         reference: its timm name, or where it is.
         model: in eval mode, frozen.
+        device: where it is to run.
         source: where its weights are from, as `Backbone.weights_source`.
         arguments: that it was made with.
         mean, std: input normalisation.
         native_size: (height, width) of the input that it was made for.
     """
 
+    config: BackboneConfig
     reference: str
     model: TimmModel
+    device: torch.device
     source: str
     arguments: dict[str, Any]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    native_size: tuple[int, int]
+    native_size: Size
+
+    def backbone(
+        self,
+        network: Network,
+        network_of: Callable[[TimmModel], Network],
+        grid: Grid,
+        norm_applied: bool,
+        layer: int,
+        details: Mapping[str, Any] | None = None,
+    ) -> Backbone:
+        """A network made of the model as a backbone.
+
+        Args:
+            network: normalised pictures to features.
+            network_of: makes such a network of a twin of the model.
+            grid: what the network gives.
+            norm_applied, layer: as of `Backbone`.
+            details: further facts for the record.
+        """
+        model, native = self.model, self.native_size
+        tag, architecture = (model.pretrained_cfg.get(key) for key in ("tag", "architecture"))
+        return Backbone(
+            network=network,
+            name=self.config.name,
+            resolved=self.reference if ":" in self.reference or not tag else f"{architecture}.{tag}",
+            channels=grid.channels,
+            stride=grid.stride,
+            patch_multiple=grid.patch_multiple,
+            native_size=grid.fixed_size or (grid.nearest(native[0]), grid.nearest(native[1])),
+            fixed_size=grid.fixed_size,
+            mean=self.mean,
+            std=self.std,
+            norm_applied=norm_applied,
+            layer=layer,
+            weights_source=self.source,
+            weights_sha256=digest(model.state_dict()),
+            device=self.device,
+            precision=Precision(self.config.precision, self.device, f"{self.reference} {architecture}.{tag}"),
+            details={
+                "architecture": architecture,
+                "layers": len(model.feature_info),
+                "model_args": json.loads(json.dumps(self.arguments, default=str)),
+                "timm": timm.__version__,
+                "torch": torch.__version__,
+                **(details or {}),
+            },
+            attention_heads=attention_heads(model),
+            restride=(lambda stride: network_of(overlap_patches(model, stride))) if can_overlap(model) else None,
+        )
 
 
-def open_model(config: BackboneConfig, with_head: bool = False) -> OpenModel:
+def open_model(config: BackboneConfig, device: torch.device, with_head: bool = False) -> OpenModel:
     """The model that `config` names, with its weights.
 
     Args:
-        config: as for `load_backbone`.
+        config, device: as for `load_backbone`.
         with_head: whether a weights file must hold the parts after the features too.
     Raises:
         UsageError, WeightsError: as `load_backbone`.
     """
     reference = resolve_alias(config.name)
     _check_name(reference)
-    file = weight_files.read_weights(config.weights) if config.weights else None
+    file = read_weights(config.weights) if config.weights else None
     arguments = {**(file.timm_kwargs if file else {}), **config.model_args}
     mean, std = (arguments.pop(key, getattr(file, key, None)) for key in ("mean", "std"))
     if reserved := _RESERVED & arguments.keys():
         raise UsageError(f"--backbone-arg {sorted(reserved)[0]} can't be set: featup sets it itself")
 
-    model, source, arguments = _load_model(config, reference, file, arguments, with_head)
-    data_config = resolve_model_data_config(model)
-    return OpenModel(
-        reference, model, source, arguments,
-        mean=_triple("mean", data_config["mean"] if mean is None else mean),
-        std=_triple("std", data_config["std"] if std is None else std),
-        native_size=_pair(arguments.get("img_size", data_config["input_size"][1:])),
-    )  # fmt: skip
-
-
-def wrap_network(
-    config: BackboneConfig, loaded: OpenModel, network: Network, grid: Grid, norm_applied: bool, layer: int,
-    device: torch.device, details: Mapping[str, Any] | None = None,
-) -> Backbone:  # fmt: skip
-    """`network`, made of the model `loaded`, as a backbone; `details` are further facts for the record."""
-    model, reference, native = loaded.model, loaded.reference, loaded.native_size
-    tag, architecture = (model.pretrained_cfg.get(key) for key in ("tag", "architecture"))
-    return Backbone(
-        network=network,
-        name=config.name,
-        resolved=reference if ":" in reference or not tag else f"{architecture}.{tag}",
-        channels=grid.channels,
-        stride=grid.stride,
-        patch_multiple=grid.patch_multiple,
-        native_size=grid.fixed_size or (grid.nearest(native[0]), grid.nearest(native[1])),
-        fixed_size=grid.fixed_size,
-        mean=loaded.mean,
-        std=loaded.std,
-        norm_applied=norm_applied,
-        layer=layer,
-        weights_source=loaded.source,
-        weights_sha256=weight_files.digest(model.state_dict()),
-        device=device,
-        precision=Precision(config.precision, device, f"{reference} {architecture}.{tag}"),
-        details={
-            "architecture": architecture,
-            "layers": len(model.feature_info),
-            "model_args": json.loads(json.dumps(loaded.arguments, default=str)),
-            "timm": timm.__version__,
-            "torch": torch.__version__,
-            **(details or {}),
-        },
-    )
-
-
-def _load_model(
-    config: BackboneConfig, reference: str, file: weight_files.WeightsFile | None, arguments: dict[str, Any],
-    with_head: bool,
-) -> tuple[TimmModel, str, dict[str, Any]]:  # fmt: skip
-    """The model in eval mode, where its weights are from, and the arguments it was made with."""
     published = not (config.random_weights or file)
-    needs_hub = reference.startswith("hf-hub:") or (published and not reference.startswith("local-dir:"))
-    with weight_files.hub_access(config.offline, needs_hub):
-        source = _published_source(config, reference) if published else "random"
-        model, arguments = _create(config, reference, arguments, published, source)
+    with hub_access(
+        config.offline, reference.startswith("hf-hub:") or (published and not reference.startswith("local-dir:"))
+    ):
+        source = _published_source(config.name, reference) if published else "random"
+        model, arguments = _create(config.name, reference, arguments, source if published else "")
     if file:
         source = f"file:{file.path}"
         optional = () if with_head else (*_HEADS, *_names(model.pretrained_cfg.get("classifier")))
-        weight_files.load_weights(model, file, _checkpoint_converter(model), optional)
-    return model.eval().requires_grad_(False), source, arguments
+        load_weights(model, file, _checkpoint_converter(model), optional)
+    data_config = resolve_model_data_config(model)
+    mean = _triple("mean", data_config["mean"] if mean is None else mean)
+    std = _triple("std", data_config["std"] if std is None else std)
+    native = _pair(arguments.get("img_size", data_config["input_size"][1:]))
+    model = model.eval().requires_grad_(False)
+    return OpenModel(config, reference, model, device, source, arguments, mean, std, native)
 
 
-def _published_source(config: BackboneConfig, reference: str) -> str:
+def _published_source(name: str, reference: str) -> str:
     """Where timm finds the weights of `reference`; WeightsError if there are none, or none without a network."""
     cfg = None if ":" in reference else timm.get_pretrained_cfg(reference)
     if cfg is None:
@@ -174,45 +174,47 @@ def _published_source(config: BackboneConfig, reference: str) -> str:
     if cfg.hf_hub_id:
         return f"hf-hub:{cfg.hf_hub_id}"
     if not cfg.url:
-        raise weight_files.unavailable(config.name, "")
+        raise unavailable(name, "")
     # Weights on other servers are in torch's cache, which knows no offline mode.
     cached = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(str(cfg.url)).name
-    if weight_files.is_offline() and not cached.is_file():
-        raise weight_files.unavailable(config.name, f"url:{cfg.url}")
+    if is_offline() and not cached.is_file():
+        raise unavailable(name, f"url:{cfg.url}")
     return f"url:{cfg.url}"
 
 
-def _create(
-    config: BackboneConfig, reference: str, arguments: dict[str, Any], published: bool, source: str
-) -> tuple[TimmModel, dict[str, Any]]:
-    """The model, with free input sizes where it has a switch for them, and all arguments that it was given."""
+def _create(name: str, reference: str, arguments: dict[str, Any], source: str) -> tuple[TimmModel, dict[str, Any]]:
+    """The model, with free input sizes where it has a switch for them, and all arguments that it was given.
+
+    Weights are those of `source`; random if it is empty.
+    """
     failure: Exception | None = None
     for switch in _FREE_SIZE_SWITCHES:
         try:
-            with weight_files.seeded():
-                model = timm.create_model(reference, pretrained=published, **switch, **arguments)
+            with seeded():
+                model = timm.create_model(reference, pretrained=bool(source), **switch, **arguments)
             return model, {**switch, **arguments}
         except TypeError as error:  # an unknown argument shows before any weights are looked for
             failure = error
         except Exception as error:  # the hub client, torch and timm's checks of values each have errors of their own
             about_weights = isinstance(error, OSError | RuntimeError | SafetensorError) or not arguments
-            if about_weights and (published or ":" in reference):
-                raise weight_files.unavailable(config.name, source if published else reference, error) from None
+            if about_weights and (source or ":" in reference):
+                raise unavailable(name, source or reference, error) from None
             failure = error
             break
     assert failure is not None
     if not arguments and ":" not in reference:
         raise failure
     given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its own configuration"
-    raise UsageError(f"{config.name} does not take {given}: {weight_files.first_line(failure)}") from None
+    raise UsageError(f"{name} does not take {given}: {first_line(failure)}") from None
 
 
-def _choose(config: BackboneConfig, loaded: OpenModel, layer: int, device: torch.device) -> tuple[Network, Grid, bool]:
+def _choose(loaded: OpenModel, layer: int) -> tuple[Network, Grid, bool]:
     """The network up to `layer`, what it gives, and whether its norm acts: seen by trial, not by kind of model."""
-    model = loaded.model
-    raw, normed = _networks(loaded.reference, model, loaded.arguments, layer, device)
-    grid = measure_grid(config.name, raw, model.feature_info[layer]["reduction"], loaded.native_size, device)
-    if not config.norm:
+    model, device = loaded.model, loaded.device
+    raw, normed = _networks(loaded, model, layer)
+    reduction = model.feature_info[layer]["reduction"]
+    grid = measure_grid(loaded.config.name, raw, reduction, loaded.native_size, device)
+    if not loaded.config.norm:
         return raw, grid, False
     raw_features = run_probe(raw, grid.probe_size, device)
     try:
@@ -260,35 +262,24 @@ def _check_layer(config: BackboneConfig, count: int) -> int:
     return layer % count
 
 
-def _networks(
-    reference: str, model: TimmModel, arguments: dict[str, Any], layer: int, device: torch.device
-) -> tuple[Network, Network]:
-    """`model` up to `layer`, without and with the final norm: normalised images -> [B, C, h, w]."""
+def _networks(loaded: OpenModel, model: TimmModel, layer: int) -> tuple[Network, Network]:
+    """`model`, or a twin of it, up to `layer`, without and with the final norm: normalised images -> [B, C, h, w]."""
     if hasattr(model, "forward_intermediates"):
-        forward = partial(
-            model.to(device).forward_intermediates,
-            indices=[layer],
-            stop_early=True,
-            output_fmt="NCHW",
-            intermediates_only=True,
-        )
+        options: dict[str, Any] = {"stop_early": True, "output_fmt": "NCHW", "intermediates_only": True}
+        forward = partial(model.to(loaded.device).forward_intermediates, indices=[layer], **options)
         return lambda images: forward(images, norm=False)[0], lambda images: forward(images, norm=True)[0]
     # The state dict of the full model, which was checked; timm would load a file leniently here.
     overlay = {"source": "", "state_dict": model.state_dict()}
     wanted: dict[str, Any] = {"features_only": True, "out_indices": (layer,), "pretrained_cfg_overlay": overlay}
     try:
-        features = timm.create_model(reference, pretrained=True, **wanted, **arguments)
+        features = timm.create_model(loaded.reference, pretrained=True, **wanted, **loaded.arguments)
     except (RuntimeError, TypeError) as error:
-        raise UsageError(f"{reference} can't give features of its inside: {weight_files.first_line(error)}") from None
-    features = features.eval().requires_grad_(False).to(device)
-
-    def network(images: Tensor) -> Tensor:
-        return features(images)[0]
-
-    return network, network
+        raise UsageError(f"{loaded.reference} can't give features of its inside: {first_line(error)}") from None
+    features = features.eval().requires_grad_(False).to(loaded.device)
+    return (lambda images: features(images)[0],) * 2
 
 
-def _checkpoint_converter(model: TimmModel) -> weight_files.Converter | None:
+def _checkpoint_converter(model: TimmModel) -> Converter | None:
     """timm's own converter of the original authors' checkpoints, which lies beside each architecture."""
     entry = model_entrypoint(model.pretrained_cfg["architecture"])
     convert = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
@@ -301,7 +292,7 @@ def _names(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value or ())
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(size: int | tuple[int, int]) -> Size:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.layers import PatchEmbed, RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 
-# timm gives its modules attributes that nn.Module does not declare.
+# timm gives its modules attributes (feature_info, pretrained_cfg) that nn.Module does not declare.
 TimmModel = Any
 
 

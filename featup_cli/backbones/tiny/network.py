@@ -75,11 +75,8 @@ def load_tiny(path: Path | None = None) -> TinyNet:
 
     Weights are stored in half precision (batch-norm statistics in float32) and computed with in float32.
     """
-    if path is None:
-        with as_file(files("featup_cli") / "weights" / "tiny.safetensors") as packaged:
-            state = load_file(packaged)
-    else:
-        state = load_file(path)
+    with as_file(path or files("featup_cli") / "weights" / "tiny.safetensors") as file:
+        state = load_file(file)
     network = TinyNet()
     network.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in state.items()})
     return network.eval().requires_grad_(False)
@@ -96,8 +93,7 @@ def load(config: BackboneConfig, device: torch.device) -> Backbone:
         with seeded():
             network = TinyNet()
     elif config.weights is not None:
-        source = f"file:{config.weights}"
-        network = TinyNet()
+        source, network = f"file:{config.weights}", TinyNet()
         load_weights(network, read_weights(config.weights))
     else:
         source = "packaged"
@@ -112,12 +108,6 @@ def load(config: BackboneConfig, device: torch.device) -> Backbone:
         channels=TINY_CHANNELS,
         stride=TINY_STRIDE,
         patch_multiple=TINY_STRIDE,
-        native_size=(224, 224),
-        fixed_size=None,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        norm_applied=False,
-        layer=0,
         weights_source=source,
         weights_sha256=digest(network.state_dict()),
         device=device,

@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from featup_cli.backbones.weights import WeightsFile, first_line, load_weights
-from featup_cli.core.errors import OutputError, UsageError, WeightsError
+from featup_cli.backbones.weights import WeightsFile, load_weights
+from featup_cli.core.errors import OutputError, UsageError, WeightsError, first_line
 from featup_cli.core.plugins import resolve
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.files import unicode_name

@@ -17,8 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from featup_cli.backbones.weights import first_line
-from featup_cli.core.errors import InputError, UsageError, WeightsError
+from featup_cli.core.errors import InputError, UsageError, WeightsError, first_line
 from featup_cli.core.plugins import resolve
 from featup_cli.io.files import check_readable
 from featup_cli.upsamplers.method import Import

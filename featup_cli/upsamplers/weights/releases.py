@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from featup_cli.backbones.weights import first_line, is_offline
-from featup_cli.core.errors import WeightsError
+from featup_cli.backbones.hub import is_offline
+from featup_cli.core.errors import WeightsError, first_line
 from featup_cli.core.plugins import resolve
 from featup_cli.core.progress import Announce
 from featup_cli.upsamplers.registry import TRAINABLE
