@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from featup_cli.io.tensors import load_features as load_features
     from featup_cli.pictures.visualize import visualize as visualize
     from featup_cli.training.config import TrainConfig as TrainConfig
-    from featup_cli.training.run import Training as Training
+    from featup_cli.training.config import Training as Training
     from featup_cli.training.run import train as train
     from featup_cli.upsamplers.implicit.config import ImplicitConfig as ImplicitConfig
     from featup_cli.upsamplers.registry import METHODS as METHODS
@@ -51,8 +51,8 @@ _NAMES = {
     "featup_cli.io.mapped": "MappedFeatures open_features",
     "featup_cli.io.tensors": "FeatureFile load_features",
     "featup_cli.pictures.visualize": "visualize",
-    "featup_cli.training.config": "TrainConfig",
-    "featup_cli.training.run": "Training train",
+    "featup_cli.training.config": "TrainConfig Training",
+    "featup_cli.training.run": "train",
     "featup_cli.upsamplers.implicit.config": "ImplicitConfig",
     "featup_cli.upsamplers.registry": "METHODS make_upsampler",
     "featup_cli.upsamplers.weights.file": "load_upsampler save_upsampler",

@@ -23,8 +23,8 @@ from featup_cli.benchmark.settings import Settings
 from featup_cli.core.errors import FeatUpError
 from featup_cli.engine.pipeline import Pipeline, Upsampling
 from featup_cli.engine.write import Output
-from featup_cli.training.config import TrainConfig
-from featup_cli.training.run import Training, train
+from featup_cli.training.config import TrainConfig, Training
+from featup_cli.training.run import train
 from featup_cli.upsamplers.api import Upsampler
 from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from featup_cli.core.errors import UsageError
+
 T = TypeVar("T")
 TIMEOUT = timedelta(days=1)  # one process may wait long for another to fill its share of the cache
 
@@ -66,14 +68,32 @@ class Workers:
             tensor.copy_(mean.view_as(tensor))
 
 
+def _read_environment() -> Workers:
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        return Workers()
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UsageError(
+            f"WORLD_SIZE={size} says that there are several processes, but {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set: start them with torchrun, or unset WORLD_SIZE"
+        )
+    try:
+        return Workers(int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", "0")))
+    except ValueError:
+        raise UsageError("WORLD_SIZE, RANK and LOCAL_RANK must be whole numbers, as torchrun sets them") from None
+
+
 @contextmanager
 def join_workers() -> Iterator[Workers]:
-    """Join the other processes of `torchrun`, told by WORLD_SIZE, RANK and LOCAL_RANK; alone without them."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
-        yield Workers()
+    """Join the other processes of `torchrun`, told by WORLD_SIZE, RANK and LOCAL_RANK; alone without them.
+
+    Raises:
+        UsageError: there are several processes, but torchrun did not start this one.
+    """
+    workers = _read_environment()
+    if workers.size == 1:
+        yield workers
         return
-    workers = Workers(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(workers.local_rank % torch.cuda.device_count())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -72,10 +73,11 @@ def measure_statistics(cache: FeatureCache, keys: Sequence[str]) -> Statistics:
     return Statistics(tokens.mean(0).float(), std.clamp_min(1e-3 * float(std.mean()) + 1e-12).float())
 
 
+@dataclass(frozen=True)
 class Batches:
     """Draws batches from the cache.
 
-    Args:
+    Attributes:
         cache: of the samples.
         keys: the training samples; `heldout` those kept aside.
         statistics: of the training samples.
@@ -84,18 +86,18 @@ class Batches:
         seed: of all draws.
     """
 
-    def __init__(
-        self, cache: FeatureCache, keys: Sequence[str], heldout: Sequence[str], statistics: Statistics,
-        config: TrainConfig, stride: int, seed: int,
-    ) -> None:  # fmt: skip
-        self.cache = cache
-        self.keys = keys
-        self.heldout = heldout
-        self.statistics = statistics
-        self.config = config
-        self.seed = seed
-        size = (cache.size, cache.size)
-        self.half_window = torch.tensor(half_window(config.kernel_size, stride, size))
+    cache: FeatureCache
+    keys: Sequence[str]
+    heldout: Sequence[str]
+    statistics: Statistics
+    config: TrainConfig
+    stride: int
+    seed: int
+
+    @cached_property
+    def half_window(self) -> Tensor:
+        """Half sides [2] of a token's window, as `multiview.windows.half_window`."""
+        return torch.tensor(half_window(self.config.kernel_size, self.stride, (self.cache.size, self.cache.size)))
 
     def training(self, step: int, members: range) -> Batch:
         """The crops `members` of the batch of a step, on the CPU."""

@@ -1,12 +1,30 @@
-"""Settings of `featup train`; free of torch, so that `--help` can show them."""
+"""What to train and how; free of torch, so that `--help` can show it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.errors import UsageError
 from featup_cli.core.settings import check_not_negative, check_positive, check_square, check_within
+from featup_cli.upsamplers.jbu.config import JBUConfig
+from featup_cli.upsamplers.jbu.method import JBU
+from featup_cli.upsamplers.registry import method_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+VIEWS = "views"
+TARGETS = (VIEWS, JBU.name)
+"""What can be reconstructed: views, or the output of a teacher with packaged weights that is linear in the features."""
+_POSITIVE = (
+    *("crop_size", "crops", "min_scale", "views", "steps", "batch", "tokens", "positions", "pixels_per_token"),
+    *("kernel_size", "kernel_width", "learning_rate", "check_interval", "check_tokens"),
+)
+_NOT_NEGATIVE = ("max_pad", "projection", "tv_weight", "magnitude_weight", "downsampler_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ class TrainConfig:
         check_tokens: tokens of each held-out crop that are looked at.
     """
 
-    target: Literal["views", "jbu"] = "views"
+    target: str = VIEWS
     crop_size: int = 224
     crops: int = 1
     min_scale: float = 0.6
@@ -92,35 +110,59 @@ class TrainConfig:
     check_tokens: int = 196
 
     def __post_init__(self) -> None:
-        check_positive(
-            self,
-            "crop_size",
-            "crops",
-            "min_scale",
-            "views",
-            "steps",
-            "batch",
-            "tokens",
-            "positions",
-            "pixels_per_token",
-            "kernel_size",
-            "kernel_width",
-            "learning_rate",
-            "check_interval",
-            "check_tokens",
-        )
-        check_not_negative(
-            self,
-            "max_pad",
-            "projection",
-            "tv_weight",
-            "magnitude_weight",
-            "downsampler_rate",
-            "weight_decay",
-            "warmup",
-            "clip",
-        )
+        if self.target not in TARGETS:
+            raise UsageError(f"target={self.target}: choose from {', '.join(TARGETS)}")
+        check_positive(self, *_POSITIVE)
+        check_not_negative(self, *_NOT_NEGATIVE, "warmup", "clip")
         check_within(self, min_scale=(0, 1), zoom_share=(0, 1), average=(0, 0.99999), heldout_share=(0, 0.5))
         if self.max_zoom < 1:
             raise UsageError(f"max_zoom={self.max_zoom}: must be at least 1")
         check_square(self, "positions")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What to train, on what, and where it goes; fields are those of `featup train`.
+
+    Attributes:
+        images: folders, searched with all that is below.
+        output: the weights file.
+        upsampler: settings of the upsampler, of a method with weights, which also say which one it is.
+        backbone: whose features are to be upsampled.
+        config: settings of the training.
+        run_folder: configuration, curves and checkpoint; None for OUTPUT with suffix `.run`.
+        cache: features of the backbone; None for `cache` in the run folder.
+        resume: go on from the checkpoint in the run folder, if there is one.
+        device: auto, cpu, cuda, ...
+        seed: the same seed on the same device gives the same upsampler.
+        save_every: seconds between two checkpoints.
+        init: weights of the same method to start from; parts that don't fit keep their random start.
+    """
+
+    images: Sequence[Path]
+    output: Path
+    upsampler: DataclassInstance = field(default_factory=JBUConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    config: TrainConfig = field(default_factory=TrainConfig)
+    run_folder: Path | None = None
+    cache: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+    seed: int = 0
+    save_every: float = 60.0
+    init: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run_folder or self.output.with_suffix(".run")
+
+    @property
+    def method(self) -> str:
+        """Name of the upsampler's method."""
+        return method_of(self.upsampler).name
+
+    @property
+    def serves_any(self) -> bool:
+        """Whether the weights will serve every backbone."""
+        return method_of(self.upsampler).any_backbone(self.upsampler)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featup_cli.core.errors import UsageError
+from featup_cli.core.shapes import Size
 from featup_cli.multiview.downsample import AttentionDownsampler, SimpleDownsampler, make_downsampler
 from featup_cli.multiview.losses import (
     Uncertainty,
@@ -25,7 +26,7 @@ from featup_cli.multiview.losses import (
     squared_error,
 )
 from featup_cli.training.batches import Batch
-from featup_cli.training.config import TrainConfig
+from featup_cli.training.config import VIEWS, TrainConfig
 from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.weights.find import load_pretrained
@@ -70,14 +71,13 @@ class MultiViewModel(nn.Module):
         self.downsampler = make_downsampler(config.downsampler, channels, config.kernel_width)
         self.bilinear = Interpolation("bilinear")
         self.bilinear_downsampler = make_downsampler(config.downsampler, channels, config.kernel_width)
-        weighs = config.uncertainty and config.target == "views"
-        self.uncertainty = Uncertainty(channels) if weighs else None
-        fits_downsampler = config.learn_downsampler and config.target == "views"
-        self.downsampler.requires_grad_(fits_downsampler)
-        self.bilinear_downsampler.requires_grad_(fits_downsampler)
+        of_views = config.target == VIEWS
+        self.uncertainty = Uncertainty(channels) if config.uncertainty and of_views else None
+        for downsampler in (self.downsampler, self.bilinear_downsampler):
+            downsampler.requires_grad_(config.learn_downsampler and of_views)
         freeze_parameters(upsampler, [name for name in config.freeze.split(",") if name])
         # Not a submodule, so that its weights are neither averaged nor saved with what is trained.
-        self.teacher = None if config.target == "views" else load_pretrained(config.target)
+        self.teacher = None if of_views else load_pretrained(config.target)
 
     def forward(self, batch: Batch) -> Losses:
         """Loss of a batch. The downsampler of bilinear features is fitted by the same loss, apart from the rest."""
@@ -145,7 +145,7 @@ class MultiViewModel(nn.Module):
         """As `_upsample`, by bilinear interpolation."""
         return self.bilinear(batch.images, read(_standardised(batch)), self._output_size(batch))
 
-    def _output_size(self, batch: Batch) -> tuple[int, int]:
+    def _output_size(self, batch: Batch) -> Size:
         height, width = batch.lr_feats.shape[2:]
         return height * self.config.pixels_per_token, width * self.config.pixels_per_token
 

@@ -6,12 +6,12 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,21 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+class Step(NamedTuple):
+    """A step that was taken.
+
+    Attributes:
+        loss: over all processes.
+        looked: whether the held-out pictures were looked at; `is_best` whether the upsampler was never better.
+        stopped: whether this process or another one was asked to stop.
+    """
+
+    loss: float
+    looked: bool
+    is_best: bool
+    stopped: bool
+
+
 class Trainer:
     """Fits a `MultiViewModel`.
 
@@ -72,6 +87,7 @@ class Trainer:
 
     Attributes:
         step: steps done.
+        seconds: of training so far.
         rows: the looks at the held-out pictures so far.
         best: weights of the upsampler (`state`), the `step` they are from and their `score`; empty before the
             first look.
@@ -89,13 +105,11 @@ class Trainer:
             ([p for module in fast for p in module.parameters()], config.downsampler_rate),
             (list(model.bilinear_downsampler.parameters()), config.downsampler_rate),
         ]
-        groups = [([p for p in parameters if p.requires_grad], rate) for parameters, rate in groups]
-        groups = [(parameters, rate) for parameters, rate in groups if parameters]
+        fitted = (([p for p in parameters if p.requires_grad], rate) for parameters, rate in groups)
+        groups = [(parameters, rate) for parameters, rate in fitted if parameters]
         self.rates = [rate for _, rate in groups]
-        self.optimizer = make_optimizer(
-            config.optimizer, [{"params": p, "lr": config.learning_rate * rate} for p, rate in groups],
-            config.weight_decay,
-        )  # fmt: skip
+        rated = [{"params": parameters, "lr": config.learning_rate * rate} for parameters, rate in groups]
+        self.optimizer = make_optimizer(config.optimizer, rated, config.weight_decay)
         decay = get_ema_multi_avg_fn(config.average)
         self.average = AveragedModel(model, multi_avg_fn=decay) if config.average else None
         self.step = 0
@@ -105,32 +119,24 @@ class Trainer:
         self.best: State = {}
 
     @property
+    def best_row(self) -> Row:
+        """The look at which the upsampler was best."""
+        return next(row for row in self.rows if row.step == self.best["step"])
+
+    @property
     def scored(self) -> MultiViewModel:
         """The model that is scored and kept: the average of the weights, if there is one."""
         module = self.average.module if self.average is not None else self.model
         assert isinstance(module, MultiViewModel)
         return module
 
-    def run(
-        self,
-        stop: StopRequest,
-        on_step: Callable[[float], None],
-        on_check: Callable[[Row, bool], None],
-        save: Callable[[], None],
-        save_every: float,
-    ) -> None:
+    def steps(self, stop: StopRequest) -> Generator[Step]:
         """Take the steps that are left.
 
-        Args:
-            stop: asks to stop after the step in progress.
-            on_step: called after each step with its loss.
-            on_check: called after each look at the held-out pictures, and whether it is the best one.
-            save: stores the state; called after each look, every `save_every` seconds, and when asked to stop.
         Raises:
-            Interrupted: asked to stop, here or in another process.
             FeatUpError: the loss is no longer a number.
         """
-        steps, saved = self.config.steps, time.monotonic()
+        steps = self.config.steps
         with ThreadPoolExecutor(1) as loader:  # reads the next batch while this one is computed
             upcoming = loader.submit(self._load, self.step + 1)
             while self.step < steps:
@@ -139,17 +145,10 @@ class Trainer:
                 if self.step + 1 < steps:
                     upcoming = loader.submit(self._load, self.step + 2)
                 loss, stopped = self._take_step(batch.to(self.device), stop)
-                is_check = self.step % self.config.check_interval == 0 or self.step == steps
-                is_best = is_check and self._check()
+                looked = self.step % self.config.check_interval == 0 or self.step == steps
+                is_best = looked and self._check()
                 self.seconds += time.monotonic() - start
-                on_step(loss)
-                if is_check:
-                    on_check(self.rows[-1], is_best)
-                if is_check or stopped or time.monotonic() - saved >= save_every:
-                    save()
-                    saved = time.monotonic()
-                if stopped and self.step < steps:
-                    raise Interrupted(self.step)
+                yield Step(loss, looked, is_best, stopped)
 
     def _load(self, step: int) -> Batch:
         share = self.config.batch // self.workers.size

@@ -92,6 +92,7 @@ def test_json_gives_one_record(folder: Path, tmp_path: Path) -> None:
         (["--set", "upsampler.r=3"], 2, "--set upsampler.r=3: expected KEY=VALUE with KEY one of upsampler.radius, "),
         (["--set", "upsampler.radius=wide"], 2, "upsampler.radius=wide: expected a whole number"),
         (["--set", "downsampler=best"], 2, "choose from simple, attention"),
+        (["--set", "target=teacher"], 2, "target=teacher: choose from views, jbu"),
         (["--images", "nowhere"], 1, "nowhere: no such folder"),
         (["--backbone", "no-such-network"], 2, "no-such-network"),
         (["--resume", "--weights", "nowhere.safetensors"], 1, "nowhere.safetensors"),
@@ -105,6 +106,15 @@ def test_mistakes_are_one_line(arguments: list[str], status: int, message: str, 
     errors = [line for line in result[2].splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "Traceback" not in result[2]
+
+
+def test_a_lonely_process_of_several_is_wrong_usage(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, stderr = featup("train", "--images", folder, "-o", tmp_path / "up.safetensors", *FAST)
+    assert status == 2
+    assert stderr.startswith("error: WORLD_SIZE=2 says that there are several processes, but RANK, ")
 
 
 def test_an_empty_folder_fails(tmp_path: Path) -> None:

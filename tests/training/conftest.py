@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featup_cli.training.config import TrainConfig
-from featup_cli.training.run import Training
+from featup_cli.training.config import TrainConfig, Training
 from featup_cli.upsamplers.jbu.config import JBUConfig
 
 

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from featup_cli.core.errors import FeatUpError, InputError, OutputError, UsageError
 from featup_cli.training.batches import seed_of
+from featup_cli.training.config import Training
 from featup_cli.training.model import Losses, MultiViewModel
-from featup_cli.training.run import Training, train
+from featup_cli.training.run import train
 from featup_cli.training.trainer import Interrupted
 from featup_cli.upsamplers.baselines.config import (
     CARAFEConfig,
@@ -235,10 +236,30 @@ def test_resuming_a_finished_run_writes_its_weights_again(training: Training) ->
     assert same(weights(training), expected)
 
 
-def test_resuming_where_there_is_nothing_starts_anew(training: Training) -> None:
+def test_resuming_where_there_is_nothing_starts_at_step_0(training: Training) -> None:
     notes: list[str] = []
     train(replace(training, resume=True), note=notes.append)
     assert any("no checkpoint" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT are not set: start them with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "29500"}, "but MASTER_ADDR is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "x", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "must be whole numbers"),
+    ],
+    ids=str,
+)
+def test_several_processes_that_torchrun_did_not_start_are_refused(
+    training: Training, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=says):
+        train(training)
 
 
 @pytest.mark.slow
