@@ -2,68 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from featup_cli.cli.command import command
+from featup_cli.cli.evaluate.options import keywords, refuse_overwriting
+from featup_cli.cli.groups import (
+    BackboneOptions,
+    ConsoleOptions,
+    InputOptions,
+    MethodsOptions,
+    OutputOptions,
+    RunOptions,
+)
+from featup_cli.core.options import argument, group, like
+from featup_cli.evaluation.registry import COMPARED
 
-from featup_cli.cli import options
-from featup_cli.cli.console import Console, report_errors
-from featup_cli.cli.evaluate import common
-from featup_cli.cli.options import OUTPUT
-from featup_cli.core.errors import UsageError
-from featup_cli.upsamplers.implicit.config import implicit_config
 
-EXAMPLES = "Example:  featup compare photo.jpg --methods bilinear,implicit -o compare.png"
+@dataclass(frozen=True)
+class PictureOptions:
+    """The picture, and the size at which the network sees it."""
+
+    image: Path = argument("A picture.", metavar="IMAGE")
+    input: InputOptions = group()
 
 
-@report_errors
+@dataclass(frozen=True)
+class ComparedMethods(MethodsOptions):
+    """Methods to show, and their weights."""
+
+    methods: str = like(MethodsOptions, "methods", default=COMPARED)
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """The picture to write, and how it is made."""
+
+    output: Path = like(OutputOptions, "output", default=Path("compare.png"), help="The PNG to write.")
+    output_size: str | None = like(OutputOptions, "output_size")
+    device: str = like(RunOptions, "device")
+    seed: int = like(RunOptions, "seed")
+    console: ConsoleOptions = group()
+
+
+@command(examples=["featup compare photo.jpg --methods bilinear,implicit -o compare.png"])
 def compare(
-    image: Annotated[Path, typer.Argument(help="A picture.", metavar="IMAGE")],
-    resize: options.Resize = None,
-    backbone: options.BackboneName = "tiny",
-    layer: options.Layer = None,
-    no_norm: options.NoNorm = False,
-    weights: options.Weights = None,
-    backbone_arg: options.BackboneArg = None,
-    offline: options.Offline = False,
-    random_weights: options.RandomWeights = False,
-    precision: options.PrecisionOption = options.Precision.auto,  # type: ignore[attr-defined]
-    methods: common.Methods = "bilinear,jbu,resfu,implicit",
-    preset: options.PresetOption = options.Preset.default,  # type: ignore[attr-defined]
-    settings: options.Settings = None,
-    upsampler: common.UpsamplerWeights = None,
-    allow_other_backbone: options.AllowOtherBackbone = False,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The PNG to write.", rich_help_panel=OUTPUT)] = Path(
-        "compare.png"
-    ),
-    output_size: options.OutputSize = None,
-    device: options.Device = "auto",
-    seed: options.Seed = 0,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    picture: PictureOptions, backbone: BackboneOptions, methods: ComparedMethods, figure: FigureOptions
 ) -> None:
     """Show picture, low-resolution features and each method's in one PCA basis, with time and memory below."""
-    console = Console(quiet, as_json)
-    config = implicit_config(preset.value, {}, settings or [])
-    chosen = options.backbone_config(
-        backbone, layer, no_norm, weights, backbone_arg, offline, random_weights, precision
-    )
-    if output.exists() and image.exists() and output.samefile(image):
-        raise UsageError(f"{output}: would be overwritten, but it is the input; choose another --output")
+    console = figure.console.console()
+    asked = keywords(picture.input, backbone, methods)
+    refuse_overwriting(figure.output, [picture.image])
 
-    from featup_cli.evaluation import comparison
-    from featup_cli.evaluation.source import choose_methods
+    from featup_cli.evaluation.comparison import compare
     from featup_cli.pictures.panels import save_png
 
     with console.progress() as progress:
-        source = common.make_source(
-            chosen, config, resize, allow_other_backbone, upsampler, True, device, seed, progress
-        )
-        names = choose_methods(methods, source, console.note)
-        result = comparison.compare(source, image, names, progress, output_size)
-    save_png(output, result.rgb)
+        result = compare(
+            picture.image, output_size=figure.output_size, device=figure.device, seed=figure.seed, progress=progress,
+            note=console.note, **asked,
+        )  # fmt: skip
+    save_png(figure.output, result.rgb)
     for row in result.rows:
         memory = "" if row["peak_mib"] is None else f", {row['peak_mib']:.0f} MiB"
         console.note(f"{row['method']}: {row['seconds']:.2f} s{memory}")
-    console.result(str(output), {"input": str(image), "picture": str(output), "methods": result.rows})
+    record = {"input": str(picture.image), "picture": str(figure.output), "methods": result.rows}
+    console.result(str(figure.output), record)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import zipfile
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from featup_cli.io.atomic import atomic_path
 from featup_cli.io.digest import file_sha256
 
 Arrays = dict[str, np.ndarray]
-
-
 UNRELATED = ("cli", "benchmark", "training")
 
 
@@ -26,17 +25,14 @@ def code_sha256() -> str:
 
     Packages that no result depends on (`UNRELATED`) are left out.
     """
-    import featup_kernels
-
-    import featup_cli
-
+    kernels = find_spec("featup_kernels")
+    assert kernels is not None
     digest = hashlib.sha256()
-    for package in (featup_cli, featup_kernels):
-        folder = Path(str(package.__file__)).parent
+    for folder in (Path(__file__).parents[1], Path(str(kernels.origin)).parent):
         for path in sorted(folder.rglob("*.py")):
-            if path.relative_to(folder).parts[0] in UNRELATED:
-                continue
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+            name = path.relative_to(folder)
+            if name.parts[0] not in UNRELATED:
+                digest.update(name.as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -51,8 +47,8 @@ class Cache:
         folder: made when first written to; None keeps nothing.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | str | None = None) -> None:
+        self.folder = Path(folder).expanduser() if folder is not None else None
 
     def path(self, facts: dict[str, Any]) -> Path | None:
         """The file for results that depend on `facts` (JSON values) and on the program itself."""

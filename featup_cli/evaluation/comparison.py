@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.memory import MIB, peak_memory
-from featup_cli.core.progress import Progress
-from featup_cli.core.shapes import resolve_output_size
-from featup_cli.evaluation.source import FeatureSource
+from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
+from featup_cli.core.shapes import Size, resolve_output_size
+from featup_cli.evaluation.registry import COMPARED
+from featup_cli.evaluation.run import Request
 from featup_cli.pictures.panels import fit_colours, panel_size, resize_rgb, sample_tokens, side_by_side
 from featup_cli.pictures.visualize import DEFAULT_COMPONENTS, MAP_TOKENS
 
@@ -33,24 +36,40 @@ class Comparison:
 
 
 def compare(
-    source: FeatureSource,
-    picture: Path | str,
-    methods: Sequence[str],
-    progress: Progress,
-    output_size: str | tuple[int, int] | None = None,
+    image: Path | str,
+    *,
+    methods: str | Sequence[str] = COMPARED,
+    backbone: str | BackboneConfig | Backbone = "tiny",
+    output_size: str | Size | None = None,
+    progress: Progress = no_progress,
+    note: Announce = no_announcement,
+    **options: Any,
 ) -> Comparison:
-    """Upsample by each method and show all in one basis.
+    """Upsample by each method and show all in one basis: what `featup compare` does, in memory.
 
     The three components and their scale are fitted to the low-resolution features (section 4.1) and used for all
     panels. Full-resolution features are held of one method at a time. The first call of a method in a process may
     include compilation.
 
     Args:
-        output_size: as for `featup upsample`; None is the network input's size.
+        image: path of a picture.
+        methods, backbone, progress, note: see `evaluation.run.Request`.
+        output_size: as for `upsample`; None is the network input's size.
+        options: other fields of `Request`: `resize`, `implicit`, `upsamplers`, `device`, `seed`, ...
     Raises:
-        InputError, UsageError: the picture, or a size, can't be used.
+        InputError, UsageError: the picture, a method or a size can't be used.
+
+    Example:
+        >>> import numpy as np
+        >>> from featup_cli.evaluation.comparison import compare
+        >>> noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        >>> shown = compare(noise, methods="bilinear,guided", resize=48, device="cpu")
+        >>> [row["method"] for row in shown.rows], shown.rgb.shape[2]
+        (['bilinear', 'guided'], 3)
     """
-    look = source.look(picture)
+    evaluation = Request(methods=methods, backbone=backbone, progress=progress, note=note, **options).open()
+    source, names = evaluation.source, evaluation.methods
+    look = source.look(image)
     height, width = look.lr_feats.shape[2:]
     size = resolve_output_size(output_size, look.picture.size, look.network_size, (height, width))
     colours = fit_colours([sample_tokens(look.lr_feats[0], MAP_TOKENS)], DEFAULT_COMPONENTS)
@@ -60,14 +79,12 @@ def compare(
     ]
     captions = ["", f"{look.seconds:.2f} s (backbone)"]
     rows: list[dict[str, Any]] = []
-    for number, method in enumerate(methods):
-        progress("methods", number, len(methods), method)
+    for number, method in enumerate(names):
+        progress("methods", number, len(names), method)
         made: list[tuple[Tensor, float]] = []
-
-        def make(method: str = method, made: list[tuple[Tensor, float]] = made) -> None:
-            made.append(source.features(method, look, size))
-
-        peak = peak_memory(make, source.device)
+        peak = peak_memory(
+            lambda method=method, made=made: made.append(source.features(method, look, size)), source.device
+        )
         features, seconds = made.pop()
         panels.append((method, colours.picture(features.cpu())))
         row = {
@@ -76,7 +93,7 @@ def compare(
         }  # fmt: skip
         captions.append(f"{row['seconds']:.2f} s" + (f", {row['peak_mib']:.0f} MiB" if peak.above_bytes else ""))
         rows.append(row)
-    progress("methods", len(methods), len(methods), "")
+    progress("methods", len(names), len(names), "")
     panel = panel_size(size)
     fitted = [(title, resize_rgb(rgb, panel)) for title, rgb in panels]
     return Comparison(side_by_side(fitted, panel[0], captions), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
-from featup_cli.evaluation.probe import IGNORE
-from featup_cli.pictures.read import load_image
+from featup_cli.pictures.read import load_image, picture_suffixes
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+IGNORE = -1
+"""Class id of void pixels."""
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
 DEFAULT_VOID = 255
 NUMBER_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
@@ -49,7 +49,15 @@ class Classes:
         return {"names": list(self.names), "void": list(self.void), "thin": [self.names[i] for i in self.thin]}
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+class DataError(InputError):
+    """Files that can't be used; `problems` has a line for each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = list(problems)
+
+
+def _files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes):
         if path.stem in found:
@@ -58,16 +66,26 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder, sorted.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The pictures given, and those in the folders given, sorted.
 
     Raises:
-        InputError: there is none.
+        InputError: no such file, or a folder without pictures.
     """
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-    if not found:
-        raise InputError(f"{folder}: holds no pictures ({', '.join(PICTURE_SUFFIXES)})")
+    suffixes, found = picture_suffixes(), []
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes) if path.is_dir() else [path]
+        if not inside:
+            raise InputError(f"{path}: holds no pictures")
+        found += inside
     return found
+
+
+def name_of(paths: Sequence[Path]) -> str:
+    """The name of the data in records: that of the folder if there is one, else the number of files."""
+    return paths[0].resolve().name if len(paths) == 1 else f"{len(paths)} files"
 
 
 def find_pairs(
@@ -94,7 +112,7 @@ def find_pairs(
                 f"{data}: no split {split!r}: expected the list {split}.txt, or the folders images/{split} and "
                 f"{label_folder}/{split}; a list elsewhere can be named instead of the split"
             )
-        pictures, labels = _files(folders[0], PICTURE_SUFFIXES), _files(folders[1], suffixes)
+        pictures, labels = _files(folders[0], picture_suffixes()), _files(folders[1], suffixes)
         for stem in sorted(pictures.keys() ^ labels.keys()):
             if stem in pictures:
                 raise InputError(f"{pictures[stem]}: has no label of that name in {folders[1]}")
@@ -106,24 +124,25 @@ def find_pairs(
 
 
 def _read_list(list_file: Path, data: Path, label_folder: str, suffixes: Sequence[str]) -> Iterator[Pair]:
+    of_pictures = sorted(picture_suffixes())
     for number, line in enumerate(list_file.read_text().splitlines(), 1):
         words = line.split()
         if len(words) == 2:
             yield Pair(data / words[0], data / words[1])
         elif len(words) == 1:
+            path = Path(words[0])
+            stem = path.with_suffix("") if path.suffix.lower() in of_pictures else path
             yield Pair(
-                _with_suffix(data / "images" / words[0], PICTURE_SUFFIXES),
-                _with_suffix(data / label_folder / words[0], suffixes),
+                _with_suffix(data / "images" / stem, of_pictures), _with_suffix(data / label_folder / stem, suffixes)
             )
         elif words:
             raise InputError(f"{list_file}:{number}: expected `picture label`, without spaces in their names")
 
 
-def _with_suffix(path: Path, suffixes: Sequence[str]) -> Path:
-    """The file that exists of `path` with its own suffix replaced by one of `suffixes`; the first if none does."""
-    stem = path.with_suffix("") if path.suffix.lower() in PICTURE_SUFFIXES else path
-    candidates = [stem.with_name(stem.name + suffix) for suffix in suffixes]
-    return next((c for c in candidates if c.is_file()), candidates[0])
+def _with_suffix(stem: Path, suffixes: Sequence[str]) -> Path:
+    """The file of that stem with one of the suffixes; the stem itself if there is none."""
+    candidates = (stem.with_name(stem.name + suffix) for suffix in suffixes)
+    return next((path for path in candidates if path.is_file()), stem)
 
 
 def spread_evenly(items: Sequence[Any], count: int | None) -> list[Any]:
@@ -133,12 +152,12 @@ def spread_evenly(items: Sequence[Any], count: int | None) -> list[Any]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def load_classes(path: Path, thin: Sequence[str] | None = None) -> Classes:
+def load_classes(path: Path, thin: str | None = None) -> Classes:
     """Classes of a JSON file: {"classes": [names], "void_id": id or ids, "thin": [names]}; void is 255 by default.
 
     Args:
         path: of the file.
-        thin: names that replace the file's own.
+        thin: comma-separated names that replace the file's own.
     Raises:
         InputError: no such file, or of another form; UsageError: a thin class that is none.
     """
@@ -147,7 +166,7 @@ def load_classes(path: Path, thin: Sequence[str] | None = None) -> Classes:
         names = tuple(str(name) for name in content["classes"])
         void = content.get("void_id", DEFAULT_VOID)
         void = tuple(int(v) for v in (void if isinstance(void, list) else [void]))
-        chosen = content.get("thin", []) if thin is None else thin
+        chosen = content.get("thin", []) if thin is None else thin.split(",")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; give the names of the classes with --classes") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -183,6 +202,25 @@ def read_numbers(path: Path) -> np.ndarray:
     return numbers
 
 
+def read_array(path: Path, key: str, form: str, any_name: bool = False) -> np.ndarray:
+    """The array `key` of a .npz.
+
+    Args:
+        form: shape that is expected of it, for messages.
+        any_name: if there is none of that name, take the only one that there is.
+    Raises:
+        InputError: no such file, or another form.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            array: np.ndarray = file[file.files[0] if any_name and key not in file and len(file.files) == 1 else key]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
+        raise InputError(f"{path}: expected a .npz with an array `{key}` {form}") from None
+    return array
+
+
 def read_class_labels(path: Path, classes: Classes) -> Tensor:
     """Class ids int64 [H, W]; void is `IGNORE`.
 
@@ -215,12 +253,13 @@ def check_size(pair: Pair, label_size: Sequence[int], picture_size: Sequence[int
         )
 
 
-def find_problems(pairs: Sequence[Pair], read: Callable[[Path], Any]) -> list[str]:
-    """One line for each pair that can't be used; empty if all can.
+def check_pairs(pairs: Sequence[Pair], read: Callable[[Path], Any]) -> None:
+    """Read all pairs, before any long work starts.
 
     Args:
-        pairs: all of them are read, before any long work starts.
         read: takes a label file, returns an array of the picture's size.
+    Raises:
+        DataError: some of them can't be used.
     """
     problems = []
     for pair in pairs:
@@ -228,4 +267,5 @@ def find_problems(pairs: Sequence[Pair], read: Callable[[Path], Any]) -> list[st
             check_size(pair, read(pair.label).shape[-2:], load_image(pair.picture).size)
         except FeatUpError as error:
             problems.append(str(error))
-    return problems
+    if problems:
+        raise DataError(problems)

@@ -11,38 +11,8 @@ from typing import Any
 import numpy as np
 
 from featup_cli.core.errors import InputError
-
-
-@dataclass(frozen=True)
-class Column:
-    """A score in tables: its key, its title (an arrow says what is better), and its digits."""
-
-    key: str
-    title: str
-    digits: int = 2
-
-
-# The first column of a task is its main score, for which the difference to bilinear is shown.
-COLUMNS: dict[str, tuple[Column, ...]] = {
-    "probe-seg": (
-        Column("miou", "mIoU ↑"), Column("thin_miou", "thin mIoU ↑"), Column("band_miou", "band mIoU ↑"),
-        Column("accuracy", "accuracy ↑"),
-    ),
-    "probe-depth": (Column("rmse", "RMSE ↓", 3), Column("delta", "δ < 1.25 % ↑")),
-    "consistency": (Column("explained", "explained % ↑"),),
-    "boundary": (
-        Column("ods", "F (ODS) ↑"),
-        Column("ois", "F (OIS) ↑"),
-        Column("precision", "precision"),
-        Column("recall", "recall"),
-    ),
-    "retrieval": (
-        Column("class_accuracy", "class accuracy ↑"),
-        Column("thin_accuracy", "thin accuracy ↑"),
-        Column("accuracy", "accuracy ↑"),
-    ),
-    "cam": (Column("average_drop", "A.D. % ↓"), Column("average_increase", "A.I. % ↑")),
-}  # fmt: skip
+from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE, TASKS
+from featup_cli.evaluation.task import Column
 
 
 @dataclass(frozen=True)
@@ -68,7 +38,7 @@ def load_run(path: Path) -> dict[str, Any]:
     """
     try:
         run = json.loads(path.read_text())
-        known = run["task"] in COLUMNS and isinstance(run["methods"], dict)
+        known = run["task"] in TASKS and isinstance(run["methods"], dict)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, TypeError):
@@ -79,6 +49,11 @@ def load_run(path: Path) -> dict[str, Any]:
     return result
 
 
+def report(paths: Sequence[Path | str]) -> list[Table]:
+    """Tables of the runs in files of `featup eval --output`, which are named by their stems; errors as `load_run`."""
+    return make_tables([(Path(path).stem, load_run(Path(path))) for path in paths])
+
+
 def make_tables(runs: Sequence[tuple[str, dict[str, Any]]]) -> list[Table]:
     """One table for each task, with the methods of all its runs; runs are named where there are several of a task."""
     tasks = dict.fromkeys(run["task"] for _, run in runs)
@@ -86,18 +61,20 @@ def make_tables(runs: Sequence[tuple[str, dict[str, Any]]]) -> list[Table]:
 
 
 def _table(runs: Sequence[tuple[str, dict[str, Any]]]) -> Table:
-    columns = [c for c in COLUMNS[runs[0][1]["task"]] if any(_has(run, c.key) for _, run in runs)]
+    columns = [c for c in TASKS[runs[0][1]["task"]].columns if any(_has(run, c.key) for _, run in runs)]
     main = columns[0]
     several = len(runs) > 1
     spread = any("other_probes" in m for _, run in runs for m in run["methods"].values())
-    header = ["run"] * several + ["method"] + [c.title for c in columns] + [f"{main.title[:-2]} over bilinear"]
+    header = (
+        ["run"] * several + ["method"] + [c.title for c in columns] + [f"{main.title.rstrip(' ↑↓')} over {BASELINE}"]
+    )
     header += ["sd over probes"] * spread + ["s/picture"]
     rows = []
     for name, run in runs:
         for method, result in run["methods"].items():
             cells = [name] * several + [method]
             cells += [_cell(result["scores"], result["intervals"], c) for c in columns]
-            over = result.get("over_bilinear")
+            over = result.get(OVER_BASELINE)
             cells.append(_cell(over["scores"], over["intervals"], main, sign="+") if over else "")
             if spread:
                 cells.append(_spread(result.get("other_probes", []), main))

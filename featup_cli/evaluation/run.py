@@ -3,154 +3,161 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
-from featup_cli.core.progress import Progress
-from featup_cli.evaluation.bootstrap import Scores, differences, intervals, resample_counts
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
+from featup_cli.engine.pipeline import Upsampling
+from featup_cli.evaluation.bootstrap import differences, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache, cached_sha256
-from featup_cli.evaluation.source import FeatureSource, Look
-
-BASELINE = "bilinear"
-
-
-class Item(Protocol):
-    """Something to score: a picture and, with some tasks, files that belong to it."""
-
-    @property
-    def picture(self) -> Path: ...
-
-    @property
-    def files(self) -> tuple[Path, ...]: ...
+from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE
+from featup_cli.evaluation.scorer import Item, Scorer
+from featup_cli.evaluation.source import FeatureSource, choose_methods
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
 
-I = TypeVar("I", bound=Item, contravariant=True)  # noqa: E741
+@dataclass(frozen=True)
+class Evaluation:
+    """A loaded backbone, the methods to score, and where results of single pictures are kept."""
 
+    source: FeatureSource
+    methods: Sequence[str]
+    cache: Cache = field(default_factory=Cache)
+    progress: Progress = no_progress
+    note: Announce = no_announcement
 
-class Task(Protocol[I]):
-    """A way to score upsampled features, picture by picture.
+    def measure(self, scorer: Scorer, items: Sequence[Item]) -> dict[str, Arrays]:
+        """Arrays [pictures, ...] of each method, one picture at a time; what the cache has is not done again."""
+        source, cache = self.source, self.cache
+        rows: dict[str, list[Arrays]] = {method: [] for method in self.methods}
+        common = {"task": scorer.name, "settings": scorer.settings, "source": source.identity()}
+        for number, item in enumerate(items):
+            facts = common | {"files": [cached_sha256(path) for path in item.files]}
+            self.progress("pictures", number, len(items), item.picture.name)
+            keys = {method: facts | {"method": source.describe_method(method)} for method in rows}
+            known = {method: cache.get(key) for method, key in keys.items()}
+            if None in known.values():
+                look = source.look(item.picture)
+                prepared = scorer.prepare(source, look, item)
+            for method, arrays in known.items():
+                if arrays is None:
+                    arrays = scorer.measure(source, look, method, prepared)
+                    cache.put(keys[method], arrays)
+                rows[method].append(arrays)
+        self.progress("pictures", len(items), len(items), "")
+        return {m: {key: np.stack([a[key] for a in of_m]) for key in of_m[0]} for m, of_m in rows.items()}
 
-    Attributes:
-        name: key of `report.COLUMNS`.
-        settings: all that fixes a picture's result besides the picture and its features, as JSON values.
-        probes: how many further probes it scores, trained on other draws of the training pictures; most have none.
-    """
+    def score(self, scorer: Scorer, items: Sequence[Item], **record: Any) -> dict[str, Any]:
+        """Score the methods on pictures.
 
-    name: str
-    settings: dict[str, Any]
-    probes: int
-
-    def prepare(self, source: FeatureSource, look: Look, item: I) -> Any:
-        """What all methods share for one picture; handed to `measure`."""
-        ...
-
-    def measure(self, source: FeatureSource, look: Look, method: str, prepared: Any) -> Arrays:
-        """Arrays of one picture and method, always of the same shapes; `seconds` is one of them."""
-        ...
-
-    def score(self, rows: Arrays, counts: np.ndarray, probe: int = 0) -> Scores:
-        """Scores of pictures that count `counts` [pictures] times, by the arrays of all pictures [pictures, ...].
-
-        Undefined scores are left out. `probe` 0 is the main one.
+        Args:
+            scorer: of the task.
+            items: what to score.
+            record: what else belongs into the result, such as the name of the data.
+        Returns:
+            the run as JSON values. Intervals are 95 % bootstrap intervals over pictures; with a single picture there
+            are none. `over_bilinear` is the paired difference, if bilinear is among the methods.
         """
-        ...
-
-    def details(self, rows: Arrays) -> dict[str, Any]:
-        """More facts about a method for the record, as JSON values."""
-        ...
-
-
-def measure_pictures(
-    task: Task[I], items: Sequence[I], methods: Sequence[str], source: FeatureSource, cache: Cache, progress: Progress
-) -> dict[str, list[Arrays]]:
-    """Measure all methods on all pictures, one picture at a time; what the cache has is not done again."""
-    rows: dict[str, list[Arrays]] = {method: [] for method in methods}
-    common = {"task": task.name, "settings": task.settings, "source": source.identity()}
-    for number, item in enumerate(items):
-        facts = common | {"files": [cached_sha256(path) for path in item.files]}
-        progress("pictures", number, len(items), item.picture.name)
-        keys = {method: facts | {"method": source.describe_method(method)} for method in methods}
-        known = {method: cache.get(key) for method, key in keys.items()}
-        if any(found is None for found in known.values()):
-            look = source.look(item.picture)
-            prepared = task.prepare(source, look, item)
-        for method in methods:
-            arrays = known[method]
-            if arrays is None:
-                arrays = task.measure(source, look, method, prepared)
-                cache.put(keys[method], arrays)
-            rows[method].append(arrays)
-    progress("pictures", len(items), len(items), "")
-    return rows
-
-
-def evaluate(
-    task: Task[I],
-    items: Sequence[I],
-    methods: Sequence[str],
-    source: FeatureSource,
-    *,
-    cache: Cache,
-    progress: Progress,
-    record: dict[str, Any],
-) -> dict[str, Any]:
-    """Score methods on pictures.
-
-    Args:
-        items: what to score.
-        cache: where results of single pictures are kept.
-        record: what else belongs into the result, such as the name of the data.
-    Returns:
-        the run as JSON values. Intervals are 95 % bootstrap intervals over pictures; with a single picture there are
-        none. `over_bilinear` is the paired difference, if bilinear is among the methods.
-    """
-    measured = measure_pictures(task, items, methods, source, cache, progress)
-    rows = {m: {key: np.stack([a[key] for a in of_m]) for key in of_m[0]} for m, of_m in measured.items()}
-    once = np.ones(len(items), dtype=np.int64)
-    counts: Sequence[np.ndarray] = list(resample_counts(len(items), source.settings.seed)) if len(items) > 1 else []
-    resampled = {m: [task.score(rows[m], row) for row in counts] for m in methods}
-    results: dict[str, Any] = {}
-    for method in methods:
-        scores = task.score(rows[method], once)
-        each = [task.score(rows[method], np.eye(1, len(items), k, dtype=np.int64)[0]) for k in range(len(items))]
-        result: dict[str, Any] = {"scores": scores, "intervals": intervals(resampled[method])}
-        if BASELINE in methods and method != BASELINE:
-            pairs = zip(resampled[method], resampled[BASELINE], strict=True)
-            result["over_bilinear"] = {
-                "scores": differences(scores, task.score(rows[BASELINE], once)),
-                "intervals": intervals([differences(a, b) for a, b in pairs]),
-            }
-        if task.probes:
-            result["other_probes"] = [task.score(rows[method], once, 1 + i) for i in range(task.probes)]
-        result["seconds_per_picture"] = float(rows[method]["seconds"].mean())
-        result |= task.details(rows[method])
-        result["per_picture"] = [
-            {"picture": item.picture.name, "seconds": float(s), **scores}
-            for item, s, scores in zip(items, rows[method]["seconds"], each, strict=True)
-        ]
-        results[method] = result
-    run = {
-        "task": task.name, **record, "pictures": len(items), "settings": task.settings, **source.describe(),
-        "seed": source.settings.seed, "fast": source.fast,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "methods": {m: source.describe_method(m) | results[m] for m in methods},
-    }  # fmt: skip
-    return rounded(run)
+        rows, count, seed = self.measure(scorer, items), len(items), self.source.settings.seed
+        once, each = np.ones(count, dtype=np.int64), np.eye(count, dtype=np.int64)
+        draws = resample_counts(count, seed) if count > 1 else []
+        scores = {method: scorer.score(rows[method], once) for method in rows}
+        resampled = {method: [scorer.score(rows[method], draw) for draw in draws] for method in rows}
+        results: dict[str, dict[str, Any]] = {}
+        for method, of_method in rows.items():
+            result: dict[str, Any] = {"scores": scores[method], "intervals": intervals(resampled[method])}
+            if BASELINE in rows and method != BASELINE:
+                result[OVER_BASELINE] = {
+                    "scores": differences(scores[method], scores[BASELINE]),
+                    "intervals": intervals(list(map(differences, resampled[method], resampled[BASELINE]))),
+                }
+            if scorer.probes:
+                result["other_probes"] = [scorer.score(of_method, once, 1 + i) for i in range(scorer.probes)]
+            result["seconds_per_picture"] = float(of_method["seconds"].mean())
+            result |= scorer.details(of_method)
+            result["per_picture"] = [
+                {"picture": item.picture.name, "seconds": float(seconds), **scorer.score(of_method, alone)}
+                for item, seconds, alone in zip(items, of_method["seconds"], each, strict=True)
+            ]
+            results[method] = self.source.describe_method(method) | result
+        run = {
+            "task": scorer.name, **record, "pictures": count, "settings": scorer.settings, **self.source.describe(),
+            "seed": seed, "fast": self.source.fast,
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "methods": results,
+        }  # fmt: skip
+        return rounded(run)
 
 
 def rounded(value: Any) -> Any:
     """JSON values with six significant digits."""
     if isinstance(value, dict):
-        return {key: rounded(v) for key, v in value.items()}
+        return {key: rounded(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [rounded(v) for v in value]
+        return [rounded(part) for part in value]
     return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
-def mean_scores(rows: Arrays, counts: np.ndarray, names: Sequence[str]) -> Scores:
-    """Means of per-picture values, for tasks that have nothing else to add up."""
-    return {name: float(np.average(rows[name], weights=counts)) for name in names}
+@dataclass(frozen=True)
+class Request:
+    """What can be asked of every evaluation; fields are the options that all commands share.
+
+    Attributes:
+        methods: `fast` for all that are available for the backbone and made once for all pictures, `all` for fits as
+            well, or names, comma-separated or as a list.
+        backbone: name, settings, or a loaded backbone.
+        resize: network input, a short side or `HxW`; None for the backbone's own.
+        implicit: settings of the implicit fit, and of the views of `consistency`.
+        upsamplers: weights by method, a released name or a file; methods that are left out have the package's own.
+        allow_other_backbone: accept weights for another backbone with as many channels.
+        device: auto, cpu, cuda, ...
+        seed: the same seed on the same device gives the same result.
+        fast: of methods that are linear in the features, upsample what is read off them: the same result, sooner.
+        cache: folder for results of single pictures, from which an interrupted run resumes; None keeps nothing.
+        progress: called with (stage, done, total, text).
+        note: called with sentences for the user.
+    """
+
+    methods: str | Sequence[str] = "fast"
+    backbone: str | BackboneConfig | Backbone = "tiny"
+    resize: str | int | None = None
+    implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
+    upsamplers: Mapping[str, str] = field(default_factory=dict)
+    allow_other_backbone: bool = False
+    device: str = "auto"
+    seed: int = 0
+    fast: bool = True
+    cache: Path | str | None = None
+    progress: Progress = no_progress
+    note: Announce = no_announcement
+
+    @property
+    def config(self) -> BackboneConfig:
+        """Settings of the backbone."""
+        asked = self.backbone
+        return asked if isinstance(asked, BackboneConfig) else BackboneConfig(str(getattr(asked, "name", asked)))
+
+    def open(self, backbone: Backbone | None = None) -> Evaluation:
+        """Load backbone and methods.
+
+        Args:
+            backbone: a loaded one to use instead.
+        Raises:
+            UsageError, WeightsError: one of them is unavailable.
+        """
+        loaded = backbone or (self.backbone if isinstance(self.backbone, Backbone) else None)
+        settings = Upsampling(
+            self.config, implicit=self.implicit, resize=self.resize, device=self.device, seed=self.seed,
+            allow_other_backbone=self.allow_other_backbone,
+        )  # fmt: skip
+        source = FeatureSource(
+            settings, fast=self.fast, upsamplers=self.upsamplers, backbone=loaded, progress=self.progress
+        )
+        methods = choose_methods(self.methods, source, self.note)
+        return Evaluation(source, methods, Cache(self.cache), self.progress, self.note)

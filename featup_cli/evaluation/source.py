@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from torch import Tensor
 from featup_cli.backbones.api import Backbone
 from featup_cli.core.describe import versions
 from featup_cli.core.errors import FeatUpError, UsageError
-from featup_cli.core.progress import Progress, no_progress
+from featup_cli.core.progress import Announce, Progress, no_progress
+from featup_cli.core.shapes import Size
 from featup_cli.engine.pipeline import Pipeline, Upsampling
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.api import Upsampler, is_linear
+from featup_cli.upsamplers.interpolation.method import NEAREST
 from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS, check_method, make_upsampler
 
 PROJECT_PIXELS = 65_536  # features are projected in blocks of about this many pixels
@@ -37,7 +39,7 @@ class Look:
 
     picture: Picture
     image: Tensor
-    network_size: tuple[int, int]
+    network_size: Size
     lr_feats: Tensor
     seconds: float
 
@@ -65,12 +67,11 @@ class FeatureSource:
         self.progress = progress
         self.upsamplers = dict(upsamplers or {})
         self._loaded: dict[str, Upsampler] = {}
-        self.pipeline = Pipeline(replace(settings, method="nearest", output_size="1x"), backbone)
+        self._provenance: dict[str, Any] = {}
+        # The cheapest method, at the size of the token grid: it is run for the low-resolution features alone.
+        self.pipeline = Pipeline(replace(settings, method=NEAREST.name, output_size="1x"), backbone)
         self.backbone = self.pipeline.backbone
         self.device = self.pipeline.device
-
-    def _settings_for(self, method: str) -> Upsampling:
-        return replace(self.settings, method=method)
 
     def look(self, picture: Path | str) -> Look:
         """Run the backbone on a picture.
@@ -87,7 +88,7 @@ class FeatureSource:
             result.lr_features[None].to(self.device), result.seconds,
         )  # fmt: skip
 
-    def upsampler(self, method: str, network_size: tuple[int, int]) -> Upsampler:
+    def upsampler(self, method: str, network_size: Size) -> Upsampler:
         """The upsampler by name, for pictures that the backbone sees at `network_size`.
 
         Raises:
@@ -96,7 +97,7 @@ class FeatureSource:
         if method not in self._loaded:
             upsampler = make_upsampler(
                 method, backbone=self.backbone, network_size=network_size,
-                config=self._settings_for(method).method_config,
+                config=replace(self.settings, method=method).method_config,
                 seed=self.settings.seed, progress=self.progress, upsampler=self.upsamplers.get(method, "auto"),
                 allow_other_backbone=self.settings.allow_other_backbone, offline=self.settings.backbone.offline,
             )  # fmt: skip
@@ -106,16 +107,14 @@ class FeatureSource:
         return self._loaded[method]
 
     @torch.no_grad()
-    def features(self, method: str, look: Look, size: tuple[int, int]) -> tuple[Tensor, float]:
+    def features(self, method: str, look: Look, size: Size) -> tuple[Tensor, float]:
         """Upsampled features [C, *size], and the seconds that backbone and upsampler took."""
         start = time.perf_counter()
         features = self.upsampler(method, look.network_size)(look.image, look.lr_feats, size)[0]
         return features, look.seconds + self._seconds_since(start)
 
     @torch.no_grad()
-    def projected(
-        self, method: str, look: Look, weight: Tensor, bias: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, float]:
+    def projected(self, method: str, look: Look, weight: Tensor, bias: Tensor, size: Size) -> tuple[Tensor, float]:
         """An affine map of the upsampled features: weight @ features + bias.
 
         Of methods that are linear in the features the projection is upsampled instead, if `fast`: the same result (a
@@ -152,11 +151,12 @@ class FeatureSource:
 
     def describe_method(self, method: str) -> dict[str, Any]:
         """All that fixes what a method makes of them, as JSON values."""
-        weights = getattr(self._loaded.get(method), "provenance", None)
+        if method not in self._provenance:
+            upsampler = self.upsampler(method, self.backbone.native_size)
+            self._provenance[method] = getattr(upsampler, "provenance", None)
         return {
-            "method": method, "settings": self._settings_for(method).method_settings,
-            "upsampler": weights, "seed": self.settings.seed,
-            "fast": self.fast,
+            "method": method, "settings": replace(self.settings, method=method).method_settings,
+            "upsampler": self._provenance[method], "seed": self.settings.seed, "fast": self.fast,
         }  # fmt: skip
 
 
@@ -167,18 +167,23 @@ def affine(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat(blocks, 1).view(-1, *features.shape[1:])
 
 
-def choose_methods(text: str, source: FeatureSource, note: Callable[[str], None]) -> list[str]:
-    """Methods from `fast`, `all` or a comma-separated list, in that order.
+def choose_methods(asked: str | Sequence[str], source: FeatureSource, note: Announce) -> list[str]:
+    """Methods from `fast`, `all`, a comma-separated text or a list of names, in that order.
 
     `fast` are those that are made once for all pictures: others take 10 to 100 times as long.
-    `fast` and `all` leave out, with a note, what can't be had for this backbone (no weights for it).
+    `fast` and `all` leave out, with a note, what is unavailable for this backbone (no weights for it).
 
     Raises:
-        UsageError: an unknown name, one given twice, or one that can't be had.
+        UsageError: an unknown name, one given twice, or one that is unavailable.
     """
+    text = asked if isinstance(asked, str) else ",".join(asked)
     groups = {"all": list(METHODS), "fast": list(FEED_FORWARD)}
     names = groups.get(text) or [name.strip() for name in text.split(",")]
-    _refuse_unknown(names, text)
+    for name in names:
+        if name not in METHODS:
+            raise UsageError(f"--methods {text}: no method {name!r}; choose fast, all, or from {', '.join(METHODS)}")
+        if names.count(name) > 1:
+            raise UsageError(f"--methods {text}: {name} is given twice")
     usable = []
     for name in names:
         try:
@@ -190,11 +195,3 @@ def choose_methods(text: str, source: FeatureSource, note: Callable[[str], None]
         else:
             usable.append(name)
     return usable
-
-
-def _refuse_unknown(names: Sequence[str], text: str) -> None:
-    for name in names:
-        if name not in METHODS:
-            raise UsageError(f"--methods {text}: no method {name!r}; choose fast, all, or from {', '.join(METHODS)}")
-        if names.count(name) > 1:
-            raise UsageError(f"--methods {text}: {name} is given twice")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from featup_cli.core.errors import InputError
-from featup_cli.evaluation.boundary import (
-    BoundaryTask,
+from featup_cli.evaluation.boundary.scorer import (
+    BoundaryScorer,
     count_matches,
     disk_maximum,
     f_measure,
@@ -69,12 +69,12 @@ def test_one_threshold_for_all_pictures_or_one_for_each() -> None:
     right = np.zeros(size, dtype=np.int64)
     right[0, 10] = right[1, 20] = 100
     rows = {"right": right, "predicted": right, "found": right, "drawn": np.array([100, 100]), "seconds": np.zeros(2)}
-    scores = BoundaryTask().score(rows, np.array([1, 1]))
+    scores = BoundaryScorer().score(rows, np.array([1, 1]))
     # Of all: precision 1, recall 1/2.
     assert scores["ods"] == pytest.approx(200 / 3)
     assert (scores["precision"], scores["recall"]) == (100.0, 50.0)
     assert scores["ois"] == pytest.approx(100.0)
-    assert BoundaryTask().score(rows, np.array([1, 0]))["ods"] == pytest.approx(100.0)
+    assert BoundaryScorer().score(rows, np.array([1, 0]))["ods"] == pytest.approx(100.0)
 
 
 def test_files_without_boundaries_are_named(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.timm.classifier import Classifier, load_classifier
 from featup_cli.core.errors import InputError
-from featup_cli.core.progress import no_progress
 from featup_cli.engine.pipeline import Upsampling
-from featup_cli.evaluation.cam import CamTask, gaussian_blur, keep_recognised, keep_top, read_targets
-from featup_cli.evaluation.consistency import PictureItem
+from featup_cli.evaluation.cam.scorer import CamScorer, gaussian_blur, keep_recognised, keep_top, read_targets
+from featup_cli.evaluation.run import Evaluation
+from featup_cli.evaluation.scorer import PictureItem
 from featup_cli.evaluation.source import FeatureSource
 
 CONFIG = BackboneConfig("test_efficientnet", random_weights=True)
@@ -32,7 +32,7 @@ def source(classifier: Classifier) -> FeatureSource:
 
 def test_scores_of_three_pictures_are_those_computed_by_hand(classifier: Classifier) -> None:
     rows = {"confidence": np.array([0.8, 0.5, 0.2]), "masked": np.array([0.6, 0.5, 0.4])}
-    task = CamTask(classifier, blur=0.05)
+    task = CamScorer(classifier, blur=0.05)
     # Drops of 25, 0 and 0 percent; only the third rises: an equal confidence is no increase.
     scores = task.score(rows, np.array([1, 1, 1]))
     assert scores == pytest.approx({"average_drop": 25 / 3, "average_increase": 100 / 3})
@@ -68,7 +68,7 @@ def test_the_blur_keeps_constants_and_spreads_a_point_by_sigma() -> None:
 def test_one_picture_is_masked_by_the_map_of_its_class(
     photo: Path, classifier: Classifier, source: FeatureSource
 ) -> None:
-    task = CamTask(classifier, blur=0.1)
+    task = CamScorer(classifier, blur=0.1)
     look = source.look(photo)
     prepared = task.prepare(source, look, PictureItem(photo))
     image = look.picture.resized(look.network_size)
@@ -82,7 +82,7 @@ def test_one_picture_is_masked_by_the_map_of_its_class(
     assert float(arrays["masked"]) == pytest.approx(
         float(classifier.probabilities(masked[None])[0, prepared.target]), rel=1e-4
     )
-    other = CamTask(classifier, blur=0.1, target=7).prepare(source, look, PictureItem(photo))
+    other = CamScorer(classifier, blur=0.1, target=7).prepare(source, look, PictureItem(photo))
     assert (other.target, other.confidence) == (7, pytest.approx(float(probabilities[7])))
 
 
@@ -94,7 +94,7 @@ def test_only_recognised_pictures_are_kept(photo: Path, classifier: Classifier, 
 
     def kept(line: str) -> list[PictureItem]:
         listed.write_text(line)
-        return keep_recognised(source, classifier, items, read_targets(listed), no_progress)
+        return keep_recognised(Evaluation(source, []), classifier, items, read_targets(listed))
 
     assert kept(f"{photo.name} {predicted}\n") == items
     with pytest.raises(InputError, match="no picture is classified"):

@@ -4,15 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from featup_cli.core.progress import no_progress
-from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.comparison import compare
-from featup_cli.evaluation.source import FeatureSource
 
 
 def test_panels_share_one_basis_so_that_nearest_looks_like_the_low_resolution(photo: Path) -> None:
-    source = FeatureSource(Upsampling(resize="64x80", device="cpu"))
-    rgb = compare(source, photo, ["nearest"], no_progress).rgb
+    rgb = compare(photo, methods="nearest", resize="64x80", device="cpu").rgb
     # Find the panels by their hairlines: rows and columns that are wholly frame-coloured or outside are left out.
     height, width = 224, 280  # of a 64x80 map as a panel
     margin = (rgb.shape[1] - 3 * width) // 4
@@ -23,7 +19,6 @@ def test_panels_share_one_basis_so_that_nearest_looks_like_the_low_resolution(ph
 
 
 def test_time_and_memory_are_reported_for_each_method(photo: Path) -> None:
-    source = FeatureSource(Upsampling(resize=64, device="cpu"))
-    rows = compare(source, photo, ["bilinear", "bicubic"], no_progress, output_size="image").rows
+    rows = compare(photo, methods=["bilinear", "bicubic"], resize=64, device="cpu", output_size="image").rows
     assert [row["method"] for row in rows] == ["bilinear", "bicubic"]
     assert all(set(row) == {"method", "seconds", "peak_mib"} for row in rows)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from featup_cli.engine.pipeline import Upsampling
-from featup_cli.evaluation.consistency import ConsistencyTask, MapField, PictureItem
+from featup_cli.evaluation.consistency.scorer import ConsistencyScorer, MapField
+from featup_cli.evaluation.scorer import PictureItem
 from featup_cli.evaluation.source import FeatureSource
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
@@ -21,7 +22,7 @@ def test_a_map_is_sampled_between_its_pixels() -> None:
 
 def test_features_explain_views_and_a_constant_map_does_not(photo: Path) -> None:
     source = FeatureSource(Upsampling(implicit=CONFIG, resize=64, device="cpu"))
-    task = ConsistencyTask(CONFIG)
+    task = ConsistencyScorer(CONFIG)
     look = source.look(photo)
     views = task.prepare(source, look, PictureItem(photo))
     bilinear = task.measure(source, look, "bilinear", views)
@@ -37,7 +38,7 @@ def test_features_explain_views_and_a_constant_map_does_not(photo: Path) -> None
 
 def test_views_that_score_are_none_of_those_that_are_fitted(photo: Path) -> None:
     source = FeatureSource(Upsampling(implicit=CONFIG, resize=64, device="cpu"))
-    views = ConsistencyTask(CONFIG).prepare(source, source.look(photo), PictureItem(photo))
+    views = ConsistencyScorer(CONFIG).prepare(source, source.look(photo), PictureItem(photo))
     fit, unseen = views.fit.observations, views.unseen.observations
     assert (len(fit.views), len(unseen.views), unseen.fitted) == (8, 10, 8)
     fitted = {tuple(box) for box in fit.views.boxes.tolist()}
@@ -46,4 +47,4 @@ def test_views_that_score_are_none_of_those_that_are_fitted(photo: Path) -> None
 
 def test_scores_are_means_over_pictures() -> None:
     rows = {"explained": np.array([10.0, 40.0]), "seconds": np.zeros(2)}
-    assert ConsistencyTask(CONFIG).score(rows, np.array([2, 1])) == {"explained": 20.0}
+    assert ConsistencyScorer(CONFIG).score(rows, np.array([2, 1])) == {"explained": 20.0}

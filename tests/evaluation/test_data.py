@@ -12,8 +12,9 @@ from PIL import Image
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.evaluation.data import (
     Classes,
+    DataError,
+    check_pairs,
     find_pairs,
-    find_problems,
     load_classes,
     read_class_labels,
     read_numbers,
@@ -81,19 +82,20 @@ def test_all_problems_are_found_and_each_is_one_line(seg_data: Path) -> None:
     save_labels(seg_data / "labels" / "val" / "p3.png", [[0, 1]])
     (seg_data / "images" / "val" / "p4.png").write_text("no picture")
     read = partial(read_class_labels, classes=load_classes(seg_data / "classes.json"))
-    problems = find_problems([*find_pairs(seg_data, "train"), *find_pairs(seg_data, "val")], read)
-    assert len(problems) == 2
-    assert "p3.png: 1x2 pixels, but its picture p3.png has 64x96" in problems[0]
-    assert "p4.png" in problems[1]
+    with pytest.raises(DataError) as caught:
+        check_pairs([*find_pairs(seg_data, "train"), *find_pairs(seg_data, "val")], read)
+    first, second = caught.value.problems
+    assert "p3.png: 1x2 pixels, but its picture p3.png has 64x96" in first
+    assert "p4.png" in second
 
 
 def test_class_files(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(json.dumps({"classes": ["a", "b", "c"], "void_id": [7, 8], "thin": ["c"]}))
     assert load_classes(path) == Classes(("a", "b", "c"), (7, 8), (2,))
-    assert load_classes(path, ["b"]).thin == (1,)
+    assert load_classes(path, "b").thin == (1,)
     with pytest.raises(UsageError, match="'d' is none of the classes"):
-        load_classes(path, ["d"])
+        load_classes(path, "d")
     path.write_text(json.dumps({"classes": ["a", "b"], "void_id": 1}))
     with pytest.raises(InputError, match="void"):
         load_classes(path)

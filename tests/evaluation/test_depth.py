@@ -10,25 +10,12 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import InputError
-from featup_cli.core.progress import no_progress
 from featup_cli.engine.pipeline import Upsampling
-from featup_cli.evaluation.cache import Cache
-from featup_cli.evaluation.data import find_pairs
-from featup_cli.evaluation.depth import (
-    DEPTH_FOLDER,
-    DEPTH_SUFFIXES,
-    NOISE,
-    DepthTask,
-    cell_depth,
-    depth_errors,
-    fit_depth,
-    read_depth,
-    train_depth,
-)
-from featup_cli.evaluation.probe import Convergence, LinearProbe, minimise
-from featup_cli.evaluation.run import evaluate
+from featup_cli.evaluation.api import evaluate
+from featup_cli.evaluation.probe.depth import NOISE, DepthScorer, cell_depth, depth_errors, fit_depth, read_depth
+from featup_cli.evaluation.probe.linear import Convergence, LinearProbe, minimise
+from featup_cli.evaluation.probe.training import TrainingTokens
 from featup_cli.evaluation.source import FeatureSource, Look
-from featup_cli.evaluation.training import TrainingTokens
 from featup_cli.pictures.read import Picture
 
 
@@ -60,7 +47,8 @@ def test_depth_below_zero_is_wrong_by_any_factor() -> None:
 
 def test_scores_are_means_over_pictures() -> None:
     probe = LinearProbe(torch.zeros(1, 3), torch.zeros(1), Convergence(1, 0.0, 0.0))
-    task = DepthTask(1.0, [probe, probe], {})
+    task = DepthScorer(1.0)
+    task.use([probe, probe], {})
     rows = {"rmse": np.array([[1.0, 5.0], [4.0, 6.0]]), "delta": np.array([[0.5, 0.1], [0.8, 0.3]])}
     assert task.score(rows, np.array([2, 1])) == pytest.approx({"rmse": 2.0, "delta": 60.0})
     assert task.score(rows, np.array([1, 1]), probe=1) == pytest.approx({"rmse": 5.5, "delta": 20.0})
@@ -72,7 +60,9 @@ def test_a_probe_that_reads_depth_scores_its_tokens(source: FeatureSource) -> No
     look = Look(Picture(np.zeros((2, 4, 3), dtype=np.uint8)), torch.zeros(1, 3, 2, 4), (2, 4),
                 torch.tensor([[[[1.0, 3.0]]]]), 0.0)  # fmt: skip
     truth = torch.tensor([[1.0, 1.0, 3.0, 3.0], [1.0, 1.0, 3.0, 7.0]], dtype=torch.float64)
-    arrays = DepthTask(1.0, [probe], {}).measure(source, look, "nearest", truth)
+    task = DepthScorer(1.0)
+    task.use([probe], {})
+    arrays = task.measure(source, look, "nearest", truth)
     # Aligned: 1 and 4. Errors 0 four times, 1 three times, 3 once; 3 and 4 differ by 1.33.
     assert arrays["rmse"].tolist() == pytest.approx([(12 / 8) ** 0.5])
     assert arrays["delta"].tolist() == [0.5]
@@ -176,16 +166,10 @@ def test_archives_without_depth_are_named(tmp_path: Path) -> None:
 def test_depth_of_synthetic_pictures_is_learned_and_unknown_pixels_do_not_matter(
     source: FeatureSource, depth_data: Path
 ) -> None:
-    def pairs_of(split: str) -> list:  # type: ignore[type-arg]
-        return find_pairs(depth_data, split, DEPTH_FOLDER, DEPTH_SUFFIXES)
-
-    task = train_depth(source, pairs_of("train"), 1.0, resamples=1, cache=Cache(None), progress=no_progress)
-    assert all(fit["converged"] for fit in task.settings["probe"]["fits"])
-    run = evaluate(
-        task, pairs_of("val"), ["bilinear"], source, cache=Cache(None), progress=no_progress, record={"data": "slopes"}
-    )
+    run = evaluate("probe-depth", depth_data, methods="bilinear", backbone=source.backbone, resize="64x96", seeds=1)
+    assert all(fit["converged"] for fit in run["settings"]["probe"]["fits"])
     result = run["methods"]["bilinear"]
-    truth = [read_depth(pair.label) for pair in pairs_of("val")]
+    truth = [read_depth(path) for path in sorted((depth_data / "depth" / "val").iterdir())]
     constant = np.mean([depth_errors(torch.zeros(t.shape), t)[0] for t in truth])
     assert result["scores"]["rmse"] < 0.75 * constant
     assert 0 < result["scores"]["delta"] <= 100

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from featup_cli.evaluation.probe import (
+from featup_cli.evaluation.probe.linear import (
     boundary_band,
     class_mixes,
     confusion_matrix,

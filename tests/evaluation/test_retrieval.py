@@ -10,21 +10,19 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import InputError, UsageError
-from featup_cli.core.progress import no_progress
 from featup_cli.engine.pipeline import Upsampling
-from featup_cli.evaluation import retrieval
-from featup_cli.evaluation.cache import Cache
-from featup_cli.evaluation.data import Classes, Pair, find_pairs, load_classes
-from featup_cli.evaluation.matches import find_matches
-from featup_cli.evaluation.retrieval import (
+from featup_cli.evaluation.api import evaluate
+from featup_cli.evaluation.data import Classes, Pair
+from featup_cli.evaluation.retrieval import scorer as retrieval
+from featup_cli.evaluation.retrieval.matches import find_matches
+from featup_cli.evaluation.retrieval.scorer import (
     Match,
-    RetrievalTask,
+    RetrievalScorer,
     cosine_similarity,
     draw_points,
     make_matches,
     matching_share,
 )
-from featup_cli.evaluation.run import evaluate
 from featup_cli.evaluation.source import FeatureSource, Look
 from featup_cli.pictures.read import Picture
 
@@ -92,7 +90,7 @@ def test_the_accuracy_of_two_pictures_is_that_computed_by_hand(source: FeatureSo
 
     query, target = look([[1.0, 0.0], [0.0, 1.0]]), look([[1.0, 0.1], [0.1, 1.0]])
     match = Match(pair("a", [[0, 0, 1, 1], [0, 0, 0, 1]]), pair("b", [[0, 1, 1, 1], [0, 0, 1, 9]]))
-    task = RetrievalTask(TWO, points=10)
+    task = RetrievalScorer(TWO, points=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "look", lambda picture: target)
         prepared = task.prepare(source, query, match)
@@ -110,14 +108,11 @@ def test_the_accuracy_of_two_pictures_is_that_computed_by_hand(source: FeatureSo
 
 
 def test_boxes_find_boxes_and_the_run_is_repeatable(source: FeatureSource, seg_data: Path) -> None:
-    classes = load_classes(seg_data / "classes.json")
-    matches = make_matches(find_pairs(seg_data, "train"))
+    options = {"backbone": source.backbone, "resize": "64x96", "methods": "nearest,bilinear", "split": "train"}
 
     def run() -> dict[str, dict[str, dict[str, float]]]:
-        return evaluate(
-            RetrievalTask(classes), matches, ["nearest", "bilinear"], source, cache=Cache(None), progress=no_progress,
-            record={"data": "boxes"},
-        )["methods"]  # fmt: skip
+        methods: dict[str, dict[str, dict[str, float]]] = evaluate("retrieval", seg_data, **options)["methods"]
+        return methods
 
     first, second = run(), run()
     assert first["bilinear"]["scores"]["accuracy"] > 70
@@ -134,7 +129,8 @@ def test_a_point_is_found_in_its_own_picture_moved(source: FeatureSource, tmp_pa
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     for path, left in zip(paths, (0, 32), strict=True):
         Image.fromarray(pixels[:, left : left + 96]).save(path)
-    found = find_matches(source, *paths, [(72, 40), (56, 24)], ["nearest", "bilinear"], no_progress)
+    options = {"backbone": source.backbone, "resize": "64x96", "methods": "nearest,bilinear"}
+    found = find_matches(*paths, [(72, 40), (56, 24)], **options)
     assert [(row["method"], row["at"]) for row in found.rows] == [
         ("nearest", [72, 40]), ("bilinear", [72, 40]), ("nearest", [56, 24]), ("bilinear", [56, 24]),
     ]  # fmt: skip
@@ -142,8 +138,8 @@ def test_a_point_is_found_in_its_own_picture_moved(source: FeatureSource, tmp_pa
         assert abs(row["match"][0] - (row["at"][0] - 32)) <= 12
         assert abs(row["match"][1] - row["at"][1]) <= 12
         assert 0.5 < row["similarity"] <= 1 + 1e-5
-    one = find_matches(source, *paths, [(72, 40)], ["nearest", "bilinear"], no_progress)
+    one = find_matches(*paths, [(72, 40)], **options)
     assert found.rgb.shape[0] == 2 * one.rgb.shape[0]
     assert found.rgb.shape[1] == one.rgb.shape[1]
     with pytest.raises(UsageError, match=r"--at 96,0: lies outside a\.png.*96 x 64"):
-        find_matches(source, *paths, [(96, 0)], ["nearest"], no_progress)
+        find_matches(*paths, [(96, 0)], **options)

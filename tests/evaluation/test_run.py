@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import UsageError, WeightsError
-from featup_cli.core.progress import no_progress
 from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache
 from featup_cli.evaluation.report import make_tables
-from featup_cli.evaluation.run import evaluate, mean_scores
+from featup_cli.evaluation.run import Evaluation
+from featup_cli.evaluation.scorer import PictureItem, Scorer
 from featup_cli.evaluation.source import FeatureSource, Look, affine, choose_methods
 from featup_cli.upsamplers.api import is_linear
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
@@ -26,37 +25,21 @@ from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS
 SMALL = Upsampling(resize=64, device="cpu")
 
 
-@dataclass(frozen=True)
-class File:
-    picture: Path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.picture,)
-
-
-class Brightness:
+class Brightness(Scorer):
     """Scores that can be told in advance: one for bilinear, two for nearest, times the number of the picture."""
 
     name = "consistency"
-    probes = 0
 
     def __init__(self) -> None:
-        self.settings: dict[str, Any] = {}
+        self.settings = {}
         self.measured: list[str] = []
 
-    def prepare(self, source: FeatureSource, look: Look, item: File) -> float:
+    def prepare(self, source: FeatureSource, look: Look, item: PictureItem) -> float:
         return float(item.picture.stem[-1])
 
     def measure(self, source: FeatureSource, look: Look, method: str, prepared: float) -> Arrays:
         self.measured.append(method)
         return {"explained": np.array(prepared * (2 if method == "nearest" else 1)), "seconds": np.array(0.5)}
-
-    def score(self, rows: Arrays, counts: np.ndarray, probe: int = 0) -> Scores:
-        return mean_scores(rows, counts, ("explained",))
-
-    def details(self, rows: Arrays) -> dict[str, Any]:
-        return {}
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +48,18 @@ def source() -> FeatureSource:
 
 
 @pytest.fixture
-def items(photo: Path) -> list[File]:
+def items(photo: Path) -> list[PictureItem]:
     paths = [photo.with_name(f"photo{n}.jpg") for n in (1, 2, 3)]
     for path in paths:
         path.write_bytes(photo.read_bytes() + path.stem.encode())
-    return [File(path) for path in paths]
+    return [PictureItem(path) for path in paths]
 
 
-def test_a_run_holds_scores_paired_differences_and_each_picture(source: FeatureSource, items: list[File]) -> None:
+def test_a_run_holds_scores_paired_differences_and_each_picture(
+    source: FeatureSource, items: list[PictureItem]
+) -> None:
     task = Brightness()
-    run = evaluate(
-        task, items, ["bilinear", "nearest"], source, cache=Cache(None), progress=no_progress, record={"data": "three"}
-    )
+    run = Evaluation(source, ["bilinear", "nearest"]).score(task, items, data="three")
     nearest = run["methods"]["nearest"]
     assert nearest["scores"] == {"explained": 4.0}
     assert nearest["over_bilinear"]["scores"] == {"explained": 2.0}
@@ -90,12 +73,12 @@ def test_a_run_holds_scores_paired_differences_and_each_picture(source: FeatureS
 
 
 def test_an_interrupted_run_resumes_and_other_settings_do_not_reuse_it(
-    source: FeatureSource, items: list[File], tmp_path: Path
+    source: FeatureSource, items: list[PictureItem], tmp_path: Path
 ) -> None:
-    cache, methods = Cache(tmp_path / "cache"), ["bilinear", "nearest"]
+    evaluation = Evaluation(source, ["bilinear", "nearest"], Cache(tmp_path / "cache"))
 
-    def run(task: Brightness, items: list[File]) -> dict[str, Any]:
-        return evaluate(task, items, methods, source, cache=cache, progress=no_progress, record={"data": ""})
+    def run(task: Brightness, items: list[PictureItem]) -> dict[str, Any]:
+        return evaluation.score(task, items, data="")
 
     first = Brightness()
     run(first, items[:2])

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from featup_cli.core.progress import no_progress
 from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.cache import Cache
 from featup_cli.evaluation.data import Classes, find_pairs, load_classes
-from featup_cli.evaluation.probe import Convergence, LinearProbe
-from featup_cli.evaluation.run import evaluate
-from featup_cli.evaluation.segmentation import SegmentationTask, train_segmentation
+from featup_cli.evaluation.probe.linear import Convergence, LinearProbe
+from featup_cli.evaluation.probe.segmentation import SegmentationScorer
+from featup_cli.evaluation.run import Evaluation
 from featup_cli.evaluation.source import FeatureSource, Look
 from featup_cli.pictures.read import Picture
 
@@ -27,7 +26,8 @@ def source() -> FeatureSource:
 def test_the_scores_of_two_pictures_are_those_computed_by_hand(source: FeatureSource) -> None:
     # One feature; the probe says class 1 where it is above 0.5. Tokens are copied to 2x2 blocks.
     probe = LinearProbe(torch.tensor([[0.0], [1.0]]), torch.tensor([0.5, 0.0]), ENDED)
-    task = SegmentationTask(Classes(("ground", "box"), (9,), (1,)), [probe], {})
+    task = SegmentationScorer(Classes(("ground", "box"), (9,), (1,)))
+    task.use([probe], {})
 
     def measure(tokens: list[list[float]], labels: list[list[int]]) -> dict[str, np.ndarray]:
         pixels = np.zeros((2, 4, 3), dtype=np.uint8)
@@ -55,10 +55,12 @@ def test_a_probe_finds_the_box_and_its_training_is_reported_and_kept(
 ) -> None:
     classes = load_classes(seg_data / "classes.json")
     train, val = find_pairs(seg_data, "train"), find_pairs(seg_data, "val")
-    cache = Cache(tmp_path / "cache")
+    evaluation = Evaluation(source, ["nearest", "bilinear"], Cache(tmp_path / "cache"))
 
-    def trained() -> SegmentationTask:
-        return train_segmentation(source, train, classes, resamples=2, cache=cache, progress=no_progress)
+    def trained() -> SegmentationScorer:
+        scorer = SegmentationScorer(classes)
+        scorer.train(evaluation, train, resamples=2)
+        return scorer
 
     task = trained()
     fits = task.settings["probe"]["fits"]
@@ -66,9 +68,7 @@ def test_a_probe_finds_the_box_and_its_training_is_reported_and_kept(
     assert all(fit["converged"] and fit["iterations"] > 1 for fit in fits)
     assert len({fit["loss"] for fit in fits}) == 3
     assert trained().settings == task.settings
-    run = evaluate(
-        task, val, ["nearest", "bilinear"], source, cache=cache, progress=no_progress, record={"data": "boxes"}
-    )
+    run = evaluation.score(task, val, data="boxes")
     result = run["methods"]["bilinear"]
     assert result["scores"]["miou"] > 70
     assert set(result["iou"]) == {"ground", "box"}
@@ -80,9 +80,8 @@ def test_training_draws_count_pictures_as_often_as_they_are_drawn(source: Featur
     # A list that names every picture twice has the same optimum as one that names it once.
     classes = load_classes(seg_data / "classes.json")
     pairs = find_pairs(seg_data, "train")
-    once, twice = (
-        train_segmentation(source, p, classes, resamples=0, cache=Cache(None), progress=no_progress)
-        for p in (pairs, [*pairs, *pairs])
-    )
+    once, twice = SegmentationScorer(classes), SegmentationScorer(classes)
+    once.train(Evaluation(source, []), pairs, resamples=0)
+    twice.train(Evaluation(source, []), [*pairs, *pairs], resamples=0)
     losses = [task.settings["probe"]["fits"][0]["loss"] for task in (once, twice)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -1,23 +1,64 @@
-"""`featup eval report`: several runs in one table."""
+"""Where runs go: files, tables, JSON; and `featup eval report`, which shows several."""
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from featup_cli.cli.console import report_errors
-from featup_cli.cli.evaluate.common import show_tables
+from featup_cli.cli.command import command
+from featup_cli.cli.console import Console
+from featup_cli.core.options import argument
 
-EXAMPLES = "Example:  featup eval report runs/*.json > table.md"
+if TYPE_CHECKING:
+    from featup_cli.evaluation.report import Table
 
 
-@report_errors
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="JSON files that `featup eval ... -o` wrote.", metavar="RUN")],
-) -> None:
+@dataclass(frozen=True)
+class Runs:
+    """Runs to show."""
+
+    runs: tuple[Path, ...] = argument("JSON files that `featup eval ... -o` wrote.", metavar="RUN")
+
+
+@command(examples=["featup eval report runs/*.json > table.md"])
+def report(options: Runs) -> None:
     """Merge runs into one table for each task."""
-    from featup_cli.evaluation.report import load_run, make_tables
+    from featup_cli.evaluation.report import report
 
-    show_tables(make_tables([(path.stem, load_run(path)) for path in runs]), typer.echo)
+    show_tables(report(options.runs))
+
+
+def finish(run: dict[str, Any], output: Path | None, console: Console) -> None:
+    """Write the run to its file and show it."""
+    from featup_cli.evaluation.report import make_tables
+    from featup_cli.io.atomic import atomic_path
+
+    if output is not None:
+        with atomic_path(output) as temporary:
+            temporary.write_text(json.dumps(run, indent=1) + "\n")
+    if console.as_json:
+        console.result("", run)
+    elif not console.quiet:
+        show_tables(make_tables([("", run)]))
+
+
+def show_tables(tables: list[Table]) -> None:
+    """Tables for people on a terminal, Markdown elsewhere."""
+    if not sys.stdout.isatty():
+        typer.echo("\n\n".join(table.markdown() for table in tables))
+        return
+    from rich.console import Console as RichConsole
+    from rich.table import Table as RichTable
+
+    for table in tables:
+        shown = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
+        for number, title in enumerate(table.header):
+            shown.add_column(title, justify="right" if number else "left")
+        for row in table.rows:
+            shown.add_row(*row)
+        RichConsole().print(shown)

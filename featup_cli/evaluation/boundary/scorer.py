@@ -13,8 +13,11 @@ from torch import Tensor
 
 from featup_cli.core.errors import InputError
 from featup_cli.evaluation.bootstrap import Scores
+from featup_cli.evaluation.boundary.task import TASK, BoundaryOptions
 from featup_cli.evaluation.cache import Arrays
-from featup_cli.evaluation.data import Pair, check_size
+from featup_cli.evaluation.data import Pair, check_pairs, check_size, find_pairs, read_array, spread_evenly
+from featup_cli.evaluation.run import Request
+from featup_cli.evaluation.scorer import Scorer
 from featup_cli.evaluation.source import FeatureSource, Look
 
 TOLERANCE = 0.0075  # of the picture's diagonal
@@ -28,13 +31,7 @@ def read_boundaries(path: Path) -> Tensor:
     Raises:
         InputError: no such file, another form, or nobody drew anything.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            boundaries = file["boundaries"]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError):
-        raise InputError(f"{path}: expected a .npz with an array `boundaries` [annotators, H, W]") from None
+    boundaries = read_array(path, "boundaries", "[annotators, H, W]")
     if boundaries.ndim != 3 or not boundaries.any():
         raise InputError(f"{path}: `boundaries` must be [annotators, H, W] with some boundary, not {boundaries.shape}")
     return torch.from_numpy(boundaries > 0)
@@ -134,14 +131,13 @@ def f_measure(right: np.ndarray, predicted: np.ndarray, found: np.ndarray, drawn
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
-class BoundaryTask:
+class BoundaryScorer(Scorer):
     """Edges of upsampled features against boundaries that people drew, at the pictures' size."""
 
-    name = "boundary"
-    probes = 0
+    name = TASK.name
 
     def __init__(self) -> None:
-        self.settings: dict[str, Any] = {"tolerance": TOLERANCE, "thresholds": THRESHOLDS.tolist()}
+        self.settings = {"tolerance": TOLERANCE, "thresholds": THRESHOLDS.tolist()}
 
     def prepare(self, source: FeatureSource, look: Look, item: Pair) -> Tensor:
         """Boundaries of all annotators, bool [n, H, W]."""
@@ -178,3 +174,10 @@ class BoundaryTask:
         drawn = np.broadcast_to(rows["drawn"].sum(), THRESHOLDS.shape)
         f = f_measure(rows["right"].sum(0), rows["predicted"].sum(0), rows["found"].sum(0), drawn)
         return {"threshold": float(THRESHOLDS[int(f.argmax())])}
+
+
+def run(options: BoundaryOptions, request: Request) -> dict[str, Any]:
+    """Score edges on a folder of pictures; see `api.evaluate`."""
+    pairs = spread_evenly(find_pairs(options.data, options.split, "boundaries", (".npz",)), options.limit)
+    check_pairs(pairs, read_boundaries)
+    return request.open().score(BoundaryScorer(), pairs, data=options.data.name, split=options.split)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.core.errors import InputError
+from featup_cli.core.errors import InputError, UsageError
+from featup_cli.core.shapes import Size
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays, cached_sha256
-from featup_cli.evaluation.data import Classes, Pair, check_size, read_class_labels
-from featup_cli.evaluation.probe import IGNORE
+from featup_cli.evaluation.data import (
+    IGNORE,
+    Classes,
+    Pair,
+    check_pairs,
+    check_size,
+    find_pairs,
+    load_classes,
+    read_class_labels,
+    spread_evenly,
+)
+from featup_cli.evaluation.retrieval.task import POINTS, TASK, RetrievalOptions
+from featup_cli.evaluation.run import Request
+from featup_cli.evaluation.scorer import Scorer
 from featup_cli.evaluation.source import FeatureSource, Look
 
-POINTS = 10  # queries of each class and pair of pictures
 QUERIES = 32  # compared at one time
 PIXELS = 65_536  # compared at one time
 TIE = 1e-6  # similarities closer than this are equal: rounding
@@ -116,13 +129,13 @@ class Queries:
     """
 
     target: Look
-    size: tuple[int, int]
+    size: Size
     points: Tensor
     classes: Tensor
     labels: Tensor
 
 
-class RetrievalTask:
+class RetrievalScorer(Scorer):
     """Do the most similar features of another picture lie on the same class?
 
     Args:
@@ -130,13 +143,12 @@ class RetrievalTask:
         points: queries of each class and pair of pictures.
     """
 
-    name = "retrieval"
-    probes = 0
+    name = TASK.name
 
     def __init__(self, classes: Classes, points: int = POINTS) -> None:
         self.classes = classes
         self.points = points
-        self.settings: dict[str, Any] = {"classes": classes.describe(), "points": points}
+        self.settings = {"classes": classes.describe(), "points": points}
 
     def prepare(self, source: FeatureSource, look: Look, item: Match) -> Queries:
         """Draw the queries, by the seed and the labels alone, and look at the other picture."""
@@ -196,3 +208,15 @@ class RetrievalTask:
                 if q
             }
         }
+
+
+def run(options: RetrievalOptions, request: Request) -> dict[str, Any]:
+    """Score matches between labelled pictures; see `api.evaluate`."""
+    data, split = options.source, options.split or "val"
+    if data.is_file():
+        raise UsageError(f"{data}: give a second picture to look in, and points with --at; or a folder with labels")
+    classes = load_classes(Path(options.classes or data / "classes.json"), options.thin)
+    pairs = spread_evenly(find_pairs(data, split), options.limit)
+    check_pairs(pairs, partial(read_class_labels, classes=classes))
+    matches, scorer = make_matches(pairs), RetrievalScorer(classes, options.points or POINTS)
+    return request.open().score(scorer, matches, data=data.name, split=split)

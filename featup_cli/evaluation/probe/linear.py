@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = -1
+from featup_cli.core.shapes import Size
+
 GRADIENT_TOLERANCE = 1e-5
 
 
@@ -54,7 +55,7 @@ class LinearProbe:
         return self.logits(features).argmax(0)
 
 
-def class_mixes(labels: Tensor, grid: tuple[int, int], classes: int) -> tuple[Tensor, Tensor]:
+def class_mixes(labels: Tensor, grid: Size, classes: int) -> tuple[Tensor, Tensor]:
     """Share of each class in every cell of a low-resolution grid.
 
     Args:

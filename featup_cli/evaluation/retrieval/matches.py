@@ -12,14 +12,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.errors import UsageError
-from featup_cli.core.progress import Progress
-from featup_cli.evaluation.retrieval import cosine_similarity
-from featup_cli.evaluation.source import FeatureSource
+from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
+from featup_cli.core.shapes import Size
+from featup_cli.evaluation.retrieval.scorer import cosine_similarity
+from featup_cli.evaluation.run import Evaluation, Request
+from featup_cli.evaluation.source import Look
 from featup_cli.pictures.panels import heatmap, overlay, panel_size, resize_rgb, side_by_side
 
 Point = tuple[int, int]
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -37,54 +40,44 @@ class Matches:
 
 
 def find_matches(
-    source: FeatureSource,
-    picture: Path,
-    target: Path,
+    image: Path | str,
+    target: Path | str,
     points: Sequence[Point],
-    methods: Sequence[str],
-    progress: Progress,
+    *,
+    methods: str | Sequence[str] = "fast",
+    backbone: str | BackboneConfig | Backbone = "tiny",
+    progress: Progress = no_progress,
+    note: Announce = no_announcement,
+    **options: Any,
 ) -> Matches:
-    """Compare the feature at each point with those of the target, at the sizes of the network's inputs.
+    """Find points of a picture in another one: what `featup eval retrieval SOURCE TARGET --at X,Y` does, in memory.
 
-    Features of one picture and method are held at a time; heat maps of a point share one scale over all methods.
+    The feature at each point is compared with those of the target, at the sizes of the network's inputs. Features of
+    one picture and method are held at a time; heat maps of a point share one scale over all methods.
 
     Args:
-        points: (x, y) in pixels of `picture`, from its upper left corner.
+        image, target: paths of two pictures.
+        points: (x, y) in pixels of `image`, from its upper left corner.
+        methods, backbone, progress, note: see `evaluation.run.Request`.
+        options: its other fields: `resize`, `implicit`, `upsamplers`, `device`, `seed`, ...
     Raises:
         InputError: a picture can't be used; UsageError: a point outside.
     """
-    first, second = source.look(picture), source.look(target)
+    evaluation = Request(methods=methods, backbone=backbone, progress=progress, note=note, **options).open()
+    first, second = evaluation.source.look(image), evaluation.source.look(target)
     height, width = first.picture.size
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
-            raise UsageError(f"--at {x},{y}: lies outside {picture.name}, which has {width} x {height} pixels (x,y)")
-    maps: dict[str, Tensor] = {}
-    seconds: dict[str, float] = {}
-    for number, method in enumerate(methods):
-        progress("methods", number, len(methods), method)
-        features, took = source.features(method, first, first.network_size)
-        rows, cols = (
-            torch.tensor([int((p[axis] + 0.5) * into / of) for p in points])
-            for axis, of, into in ((1, height, features.shape[1]), (0, width, features.shape[2]))
-        )
-        queries = features[:, rows, cols].T.contiguous()
-        del features
-        features, more = source.features(method, second, second.network_size)
-        maps[method] = cosine_similarity(queries, features).cpu()
-        seconds[method] = took + more
-        del features
-    progress("methods", len(methods), len(methods), "")
-
+            name = Path(image).name
+            raise UsageError(f"--at {x},{y}: lies outside {name}, which has {width} x {height} pixels (x,y)")
+    maps, seconds = _similarities(evaluation, first, second, points)
     shown, records = [], []
     for number, point in enumerate(points):
-        of_point = {method: maps[method][number] for method in methods}
-        low = min(float(m.min()) for m in of_point.values())
-        high = max(float(m.max()) for m in of_point.values())
+        of_point = {method: of_method[number] for method, of_method in maps.items()}
+        low, high = (float(f(torch.stack(list(of_point.values())))) for f in (torch.min, torch.max))
         panel = panel_size(second.network_size)
-        panels = [
-            (f"Query at {point[0]}, {point[1]}", _mark(first.picture.pixels, point, panel_size(first.network_size)))
-        ]
-        captions = [""]
+        query = _mark(first.picture.pixels, point, panel_size(first.network_size))
+        panels, captions = [(f"Query at {point[0]}, {point[1]}", query)], [""]
         for method, similarity in of_point.items():
             match = _best(similarity, second.picture.size)
             best = float(similarity.max())
@@ -99,6 +92,30 @@ def find_matches(
     widest = max(row.shape[1] for row in shown)
     padded = [np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0)), constant_values=255) for row in shown]
     return Matches(np.concatenate(padded), records)
+
+
+def _similarities(
+    evaluation: Evaluation, first: Look, second: Look, points: Sequence[Point]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Of each method, similarities [points, H, W] of `second` to the features at the points of `first`, and seconds."""
+    source, methods = evaluation.source, evaluation.methods
+    maps: dict[str, Tensor] = {}
+    seconds: dict[str, float] = {}
+    for number, method in enumerate(methods):
+        evaluation.progress("methods", number, len(methods), method)
+        features, took = source.features(method, first, first.network_size)
+        rows, cols = (
+            torch.tensor([int((point[1 - axis] + 0.5) * into / of) for point in points])
+            for axis, (of, into) in enumerate(zip(first.picture.size, features.shape[1:], strict=True))
+        )
+        queries = features[:, rows, cols].T.contiguous()
+        del features
+        features, more = source.features(method, second, second.network_size)
+        maps[method] = cosine_similarity(queries, features).cpu()
+        seconds[method] = took + more
+        del features
+    evaluation.progress("methods", len(methods), len(methods), "")
+    return maps, seconds
 
 
 def _best(similarity: Tensor, size: Size) -> Point:

@@ -17,12 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.backbones.timm.classifier import Classifier
-from featup_cli.core.errors import InputError
-from featup_cli.core.progress import Progress
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.timm.classifier import Classifier, load_classifier
+from featup_cli.core.describe import choose_device
+from featup_cli.core.errors import InputError, UsageError
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
-from featup_cli.evaluation.consistency import PictureItem
+from featup_cli.evaluation.cam.task import TASK, CamOptions
+from featup_cli.evaluation.data import find_images, name_of, spread_evenly
+from featup_cli.evaluation.run import Evaluation, Request
+from featup_cli.evaluation.scorer import PictureItem, Scorer
 from featup_cli.evaluation.source import FeatureSource, Look
 
 KEPT = 0.5  # share of the pixels, section 6.10
@@ -82,7 +86,7 @@ def average_increase(confidence: np.ndarray, masked: np.ndarray) -> np.ndarray:
     return 100.0 * (confidence < masked)
 
 
-class CamTask:
+class CamScorer(Scorer):
     """Average Drop and Average Increase of maps from upsampled features, at the size of the network's input.
 
     Args:
@@ -91,14 +95,13 @@ class CamTask:
         target: the class to explain; None for the one that the classifier predicts.
     """
 
-    name = "cam"
-    probes = 0
+    name = TASK.name
 
     def __init__(self, classifier: Classifier, blur: float, target: int | None = None) -> None:
         self.classifier = classifier
         self.blur = blur
         self.target = target
-        self.settings: dict[str, Any] = {
+        self.settings = {
             "kept": KEPT, "blur": blur, "class": "predicted" if target is None else target,
             "pooling": classifier.pooling,
         }  # fmt: skip
@@ -159,11 +162,7 @@ def read_targets(path: Path) -> dict[Path, int]:
 
 
 def keep_recognised(
-    source: FeatureSource,
-    classifier: Classifier,
-    items: Sequence[PictureItem],
-    targets: dict[Path, int],
-    progress: Progress,
+    evaluation: Evaluation, classifier: Classifier, items: Sequence[PictureItem], targets: dict[Path, int]
 ) -> list[PictureItem]:
     """The pictures whose predicted class is the true one; the paper scores only those (section 6.10).
 
@@ -175,12 +174,35 @@ def keep_recognised(
             raise InputError(f"{item.picture}: is not in the list of true classes")
     kept = []
     for number, item in enumerate(items):
-        progress("classes", number, len(items), item.picture.name)
-        look = source.look(item.picture)
+        evaluation.progress("classes", number, len(items), item.picture.name)
+        look = evaluation.source.look(item.picture)
         probabilities = classifier.probabilities(look.picture.resized(look.network_size)[None])[0]
         if int(probabilities.argmax()) == targets[item.picture.resolve()]:
             kept.append(item)
-    progress("classes", len(items), len(items), "")
+    evaluation.progress("classes", len(items), len(items), "")
     if not kept:
         raise InputError("no picture is classified as the list says: is the order of its classes the network's own?")
+    evaluation.note(f"{len(kept)} of {len(items)} pictures are classified as labelled; others are left out")
     return kept
+
+
+def run(options: CamOptions, request: Request) -> dict[str, Any]:
+    """Score maps of a classifier on pictures; see `api.evaluate`.
+
+    Raises:
+        UsageError: no classifier, or one without the class.
+    """
+    if isinstance(request.backbone, Backbone):
+        raise UsageError("give the name or the settings of a backbone: its classifier is loaded with it")
+    items = [PictureItem(path) for path in spread_evenly(find_images(options.images), options.limit)]
+    targets = read_targets(Path(options.labels)) if options.labels is not None else None
+    classifier = load_classifier(request.config, choose_device(request.device))
+    classes = len(classifier.weight)
+    if options.target is not None and options.target >= classes:
+        raise UsageError(f"--class {options.target}: {request.config.name} has the classes 0 to {classes - 1}")
+    evaluation = request.open(classifier.backbone)
+    record: dict[str, Any] = {"data": name_of(options.images)}
+    if targets is not None:
+        record["labelled"] = len(items)
+        items = keep_recognised(evaluation, classifier, items, targets)
+    return evaluation.score(CamScorer(classifier, options.blur, options.target), items, **record)

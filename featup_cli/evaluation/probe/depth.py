@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featup_cli.core.errors import InputError
-from featup_cli.core.progress import Progress
+from featup_cli.core.shapes import Size
 from featup_cli.evaluation.bootstrap import Scores
-from featup_cli.evaluation.cache import Arrays, Cache
-from featup_cli.evaluation.data import Pair, check_size, read_numbers
-from featup_cli.evaluation.probe import LinearProbe, minimise
+from featup_cli.evaluation.cache import Arrays
+from featup_cli.evaluation.data import Pair, find_pairs, read_array, read_numbers
+from featup_cli.evaluation.probe.linear import LinearProbe, minimise
+from featup_cli.evaluation.probe.task import DEPTH, DepthOptions
+from featup_cli.evaluation.probe.training import ProbeScorer, TrainingTokens, run_probe
+from featup_cli.evaluation.run import Request
 from featup_cli.evaluation.source import FeatureSource, Look
-from featup_cli.evaluation.training import TrainingTokens, train_probes
 
-DEPTH_FOLDER = "depth"
 DEPTH_SUFFIXES = (".npy", ".npz", ".png", ".tif", ".tiff")
 DELTA = 1.25
 NOISE = 1e-4
@@ -35,7 +35,8 @@ def read_depth(path: Path, scale: float = 1.0) -> Tensor:
     Raises:
         InputError: negative values, no known pixel, the same depth everywhere, or a file that can't be read.
     """
-    numbers = _read_npz(path) if path.suffix.lower() == ".npz" else read_numbers(path)
+    archive = path.suffix.lower() == ".npz"
+    numbers = read_array(path, "depth", "[H, W]", any_name=True) if archive else read_numbers(path)
     if numbers.dtype.kind not in "iuf" or numbers.ndim != 2:
         raise InputError(f"{path}: expected one number for each pixel, not {numbers.dtype} {list(numbers.shape)}")
     depth = torch.from_numpy(numbers.astype(np.float64) / (scale if numbers.dtype.kind in "iu" else 1.0))
@@ -50,18 +51,7 @@ def read_depth(path: Path, scale: float = 1.0) -> Tensor:
     return depth
 
 
-def _read_npz(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            numbers: np.ndarray = file["depth" if "depth" in file or len(file.files) != 1 else file.files[0]]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise InputError(f"{path}: expected a .npz with an array `depth` [H, W]") from None
-    return numbers
-
-
-def cell_depth(depth: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def cell_depth(depth: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
     """Mean depth in every cell of a low-resolution grid, and the share of its pixels that are known.
 
     Args:
@@ -151,34 +141,35 @@ def depth_errors(prediction: Tensor, depth: Tensor) -> tuple[float, float]:
     return float((fitted - truth).square().mean().sqrt()), float((ratio < DELTA).double().mean())
 
 
-class DepthTask:
-    """Frozen linear probes of depth applied to upsampled features at the size of the depth maps.
+class DepthScorer(ProbeScorer):
+    """Frozen linear probes of depth; `scale` is that of whole numbers in the files."""
 
-    Args:
-        scale: of whole numbers in the files.
-        probes: the first is the main one.
-        trained_on: what fixes the probes, as JSON values.
-    """
+    name = DEPTH.name
 
-    name = "probe-depth"
-
-    def __init__(self, scale: float, probes: Sequence[LinearProbe], trained_on: dict[str, Any]) -> None:
+    def __init__(self, scale: float) -> None:
+        super().__init__({"depth_scale": scale, "delta": DELTA}, {"depth_scale": scale, "noise": NOISE})
         self.scale = scale
-        self.probes = len(probes) - 1
-        self.weight = torch.cat([probe.weight for probe in probes])
-        self.bias = torch.cat([probe.bias for probe in probes])
-        self.settings: dict[str, Any] = {"depth_scale": scale, "delta": DELTA, "probe": trained_on}
 
-    def prepare(self, source: FeatureSource, look: Look, item: Pair) -> Tensor:
+    def find(self, data: Path, split: str) -> list[Pair]:
+        """Pictures of a split with depth."""
+        return find_pairs(data, split, "depth", DEPTH_SUFFIXES)
+
+    def read(self, path: Path) -> Tensor:
         """Depth [H, W], NaN where unknown."""
-        depth = read_depth(item.label, self.scale)
-        check_size(item, depth.shape, look.picture.size)
-        return depth
+        return read_depth(path, self.scale)
+
+    def targets(self, labels: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
+        """Mean depths of the cells of the tokens, and the shares of their pixels that are known."""
+        cells, weights = cell_depth(labels.float(), grid)
+        return cells.flatten(), weights.flatten()
+
+    def fit(self, tokens: TrainingTokens) -> LinearProbe:
+        """Scale- and shift-invariant regression."""
+        return fit_depth(tokens)
 
     def measure(self, source: FeatureSource, look: Look, method: str, prepared: Tensor) -> Arrays:
         """`rmse` and `delta` [probes] of `depth_errors`, and `seconds` of the method."""
-        size = (prepared.shape[0], prepared.shape[1])
-        predictions, seconds = source.projected(method, look, self.weight, self.bias, size)
+        predictions, seconds = self.predict(source, look, method, prepared)
         errors = np.array([depth_errors(prediction, prepared) for prediction in predictions.cpu()])
         return {"rmse": errors[:, 0], "delta": errors[:, 1], "seconds": np.array(seconds)}
 
@@ -187,29 +178,7 @@ class DepthTask:
         rmse, delta = (float(np.average(rows[key][:, probe], weights=counts)) for key in ("rmse", "delta"))
         return {"rmse": rmse, "delta": 100 * delta}
 
-    def details(self, rows: Arrays) -> dict[str, Any]:
-        """Nothing more."""
-        return {}
 
-
-def train_depth(
-    source: FeatureSource, pairs: Sequence[Pair], scale: float, *, resamples: int, cache: Cache, progress: Progress
-) -> DepthTask:
-    """Train the probe on low-resolution features and mean depths of cells, and `resamples` more on bootstrap draws of
-    the training pictures.
-
-    Raises:
-        InputError: a picture or its depth can't be used.
-    """
-
-    def targets(pair: Pair, look: Look) -> tuple[Tensor, Tensor]:
-        depth = read_depth(pair.label, scale)
-        check_size(pair, depth.shape, look.picture.size)
-        cells, weights = cell_depth(depth.float(), (look.lr_feats.shape[2], look.lr_feats.shape[3]))
-        return cells.flatten(), weights.flatten()
-
-    probes, trained_on = train_probes(
-        source, pairs, targets, fit_depth, {"task": DepthTask.name, "depth_scale": scale, "noise": NOISE},
-        resamples=resamples, cache=cache, progress=progress,
-    )  # fmt: skip
-    return DepthTask(scale, probes, trained_on)
+def run(options: DepthOptions, request: Request) -> dict[str, Any]:
+    """Score depth; see `api.evaluate`."""
+    return run_probe(DepthScorer(options.depth_scale or 1.0), options, request)

@@ -8,17 +8,19 @@ features in the same way, as no method owns one.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
-from featup_cli.evaluation.run import mean_scores
+from featup_cli.evaluation.consistency.task import TASK
+from featup_cli.evaluation.data import find_images, name_of, spread_evenly
+from featup_cli.evaluation.run import Request
+from featup_cli.evaluation.scorer import PictureItem, Scorer
 from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.task import PictureOptions
 from featup_cli.multiview.lookup import gather, grid_taps
 from featup_cli.multiview.views import resize_picture
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
@@ -26,18 +28,6 @@ from featup_cli.upsamplers.implicit.fit import TokenSampler, draw_generator, exp
 from featup_cli.upsamplers.implicit.observe import Observations, observe
 
 SEED_OFFSET = 10_000  # implicit FeatUp draws the views of its fit by the seed itself
-
-
-@dataclass(frozen=True)
-class PictureItem:
-    """A picture without labels."""
-
-    picture: Path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The picture alone."""
-        return (self.picture,)
 
 
 class MapField(nn.Module):
@@ -67,15 +57,14 @@ class Views:
     unseen: TokenSampler
 
 
-class ConsistencyTask:
+class ConsistencyScorer(Scorer):
     """Explained variance of unseen jittered views through an equally fitted downsampler.
 
     Args:
         config: views, their jitter, the downsampler and its fit; `heldout_views` stop the fit, as many more score.
     """
 
-    name = "consistency"
-    probes = 0
+    name = TASK.name
 
     def __init__(self, config: ImplicitConfig) -> None:
         self.config = config
@@ -114,10 +103,8 @@ class ConsistencyTask:
         explained = explained_variance(fit.field, fit.downsampler, prepared.unseen)
         return {"explained": np.array(100 * explained), "seconds": np.array(seconds)}
 
-    def score(self, rows: Arrays, counts: np.ndarray, probe: int = 0) -> Scores:
-        """Mean over pictures, in percent."""
-        return mean_scores(rows, counts, ("explained",))
 
-    def details(self, rows: Arrays) -> dict[str, Any]:
-        """Nothing more."""
-        return {}
+def run(options: PictureOptions, request: Request) -> dict[str, Any]:
+    """Score the explained variance of unseen views of pictures, in percent; see `api.evaluate`."""
+    items = [PictureItem(path) for path in spread_evenly(find_images(options.images), options.limit)]
+    return request.open().score(ConsistencyScorer(request.implicit), items, data=name_of(options.images))

@@ -1,0 +1,85 @@
+"""Options that all evaluations share, and what they mean for the library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from featup_cli.cli.groups import OUTPUT, RUN, BackboneOptions, ConsoleOptions, InputOptions, MethodsOptions, RunOptions
+from featup_cli.core.errors import UsageError
+from featup_cli.core.options import group, like, option
+
+
+@dataclass(frozen=True)
+class RunConsole(ConsoleOptions):
+    """What is printed of a run."""
+
+    as_json: bool = like(ConsoleOptions, "as_json", help="The run as JSON on stdout; no table, no progress bars.")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Options of every command of `featup eval` that its tasks have a use for."""
+
+    PANEL: ClassVar = RUN
+
+    input: InputOptions = group()
+    backbone: BackboneOptions = group()
+    methods: MethodsOptions = group()
+    output: Path | None = option(
+        None, "Write the run as JSON, for `featup eval report`.", "-o", "--output", panel=OUTPUT
+    )
+    seed: int = like(RunOptions, "seed")
+    fast: bool = option(
+        True, "Of methods that are linear in the features, upsample what is read off them: the same result, sooner."
+    )
+    cache: Path = option(
+        Path("~/.cache/featup/eval"),
+        "Folder for the results of single pictures; an interrupted run resumes from it.",
+        env="FEATUP_CACHE",
+    )
+    no_cache: bool = option(False, "Neither read nor write it.")
+    device: str = like(RunOptions, "device")
+    console: RunConsole = group()
+
+    def keywords(self) -> dict[str, Any]:
+        """Keywords of the library's calls but `cache`; errors as `keywords`."""
+        return keywords(self.input, self.backbone, self.methods) | {
+            "seed": self.seed,
+            "fast": self.fast,
+            "device": self.device,
+        }
+
+
+def keywords(input: InputOptions, backbone: BackboneOptions, methods: MethodsOptions) -> dict[str, Any]:
+    """What these options are for the library: fields of `evaluation.run.Request`.
+
+    Raises:
+        UsageError: one of another form.
+    """
+    implicit, chosen, upsamplers = methods.implicit.config(), backbone.config(), {}
+    for text in methods.upsampler:
+        method, equals, weights = text.partition("=")
+        if not (method and equals and weights):
+            raise UsageError(f"--upsampler {text}: expected METHOD=WEIGHTS, for example jbu=upsampler.safetensors")
+        upsamplers[method] = weights
+    return {
+        "backbone": chosen, "resize": input.resize, "methods": methods.methods, "implicit": implicit,
+        "upsamplers": upsamplers, "allow_other_backbone": methods.allow_other_backbone,
+    }  # fmt: skip
+
+
+def refuse_given(values: Mapping[str, Any], reason: str) -> None:
+    """Raise UsageError for the first option, by its field's name, that was given, saying why it can't be."""
+    for name, value in values.items():
+        if value not in (None, ()):
+            raise UsageError(f"--{name.replace('_', '-')} {reason}")
+
+
+def refuse_overwriting(output: Path, inputs: Sequence[Path]) -> None:
+    """Raise UsageError if one of the inputs is the file to write."""
+    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
+        which = "the" if len(inputs) == 1 else "an"
+        raise UsageError(f"{output}: would be overwritten, but it is {which} input; choose another --output")

@@ -1,0 +1,91 @@
+"""The segmentation probe: FeatUp, section 4.2, with scores per picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featup_cli.core.shapes import Size
+from featup_cli.evaluation.bootstrap import Scores
+from featup_cli.evaluation.cache import Arrays
+from featup_cli.evaluation.data import Classes, Pair, find_pairs, load_classes, read_class_labels
+from featup_cli.evaluation.probe.linear import (
+    LinearProbe,
+    boundary_band,
+    class_mixes,
+    confusion_matrix,
+    fit_probe,
+    iou,
+    segmentation_scores,
+)
+from featup_cli.evaluation.probe.task import SEGMENTATION, SegmentationOptions
+from featup_cli.evaluation.probe.training import ProbeScorer, TrainingTokens, run_probe
+from featup_cli.evaluation.run import Request
+from featup_cli.evaluation.source import FeatureSource, Look
+
+BAND_RADIUS = 3
+
+
+class SegmentationScorer(ProbeScorer):
+    """Frozen linear classifiers; `classes` say what label values mean."""
+
+    name = SEGMENTATION.name
+
+    def __init__(self, classes: Classes) -> None:
+        described = classes.describe()
+        super().__init__({"classes": described, "band_radius": BAND_RADIUS}, {"classes": described})
+        self.classes = classes
+
+    def find(self, data: Path, split: str) -> list[Pair]:
+        """Pictures of a split with class labels."""
+        return find_pairs(data, split)
+
+    def read(self, path: Path) -> Tensor:
+        """Class ids [H, W]."""
+        return read_class_labels(path, self.classes)
+
+    def targets(self, labels: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
+        """Mixes of classes in the cells of the tokens, and the shares of their pixels that are valid."""
+        mixes, weights = class_mixes(labels, grid, len(self.classes.names))
+        return mixes.flatten(0, 1), weights.flatten()
+
+    def fit(self, tokens: TrainingTokens) -> LinearProbe:
+        """Logistic regression."""
+        return fit_probe(tokens.features, tokens.targets, tokens.weights)
+
+    def measure(self, source: FeatureSource, look: Look, method: str, prepared: Tensor) -> Arrays:
+        """Confusion matrices [probes, classes, classes] of the whole picture and of the band along boundaries."""
+        labels, count = prepared.to(source.device), len(self.classes.names)
+        logits, seconds = self.predict(source, look, method, labels)
+        predictions = logits.unflatten(0, (-1, count)).argmax(1)
+        masks = {"confusion": None, "band": boundary_band(labels, BAND_RADIUS)}
+        matrices = {
+            key: torch.stack([confusion_matrix(p, labels, count, mask) for p in predictions]).cpu().numpy()
+            for key, mask in masks.items()
+        }
+        return {**matrices, "seconds": np.array(seconds)}
+
+    def score(self, rows: Arrays, counts: np.ndarray, probe: int = 0) -> Scores:
+        """mIoU, accuracy, mIoU of thin classes and of the band, in percent, of the summed confusion matrices."""
+        whole, band = (torch.from_numpy(np.tensordot(counts, rows[k][:, probe], 1)) for k in ("confusion", "band"))
+        scores = segmentation_scores(whole, self.classes.thin)
+        if int(band.sum()):
+            scores["band_miou"] = segmentation_scores(band)["miou"]
+        return scores
+
+    def details(self, rows: Arrays) -> dict[str, Any]:
+        """IoU of each class that occurs, in percent."""
+        total = torch.from_numpy(rows["confusion"][:, 0].sum(0))
+        present = total.sum(1) > 0
+        named = zip(self.classes.names, iou(total).tolist(), present.tolist(), strict=True)
+        return {"iou": {name: 100 * value for name, value, occurs in named if occurs}}
+
+
+def run(options: SegmentationOptions, request: Request) -> dict[str, Any]:
+    """Score class labels; see `api.evaluate`."""
+    classes = load_classes(Path(options.classes or options.data / "classes.json"), options.thin)
+    return run_probe(SegmentationScorer(classes), options, request)

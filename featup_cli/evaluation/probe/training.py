@@ -1,0 +1,158 @@
+"""Linear probes: trained on low-resolution features, frozen, applied to upsampled features of any method."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featup_cli.core.shapes import Size
+from featup_cli.evaluation.bootstrap import resample_counts
+from featup_cli.evaluation.cache import Arrays, cached_sha256
+from featup_cli.evaluation.data import Pair, check_pairs, check_size, spread_evenly
+from featup_cli.evaluation.probe.linear import Convergence, LinearProbe
+from featup_cli.evaluation.probe.task import ProbeOptions
+from featup_cli.evaluation.run import Evaluation, Request
+from featup_cli.evaluation.scorer import Scorer
+from featup_cli.evaluation.source import FeatureSource, Look
+
+
+@dataclass(frozen=True)
+class TrainingTokens:
+    """Low-resolution features of all training pictures.
+
+    Attributes:
+        features: [N, C].
+        targets: [N, ...].
+        weights: [N], not negative.
+        picture: int64 [N], number of the picture that each token is of.
+    """
+
+    features: Tensor
+    targets: Tensor
+    weights: Tensor
+    picture: Tensor
+
+
+class ProbeScorer(Scorer):
+    """Frozen linear probes applied to upsampled features at the size of the labels.
+
+    Args:
+        settings: what fixes labels and scores, as JSON values.
+        fixed: what fixes the training, as JSON values.
+    """
+
+    def __init__(self, settings: dict[str, Any], fixed: dict[str, Any]) -> None:
+        self.settings = settings
+        self.fixed = {"task": self.name, **fixed}
+
+    def find(self, data: Path, split: str) -> list[Pair]:
+        """Pictures of a split with their labels; errors as `find_pairs`."""
+        raise NotImplementedError
+
+    def read(self, path: Path) -> Tensor:
+        """Labels [H, W] of a file.
+
+        Raises:
+            InputError: they can't be used.
+        """
+        raise NotImplementedError
+
+    def targets(self, labels: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
+        """What the tokens of a picture should give, [h * w, ...], and the weights [h * w] with which they count."""
+        raise NotImplementedError
+
+    def fit(self, tokens: TrainingTokens) -> LinearProbe:
+        """Solve the problem; the result must not depend on a random start."""
+        raise NotImplementedError
+
+    def use(self, probes: Sequence[LinearProbe], trained_on: dict[str, Any]) -> None:
+        """Take trained probes, of which the first is the main one, and facts about their training as JSON values."""
+        self.probes = len(probes) - 1
+        self.weight = torch.cat([probe.weight for probe in probes])
+        self.bias = torch.cat([probe.bias for probe in probes])
+        self.settings = self.settings | {"probe": trained_on}
+
+    def prepare(self, source: FeatureSource, look: Look, item: Pair) -> Tensor:
+        """Labels [H, W] of the picture."""
+        labels = self.read(item.label)
+        check_size(item, labels.shape, look.picture.size)
+        return labels
+
+    def predict(self, source: FeatureSource, look: Look, method: str, labels: Tensor) -> tuple[Tensor, float]:
+        """What all probes say, one after the other, at the size of the labels; and `seconds` of the method."""
+        return source.projected(method, look, self.weight, self.bias, (labels.shape[0], labels.shape[1]))
+
+    def train(self, evaluation: Evaluation, pairs: Sequence[Pair], resamples: int) -> None:
+        """Train a probe on all pictures, then one on each of `resamples` bootstrap draws of them, and use them.
+
+        Raises:
+            InputError: a picture or its labels can't be used.
+        """
+        source, cache = evaluation.source, evaluation.cache
+        facts = {
+            "task": "train probes", "settings": self.fixed, "resamples": resamples, "seed": source.settings.seed,
+            "source": source.identity(), "files": [[cached_sha256(path) for path in pair.files] for pair in pairs],
+        }  # fmt: skip
+        arrays = cache.get(facts)
+        if arrays is None:
+            arrays = self._train(evaluation, self.collect(evaluation, pairs), resamples)
+            cache.put(facts, arrays)
+        weights, biases = (torch.from_numpy(arrays[key]).to(source.device) for key in ("weight", "bias"))
+        ends = [Convergence(int(steps), float(slope), float(loss)) for steps, slope, loss in arrays["convergence"]]
+        record = {
+            "training_pictures": len(pairs),
+            "weights_sha256": hashlib.sha256(arrays["weight"].tobytes() + arrays["bias"].tobytes()).hexdigest(),
+            "fits": [asdict(end) | {"converged": end.reached} for end in ends],
+        }
+        self.use([LinearProbe(*probe) for probe in zip(weights, biases, ends, strict=True)], record)
+
+    def collect(self, evaluation: Evaluation, pairs: Sequence[Pair]) -> TrainingTokens:
+        """Run the backbone on every training picture; all tokens are held in memory."""
+        parts = []
+        for number, pair in enumerate(pairs):
+            evaluation.progress("training pictures", number, len(pairs), pair.picture.name)
+            look = evaluation.source.look(pair.picture)
+            tokens = look.lr_feats[0].flatten(1).T
+            labels = self.prepare(evaluation.source, look, pair)
+            grid = (look.lr_feats.shape[2], look.lr_feats.shape[3])
+            of_picture, weights = (x.to(tokens.device) for x in self.targets(labels, grid))
+            parts.append((tokens, of_picture, weights, torch.full_like(weights, number, dtype=torch.long)))
+        evaluation.progress("training pictures", len(pairs), len(pairs), "")
+        return TrainingTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def _train(self, evaluation: Evaluation, tokens: TrainingTokens, resamples: int) -> Arrays:
+        pictures = int(tokens.picture.max()) + 1
+        draws = [np.ones(pictures), *resample_counts(pictures, evaluation.source.settings.seed + 1, resamples)]
+        probes = []
+        for number, counts in enumerate(draws):
+            evaluation.progress("probes", number, len(draws), "")
+            weights = tokens.weights * torch.from_numpy(counts).to(tokens.weights)[tokens.picture]
+            probes.append(self.fit(replace(tokens, weights=weights)))
+        evaluation.progress("probes", len(draws), len(draws), "")
+        ends = [(p.convergence.iterations, p.convergence.gradient, p.convergence.loss) for p in probes]
+        return {
+            "weight": torch.stack([p.weight for p in probes]).cpu().numpy(),
+            "bias": torch.stack([p.bias for p in probes]).cpu().numpy(),
+            "convergence": np.array(ends, dtype=np.float64),
+        }
+
+
+def run_probe(scorer: ProbeScorer, options: ProbeOptions, request: Request) -> dict[str, Any]:
+    """Train probes on one split and score them on another; see `api.evaluate`."""
+    train = spread_evenly(scorer.find(options.data, options.train_split), options.train_limit)
+    pairs = spread_evenly(scorer.find(options.data, options.split), options.limit)
+    check_pairs([*train, *pairs], scorer.read)
+    evaluation = request.open()
+    scorer.train(evaluation, train, options.seeds)
+    for fit in scorer.settings["probe"]["fits"]:
+        text = f"probe: {fit['iterations']} iterations, gradient {fit['gradient']:.1e}, loss {fit['loss']:.4f}"
+        evaluation.note(text if fit["converged"] else f"{text}; not converged: its scores may be too low")
+    record = {"data": options.data.name, "split": options.split, "train_split": options.train_split}
+    return evaluation.score(scorer, pairs, **record)
