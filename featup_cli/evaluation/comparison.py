@@ -13,10 +13,10 @@ from torch import Tensor
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.memory import MIB, peak_memory
-from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.shapes import Size, resolve_output_size
 from featup_cli.evaluation.registry import COMPARED
-from featup_cli.evaluation.run import Request
+from featup_cli.evaluation.run import Evaluation
+from featup_cli.evaluation.source import Request
 from featup_cli.pictures.panels import fit_colours, panel_size, resize_rgb, sample_tokens, side_by_side
 from featup_cli.pictures.visualize import DEFAULT_COMPONENTS, MAP_TOKENS
 
@@ -41,8 +41,6 @@ def compare(
     methods: str | Sequence[str] = COMPARED,
     backbone: str | BackboneConfig | Backbone = "tiny",
     output_size: str | Size | None = None,
-    progress: Progress = no_progress,
-    note: Announce = no_announcement,
     **options: Any,
 ) -> Comparison:
     """Upsample by each method and show all in one basis: what `featup compare` does, in memory.
@@ -53,9 +51,9 @@ def compare(
 
     Args:
         image: path of a picture.
-        methods, backbone, progress, note: see `evaluation.run.Request`.
+        methods, backbone: as for `evaluate`.
         output_size: as for `upsample`; None is the network input's size.
-        options: other fields of `Request`: `resize`, `implicit`, `upsamplers`, `device`, `seed`, ...
+        options: other fields of `evaluation.source.Request`: `resize`, `implicit`, `device`, `progress`, ...
     Raises:
         InputError, UsageError: the picture, a method or a size can't be used.
 
@@ -67,24 +65,25 @@ def compare(
         >>> [row["method"] for row in shown.rows], shown.rgb.shape[2]
         (['bilinear', 'guided'], 3)
     """
-    evaluation = Request(methods=methods, backbone=backbone, progress=progress, note=note, **options).open()
+    evaluation = Evaluation(Request(methods, backbone, **options))
     source, names = evaluation.source, evaluation.methods
     look = source.look(image)
-    height, width = look.lr_feats.shape[2:]
-    size = resolve_output_size(output_size, look.picture.size, look.network_size, (height, width))
+    size = resolve_output_size(output_size, look.picture.size, look.network_size, look.grid)
     colours = fit_colours([sample_tokens(look.lr_feats[0], MAP_TOKENS)], DEFAULT_COMPONENTS)
     panels = [
         ("Image", look.picture.pixels),
-        (f"Low resolution, {height} x {width}", colours.picture(look.lr_feats[0])),
+        ("Low resolution, {} x {}".format(*look.grid), colours.picture(look.lr_feats[0])),
     ]
     captions = ["", f"{look.seconds:.2f} s (backbone)"]
     rows: list[dict[str, Any]] = []
     for number, method in enumerate(names):
-        progress("methods", number, len(names), method)
+        evaluation.progress("methods", number, len(names), method)
         made: list[tuple[Tensor, float]] = []
-        peak = peak_memory(
-            lambda method=method, made=made: made.append(source.features(method, look, size)), source.device
-        )
+
+        def make(method: str = method, made: list[tuple[Tensor, float]] = made) -> None:
+            made.append(source.features(method, look, size))
+
+        peak = peak_memory(make, source.device)
         features, seconds = made.pop()
         panels.append((method, colours.picture(features.cpu())))
         row = {
@@ -93,7 +92,7 @@ def compare(
         }  # fmt: skip
         captions.append(f"{row['seconds']:.2f} s" + (f", {row['peak_mib']:.0f} MiB" if peak.above_bytes else ""))
         rows.append(row)
-    progress("methods", len(names), len(names), "")
+    evaluation.progress("methods", len(names), len(names), "")
     panel = panel_size(size)
     fitted = [(title, resize_rgb(rgb, panel)) for title, rgb in panels]
     return Comparison(side_by_side(fitted, panel[0], captions), rows)

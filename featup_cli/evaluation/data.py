@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
 from featup_cli.pictures.read import load_image, picture_suffixes
 
+T = TypeVar("T")
 IGNORE = -1
 """Class id of void pixels."""
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
@@ -24,10 +25,21 @@ NUMBER_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A picture and the file of its labels."""
+class Item:
+    """A picture to score; with some tasks, files belong to it."""
 
     picture: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that its scores depend on."""
+        return (self.picture,)
+
+
+@dataclass(frozen=True)
+class Pair(Item):
+    """A picture and the file of its labels."""
+
     label: Path
 
     @property
@@ -66,13 +78,14 @@ def _files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     return found
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The pictures given, and those in the folders given, sorted.
+def find_images(paths: Sequence[Path], limit: int | None = None) -> list[Item]:
+    """The pictures given, and those in the folders given, sorted; `limit` of them.
 
     Raises:
         InputError: no such file, or a folder without pictures.
     """
-    suffixes, found = picture_suffixes(), []
+    suffixes: frozenset[str] = picture_suffixes()
+    found: list[Path] = []
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
@@ -80,7 +93,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         if not inside:
             raise InputError(f"{path}: holds no pictures")
         found += inside
-    return found
+    return spread_evenly([Item(path) for path in found], limit)
 
 
 def name_of(paths: Sequence[Path]) -> str:
@@ -89,9 +102,13 @@ def name_of(paths: Sequence[Path]) -> str:
 
 
 def find_pairs(
-    data: Path, split: str, label_folder: str = "labels", suffixes: Sequence[str] = LABEL_SUFFIXES
+    data: Path,
+    split: str,
+    limit: int | None = None,
+    label_folder: str = "labels",
+    suffixes: Sequence[str] = LABEL_SUFFIXES,
 ) -> list[Pair]:
-    """Pictures of a split with their label files.
+    """Pictures of a split with their label files; `limit` of them, evenly spaced.
 
     In this order: `split` is a list file; DATA/SPLIT.txt is one; DATA/images/SPLIT and DATA/labels/SPLIT hold files of
     the same stems. A line of a list is `picture label`, relative to DATA, or a stem in DATA/images and DATA/labels.
@@ -120,7 +137,7 @@ def find_pairs(
         pairs = [Pair(pictures[stem], labels[stem]) for stem in sorted(pictures)]
     if not pairs:
         raise InputError(f"{data}: split {split!r} is empty")
-    return pairs
+    return spread_evenly(pairs, limit)
 
 
 def _read_list(list_file: Path, data: Path, label_folder: str, suffixes: Sequence[str]) -> Iterator[Pair]:
@@ -145,7 +162,7 @@ def _with_suffix(stem: Path, suffixes: Sequence[str]) -> Path:
     return next((path for path in candidates if path.is_file()), stem)
 
 
-def spread_evenly(items: Sequence[Any], count: int | None) -> list[Any]:
+def spread_evenly(items: Sequence[T], count: int | None) -> list[T]:
     """`count` of the items, evenly spaced; all of them for None."""
     if count is None or count >= len(items):
         return list(items)
@@ -244,27 +261,22 @@ def read_class_labels(path: Path, classes: Classes) -> Tensor:
     return ids.masked_fill(void, IGNORE)
 
 
-def check_size(pair: Pair, label_size: Sequence[int], picture_size: Sequence[int]) -> None:
-    """Raise InputError unless labels and picture have the same (height, width)."""
-    if tuple(label_size) != tuple(picture_size):
-        raise InputError(
-            f"{pair.label}: {label_size[0]}x{label_size[1]} pixels, but its picture {pair.picture.name} has "
-            f"{picture_size[0]}x{picture_size[1]}"
-        )
-
-
-def check_pairs(pairs: Sequence[Pair], read: Callable[[Path], Any]) -> None:
+def check_pairs(pairs: Sequence[Pair], read: Callable[[Path], Tensor]) -> None:
     """Read all pairs, before any long work starts.
 
     Args:
-        read: takes a label file, returns an array of the picture's size.
+        read: takes a label file, returns labels [..., H, W].
     Raises:
-        DataError: some of them can't be used.
+        DataError: some of them can't be read, or labels and picture differ in size.
     """
     problems = []
     for pair in pairs:
         try:
-            check_size(pair, read(pair.label).shape[-2:], load_image(pair.picture).size)
+            (height, width), size = read(pair.label).shape[-2:], load_image(pair.picture).size
+            if (height, width) != size:
+                raise InputError(
+                    f"{pair.label}: {height}x{width} pixels, but its picture {pair.picture.name} has {size[0]}x{size[1]}"
+                )
         except FeatUpError as error:
             problems.append(str(error))
     if problems:

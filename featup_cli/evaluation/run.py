@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,109 @@ import numpy as np
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
-from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
-from featup_cli.engine.pipeline import Upsampling
-from featup_cli.evaluation.bootstrap import differences, intervals, resample_counts
+from featup_cli.core.options import declared
+from featup_cli.core.plugins import resolve
+from featup_cli.evaluation.bootstrap import Scores, differences, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache, cached_sha256
-from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE
-from featup_cli.evaluation.scorer import Item, Scorer
-from featup_cli.evaluation.source import FeatureSource, choose_methods
-from featup_cli.upsamplers.implicit.config import ImplicitConfig
+from featup_cli.evaluation.data import Item
+from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE, find_task
+from featup_cli.evaluation.source import FeatureSource, Look, Request, choose_methods
 
 
-@dataclass(frozen=True)
+def evaluate(
+    task: str,
+    data: Path | str | Sequence[Path | str],
+    *,
+    methods: str | Sequence[str] = "fast",
+    backbone: str | BackboneConfig | Backbone = "tiny",
+    **options: Any,
+) -> dict[str, Any]:
+    """Score methods by a task: what `featup eval` does, silent and without a cache unless told otherwise.
+
+    Args:
+        task: a key of `evaluation.registry.TASKS`.
+        data: pictures, or the folder of a data set, as the task wants them (docs/evaluation.md).
+        methods: `fast` for all that are available for the backbone and take one pass, `all`, or names.
+        backbone: name, settings, or a loaded backbone.
+        options: other fields of `evaluation.source.Request` (`resize`, `cache`, `progress`, `device`, ...), and
+            options of the task (`split`, `limit`, `points`, ...).
+    Returns:
+        the run as JSON values, as `featup eval -o` writes it; `evaluation.report.make_tables` makes tables of runs.
+    Raises:
+        FeatUpError: one of its subclasses; the message says what to do.
+        TypeError: an option that the task doesn't have.
+
+    Example:
+        >>> import tempfile, numpy as np, featup_cli as featup
+        >>> from featup_cli.evaluation.run import evaluate
+        >>> from PIL import Image
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        >>> Image.fromarray(noise).save(f"{folder.name}/noise.png")
+        >>> quick = featup.ImplicitConfig(views=5, heldout_views=2, max_steps=3, tokens=32)
+        >>> run = evaluate("consistency", folder.name, methods="bilinear", resize=48, implicit=quick, device="cpu")
+        >>> run["pictures"], list(run["methods"]["bilinear"]["scores"])
+        (1, ['explained'])
+    """
+    record = find_task(task)
+    shared = {each.name for each in fields(Request)} & options.keys()
+    own = {name: value for name, value in options.items() if name not in shared}
+    (holds,) = (each for each in declared(record.options) if each.option.positional)
+    several = [data] if isinstance(data, (str, Path)) else data
+    own[holds.name] = Path(several[0]) if holds.kind is Path else tuple(map(Path, several))
+    request = Request(methods, backbone, **{name: options[name] for name in shared})
+    run: dict[str, Any] = resolve(record.run)(record.options(**own), request)
+    return run
+
+
+class Scorer:
+    """Base of what scores the features of a task, picture by picture.
+
+    Attributes:
+        name: of the task.
+        settings: all that fixes a picture's result besides the picture and its features, as JSON values.
+        probes: how many further probes it scores, trained on other draws of the training pictures; most have none.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    probes: int = 0
+
+    def prepare(self, source: FeatureSource, look: Look, item: Any) -> Any:
+        """What all methods share for one picture; handed to `measure`."""
+        raise NotImplementedError
+
+    def measure(self, source: FeatureSource, look: Look, method: str, prepared: Any) -> Arrays:
+        """Arrays of one picture and method, always of the same shapes; `seconds` is one of them."""
+        raise NotImplementedError
+
+    def score(self, rows: Arrays, counts: np.ndarray, probe: int = 0) -> Scores:
+        """Scores of pictures that count `counts` [pictures] times, by the arrays of all pictures [pictures, ...].
+
+        Undefined scores are left out. `probe` 0 is the main one. Here: the mean of each array of one number a picture.
+        """
+        return {name: float(np.average(row, weights=counts)) for name, row in rows.items() if name != "seconds"}
+
+    def details(self, rows: Arrays) -> dict[str, Any]:
+        """More facts about a method for the record, as JSON values."""
+        return {}
+
+
 class Evaluation:
-    """A loaded backbone, the methods to score, and where results of single pictures are kept."""
+    """A loaded backbone and the methods to score.
 
-    source: FeatureSource
-    methods: Sequence[str]
-    cache: Cache = field(default_factory=Cache)
-    progress: Progress = no_progress
-    note: Announce = no_announcement
+    Args:
+        request: what is asked for.
+        backbone: a loaded one to use instead of that of the request.
+    Raises:
+        UsageError, WeightsError: backbone or methods are unavailable.
+    """
+
+    def __init__(self, request: Request, backbone: Backbone | None = None) -> None:
+        self.source = FeatureSource(request, backbone)
+        self.methods = choose_methods(self.source)
+        self.cache = Cache(request.cache)
+        self.progress, self.note = request.progress, request.note
 
     def measure(self, scorer: Scorer, items: Sequence[Item]) -> dict[str, Arrays]:
         """Arrays [pictures, ...] of each method, one picture at a time; what the cache has is not done again."""
@@ -65,9 +149,9 @@ class Evaluation:
             the run as JSON values. Intervals are 95 % bootstrap intervals over pictures; with a single picture there
             are none. `over_bilinear` is the paired difference, if bilinear is among the methods.
         """
-        rows, count, seed = self.measure(scorer, items), len(items), self.source.settings.seed
+        rows, count, source = self.measure(scorer, items), len(items), self.source
         once, each = np.ones(count, dtype=np.int64), np.eye(count, dtype=np.int64)
-        draws = resample_counts(count, seed) if count > 1 else []
+        draws = resample_counts(count, source.request.seed)[: 0 if count == 1 else None]
         scores = {method: scorer.score(rows[method], once) for method in rows}
         resampled = {method: [scorer.score(rows[method], draw) for draw in draws] for method in rows}
         results: dict[str, dict[str, Any]] = {}
@@ -86,10 +170,10 @@ class Evaluation:
                 {"picture": item.picture.name, "seconds": float(seconds), **scorer.score(of_method, alone)}
                 for item, seconds, alone in zip(items, of_method["seconds"], each, strict=True)
             ]
-            results[method] = self.source.describe_method(method) | result
+            results[method] = source.describe_method(method) | result
         run = {
-            "task": scorer.name, **record, "pictures": count, "settings": scorer.settings, **self.source.describe(),
-            "seed": seed, "fast": self.source.fast,
+            "task": scorer.name, **record, "pictures": count, "settings": scorer.settings, **source.describe(),
+            "seed": source.request.seed, "fast": source.request.fast,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "methods": results,
         }  # fmt: skip
         return rounded(run)
@@ -102,62 +186,3 @@ def rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [rounded(part) for part in value]
     return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
-
-
-@dataclass(frozen=True)
-class Request:
-    """What can be asked of every evaluation; fields are the options that all commands share.
-
-    Attributes:
-        methods: `fast` for all that are available for the backbone and made once for all pictures, `all` for fits as
-            well, or names, comma-separated or as a list.
-        backbone: name, settings, or a loaded backbone.
-        resize: network input, a short side or `HxW`; None for the backbone's own.
-        implicit: settings of the implicit fit, and of the views of `consistency`.
-        upsamplers: weights by method, a released name or a file; methods that are left out have the package's own.
-        allow_other_backbone: accept weights for another backbone with as many channels.
-        device: auto, cpu, cuda, ...
-        seed: the same seed on the same device gives the same result.
-        fast: of methods that are linear in the features, upsample what is read off them: the same result, sooner.
-        cache: folder for results of single pictures, from which an interrupted run resumes; None keeps nothing.
-        progress: called with (stage, done, total, text).
-        note: called with sentences for the user.
-    """
-
-    methods: str | Sequence[str] = "fast"
-    backbone: str | BackboneConfig | Backbone = "tiny"
-    resize: str | int | None = None
-    implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
-    upsamplers: Mapping[str, str] = field(default_factory=dict)
-    allow_other_backbone: bool = False
-    device: str = "auto"
-    seed: int = 0
-    fast: bool = True
-    cache: Path | str | None = None
-    progress: Progress = no_progress
-    note: Announce = no_announcement
-
-    @property
-    def config(self) -> BackboneConfig:
-        """Settings of the backbone."""
-        asked = self.backbone
-        return asked if isinstance(asked, BackboneConfig) else BackboneConfig(str(getattr(asked, "name", asked)))
-
-    def open(self, backbone: Backbone | None = None) -> Evaluation:
-        """Load backbone and methods.
-
-        Args:
-            backbone: a loaded one to use instead.
-        Raises:
-            UsageError, WeightsError: one of them is unavailable.
-        """
-        loaded = backbone or (self.backbone if isinstance(self.backbone, Backbone) else None)
-        settings = Upsampling(
-            self.config, implicit=self.implicit, resize=self.resize, device=self.device, seed=self.seed,
-            allow_other_backbone=self.allow_other_backbone,
-        )  # fmt: skip
-        source = FeatureSource(
-            settings, fast=self.fast, upsamplers=self.upsamplers, backbone=loaded, progress=self.progress
-        )
-        methods = choose_methods(self.methods, source, self.note)
-        return Evaluation(source, methods, Cache(self.cache), self.progress, self.note)

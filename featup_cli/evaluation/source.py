@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,66 @@ import torch
 from torch import Tensor
 
 from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.describe import versions
 from featup_cli.core.errors import FeatUpError, UsageError
-from featup_cli.core.progress import Announce, Progress, no_progress
+from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.shapes import Size
 from featup_cli.engine.pipeline import Pipeline, Upsampling
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.api import Upsampler, is_linear
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.interpolation.method import NEAREST
 from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS, check_method, make_upsampler
 
 PROJECT_PIXELS = 65_536  # features are projected in blocks of about this many pixels
+
+
+@dataclass(frozen=True)
+class Request:
+    """What can be asked of every evaluation; fields are the options that all commands share.
+
+    Attributes:
+        methods: `fast` for all that are available for the backbone and made once for all pictures (others take 10 to
+            100 times as long), `all` for those too, or names, comma-separated or as a list.
+        backbone: name, settings, or a loaded backbone.
+        resize: network input, a short side or `HxW`; None for the backbone's own.
+        implicit: settings of the implicit fit, and of the views of `consistency`.
+        upsamplers: weights by method, a released name or a file; methods that are left out have the package's own.
+        allow_other_backbone: accept weights for another backbone with as many channels.
+        device: auto, cpu, cuda, ...
+        seed: the same seed on the same device gives the same result.
+        fast: let affine maps of the channels come before methods that are linear in the features.
+        cache: folder for results of single pictures, from which an interrupted run resumes; None keeps nothing.
+        progress: called with (stage, done, total, text).
+        note: called with sentences for the user.
+    """
+
+    methods: str | Sequence[str] = "fast"
+    backbone: str | BackboneConfig | Backbone = "tiny"
+    resize: str | int | None = None
+    implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
+    upsamplers: Mapping[str, str] = field(default_factory=dict)
+    allow_other_backbone: bool = False
+    device: str = "auto"
+    seed: int = 0
+    fast: bool = True
+    cache: Path | str | None = None
+    progress: Progress = no_progress
+    note: Announce = no_announcement
+
+    @property
+    def config(self) -> BackboneConfig:
+        """Settings of the backbone."""
+        asked = self.backbone
+        return asked if isinstance(asked, BackboneConfig) else BackboneConfig(str(getattr(asked, "name", asked)))
+
+    def upsampling(self, method: str) -> Upsampling:
+        """The settings of the pipeline for a method; the size of its result is that of the token grid."""
+        return Upsampling(
+            self.config, method, implicit=self.implicit, resize=self.resize, output_size="1x", device=self.device,
+            seed=self.seed, allow_other_backbone=self.allow_other_backbone,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,37 +92,33 @@ class Look:
     lr_feats: Tensor
     seconds: float
 
+    @property
+    def grid(self) -> Size:
+        """(height, width) of the low-resolution features."""
+        return self.lr_feats.shape[2], self.lr_feats.shape[3]
+
 
 class FeatureSource:
     """Low-resolution features once for each picture, upsampled by any method.
 
     Args:
-        settings: backbone, input size, device, seed and the settings of methods; `method` and `output_size` are not
-            looked at.
-        fast: let affine maps of the channels come before methods that are linear in the features.
-        upsamplers: weights of methods by their names, as `Upsampling.upsampler`; those left out have `auto`.
-        backbone: a loaded one to use instead of `settings.backbone`.
-        progress: called as fits go on.
+        request: backbone, input size, device, seed, and the settings and weights of methods.
+        backbone: a loaded one to use instead of `request.backbone`.
     """
 
-    def __init__(
-        self, settings: Upsampling, *, fast: bool = True, upsamplers: Mapping[str, str] | None = None,
-        backbone: Backbone | None = None, progress: Progress = no_progress,
-    ) -> None:  # fmt: skip
-        for method, weights in (upsamplers or {}).items():
+    def __init__(self, request: Request, backbone: Backbone | None = None) -> None:
+        for method, weights in request.upsamplers.items():
             check_method(method, weights)
-        self.settings = settings
-        self.fast = fast
-        self.progress = progress
-        self.upsamplers = dict(upsamplers or {})
-        self._loaded: dict[str, Upsampler] = {}
-        self._provenance: dict[str, Any] = {}
-        # The cheapest method, at the size of the token grid: it is run for the low-resolution features alone.
-        self.pipeline = Pipeline(replace(settings, method=NEAREST.name, output_size="1x"), backbone)
+        self.request = request
+        loaded = backbone or (request.backbone if isinstance(request.backbone, Backbone) else None)
+        # The cheapest method: the pipeline is run for the low-resolution features alone.
+        self.pipeline = Pipeline(request.upsampling(NEAREST.name), loaded)
         self.backbone = self.pipeline.backbone
         self.device = self.pipeline.device
+        self._loaded: dict[str, Upsampler] = {}
+        self._provenance: dict[str, Any] = {}
 
-    def look(self, picture: Path | str) -> Look:
+    def look(self, picture: Any) -> Look:
         """Run the backbone on a picture.
 
         Raises:
@@ -83,28 +128,27 @@ class FeatureSource:
         assert result.picture is not None
         assert result.lr_features is not None
         height, width = result.provenance["network_size"]
-        return Look(
-            result.picture, result.picture.tensor()[None].to(self.device), (height, width),
-            result.lr_features[None].to(self.device), result.seconds,
-        )  # fmt: skip
+        image, lr_feats = (x[None].to(self.device) for x in (result.picture.tensor(), result.lr_features))
+        return Look(result.picture, image, (height, width), lr_feats, result.seconds)
 
-    def upsampler(self, method: str, network_size: Size) -> Upsampler:
-        """The upsampler by name, for pictures that the backbone sees at `network_size`.
+    def upsampler(self, method: str, network_size: Size | None = None) -> Upsampler:
+        """The upsampler by name, for pictures that the backbone sees at `network_size`; None is its own size.
 
         Raises:
-            UsageError, WeightsError: an unknown method, or one that can't be had for this backbone.
+            UsageError, WeightsError: an unknown method, or one that is unavailable for this backbone.
         """
-        if method not in self._loaded:
-            upsampler = make_upsampler(
-                method, backbone=self.backbone, network_size=network_size,
-                config=replace(self.settings, method=method).method_config,
-                seed=self.settings.seed, progress=self.progress, upsampler=self.upsamplers.get(method, "auto"),
-                allow_other_backbone=self.settings.allow_other_backbone, offline=self.settings.backbone.offline,
-            )  # fmt: skip
-            if METHODS[method].per_picture:
-                return upsampler
+        if method in self._loaded:
+            return self._loaded[method]
+        asked = self.request
+        upsampler = make_upsampler(
+            method, backbone=self.backbone, network_size=network_size or self.backbone.native_size,
+            config=asked.upsampling(method).method_config, seed=asked.seed, progress=asked.progress,
+            upsampler=asked.upsamplers.get(method, "auto"), allow_other_backbone=asked.allow_other_backbone,
+            offline=asked.config.offline,
+        )  # fmt: skip
+        if not METHODS[method].per_picture:
             self._loaded[method] = upsampler
-        return self._loaded[method]
+        return upsampler
 
     @torch.no_grad()
     def features(self, method: str, look: Look, size: Size) -> tuple[Tensor, float]:
@@ -127,7 +171,7 @@ class FeatureSource:
         """
         start = time.perf_counter()
         upsampler = self.upsampler(method, look.network_size)
-        if self.fast and is_linear(upsampler):
+        if self.request.fast and is_linear(upsampler):
             result = upsampler(look.image, affine(look.lr_feats[0], weight, bias)[None], size)[0]
         else:
             result = affine(upsampler(look.image, look.lr_feats, size)[0], weight, bias)
@@ -145,18 +189,17 @@ class FeatureSource:
     def describe(self) -> dict[str, Any]:
         """The same for the record, with the precision that was chosen by the first picture."""
         return {
-            "backbone": self.backbone.describe(), "resize": self.settings.resize,
+            "backbone": self.backbone.describe(), "resize": self.request.resize,
             "device": self.pipeline.device_name, "versions": versions(),
         }  # fmt: skip
 
     def describe_method(self, method: str) -> dict[str, Any]:
         """All that fixes what a method makes of them, as JSON values."""
         if method not in self._provenance:
-            upsampler = self.upsampler(method, self.backbone.native_size)
-            self._provenance[method] = getattr(upsampler, "provenance", None)
+            self._provenance[method] = getattr(self.upsampler(method), "provenance", None)
         return {
-            "method": method, "settings": replace(self.settings, method=method).method_settings,
-            "upsampler": self._provenance[method], "seed": self.settings.seed, "fast": self.fast,
+            "method": method, "settings": self.request.upsampling(method).method_settings,
+            "upsampler": self._provenance[method], "seed": self.request.seed, "fast": self.request.fast,
         }  # fmt: skip
 
 
@@ -167,15 +210,15 @@ def affine(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.cat(blocks, 1).view(-1, *features.shape[1:])
 
 
-def choose_methods(asked: str | Sequence[str], source: FeatureSource, note: Announce) -> list[str]:
-    """Methods from `fast`, `all`, a comma-separated text or a list of names, in that order.
+def choose_methods(source: FeatureSource) -> list[str]:
+    """The methods that are asked for, in that order.
 
-    `fast` are those that are made once for all pictures: others take 10 to 100 times as long.
     `fast` and `all` leave out, with a note, what is unavailable for this backbone (no weights for it).
 
     Raises:
         UsageError: an unknown name, one given twice, or one that is unavailable.
     """
+    asked = source.request.methods
     text = asked if isinstance(asked, str) else ",".join(asked)
     groups = {"all": list(METHODS), "fast": list(FEED_FORWARD)}
     names = groups.get(text) or [name.strip() for name in text.split(",")]
@@ -187,11 +230,11 @@ def choose_methods(asked: str | Sequence[str], source: FeatureSource, note: Anno
     usable = []
     for name in names:
         try:
-            source.upsampler(name, source.backbone.native_size)
+            source.upsampler(name)
         except FeatUpError as error:
             if text not in groups:
                 raise
-            note(f"note: left out: {error}")
+            source.request.note(f"note: left out: {error}")
         else:
             usable.append(name)
     return usable

@@ -30,7 +30,7 @@ class Task:
         about: one line, for the help of its command.
         source: paper and section.
         needs: what must be known of the pictures.
-        run: `module:function`, of its options and a `run.Request`, to a run as JSON values.
+        run: `module:function`, of its options and a `source.Request`, to a run as JSON values.
         options: frozen dataclass of its own options; the one that is an argument holds the data.
         columns: scores in tables. The first is the main one, for which the difference to the baseline is shown.
         examples: command lines for the help.

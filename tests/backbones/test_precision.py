@@ -22,7 +22,7 @@ from featup_cli.backbones.registry import load_backbone
 from featup_cli.batch.run import plan_run
 from featup_cli.core.errors import PrecisionError, UsageError
 from featup_cli.engine.pipeline import Output, Pipeline, Upsampling
-from featup_cli.evaluation.source import FeatureSource
+from featup_cli.evaluation.source import FeatureSource, Request
 
 CPU = torch.device("cpu")
 IMAGES = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -259,7 +259,7 @@ def test_resume_and_caches_go_by_what_was_asked(tmp_path: Path, monkeypatch: pyt
     ]  # fmt: skip
     monkeypatch.setattr(module, "is_accelerator", lambda device: True)
     assert [statuses("auto")[0] for _ in range(2)] == ["done", "skipped"]
-    source = FeatureSource(Upsampling(device="cpu", resize="32x48"))
+    source = FeatureSource(Request(device="cpu", resize="32x48"))
     before = source.identity()
     assert source.describe()["backbone"]["precision"] is None
     source.look(picture)

@@ -11,11 +11,10 @@ import torch
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.timm.classifier import Classifier, load_classifier
 from featup_cli.core.errors import InputError
-from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.cam.scorer import CamScorer, gaussian_blur, keep_recognised, keep_top, read_targets
+from featup_cli.evaluation.data import Item
 from featup_cli.evaluation.run import Evaluation
-from featup_cli.evaluation.scorer import PictureItem
-from featup_cli.evaluation.source import FeatureSource
+from featup_cli.evaluation.source import FeatureSource, Request
 
 CONFIG = BackboneConfig("test_efficientnet", random_weights=True)
 
@@ -27,7 +26,7 @@ def classifier() -> Classifier:
 
 @pytest.fixture
 def source(classifier: Classifier) -> FeatureSource:
-    return FeatureSource(Upsampling(CONFIG, resize=96, device="cpu"), backbone=classifier.backbone)
+    return FeatureSource(Request(resize=96), classifier.backbone)
 
 
 def test_scores_of_three_pictures_are_those_computed_by_hand(classifier: Classifier) -> None:
@@ -70,7 +69,7 @@ def test_one_picture_is_masked_by_the_map_of_its_class(
 ) -> None:
     task = CamScorer(classifier, blur=0.1)
     look = source.look(photo)
-    prepared = task.prepare(source, look, PictureItem(photo))
+    prepared = task.prepare(source, look, Item(photo))
     image = look.picture.resized(look.network_size)
     probabilities = classifier.probabilities(image[None])[0]
     assert prepared.target == int(probabilities.argmax())
@@ -82,19 +81,20 @@ def test_one_picture_is_masked_by_the_map_of_its_class(
     assert float(arrays["masked"]) == pytest.approx(
         float(classifier.probabilities(masked[None])[0, prepared.target]), rel=1e-4
     )
-    other = CamScorer(classifier, blur=0.1, target=7).prepare(source, look, PictureItem(photo))
+    other = CamScorer(classifier, blur=0.1, target=7).prepare(source, look, Item(photo))
     assert (other.target, other.confidence) == (7, pytest.approx(float(probabilities[7])))
 
 
-def test_only_recognised_pictures_are_kept(photo: Path, classifier: Classifier, source: FeatureSource) -> None:
-    look = source.look(photo)
+def test_only_recognised_pictures_are_kept(photo: Path, classifier: Classifier) -> None:
+    evaluation = Evaluation(Request("nearest", resize=96), classifier.backbone)
+    look = evaluation.source.look(photo)
     predicted = int(classifier.probabilities(look.picture.resized(look.network_size)[None]).argmax())
-    items = [PictureItem(photo)]
+    items = [Item(photo)]
     listed = photo.with_name("list.txt")
 
-    def kept(line: str) -> list[PictureItem]:
+    def kept(line: str) -> list[Item]:
         listed.write_text(line)
-        return keep_recognised(Evaluation(source, []), classifier, items, read_targets(listed))
+        return keep_recognised(evaluation, classifier, items, read_targets(listed))
 
     assert kept(f"{photo.name} {predicted}\n") == items
     with pytest.raises(InputError, match="no picture is classified"):

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.consistency.scorer import ConsistencyScorer, MapField
-from featup_cli.evaluation.scorer import PictureItem
-from featup_cli.evaluation.source import FeatureSource
+from featup_cli.evaluation.data import Item
+from featup_cli.evaluation.source import FeatureSource, Request
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
 CONFIG = ImplicitConfig(views=6, heldout_views=2, max_steps=8, tokens=64)
@@ -21,10 +20,10 @@ def test_a_map_is_sampled_between_its_pixels() -> None:
 
 
 def test_features_explain_views_and_a_constant_map_does_not(photo: Path) -> None:
-    source = FeatureSource(Upsampling(implicit=CONFIG, resize=64, device="cpu"))
+    source = FeatureSource(Request(implicit=CONFIG, resize=64, device="cpu"))
     task = ConsistencyScorer(CONFIG)
     look = source.look(photo)
-    views = task.prepare(source, look, PictureItem(photo))
+    views = task.prepare(source, look, Item(photo))
     bilinear = task.measure(source, look, "bilinear", views)
     again = task.measure(source, look, "bilinear", views)
     assert bilinear["explained"] == again["explained"]
@@ -37,8 +36,8 @@ def test_features_explain_views_and_a_constant_map_does_not(photo: Path) -> None
 
 
 def test_views_that_score_are_none_of_those_that_are_fitted(photo: Path) -> None:
-    source = FeatureSource(Upsampling(implicit=CONFIG, resize=64, device="cpu"))
-    views = ConsistencyScorer(CONFIG).prepare(source, source.look(photo), PictureItem(photo))
+    source = FeatureSource(Request(implicit=CONFIG, resize=64, device="cpu"))
+    views = ConsistencyScorer(CONFIG).prepare(source, source.look(photo), Item(photo))
     fit, unseen = views.fit.observations, views.unseen.observations
     assert (len(fit.views), len(unseen.views), unseen.fitted) == (8, 10, 8)
     fitted = {tuple(box) for box in fit.views.boxes.tolist()}

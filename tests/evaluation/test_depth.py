@@ -10,18 +10,17 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import InputError
-from featup_cli.engine.pipeline import Upsampling
-from featup_cli.evaluation.api import evaluate
 from featup_cli.evaluation.probe.depth import NOISE, DepthScorer, cell_depth, depth_errors, fit_depth, read_depth
 from featup_cli.evaluation.probe.linear import Convergence, LinearProbe, minimise
 from featup_cli.evaluation.probe.training import TrainingTokens
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.run import evaluate
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 from featup_cli.pictures.read import Picture
 
 
 @pytest.fixture(scope="module")
 def source() -> FeatureSource:
-    return FeatureSource(Upsampling(resize="64x96", device="cpu"))
+    return FeatureSource(Request(resize="64x96", device="cpu"))
 
 
 def test_errors_of_a_map_done_by_hand() -> None:

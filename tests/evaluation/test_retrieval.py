@@ -10,8 +10,6 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import InputError, UsageError
-from featup_cli.engine.pipeline import Upsampling
-from featup_cli.evaluation.api import evaluate
 from featup_cli.evaluation.data import Classes, Pair
 from featup_cli.evaluation.retrieval import scorer as retrieval
 from featup_cli.evaluation.retrieval.matches import find_matches
@@ -23,7 +21,8 @@ from featup_cli.evaluation.retrieval.scorer import (
     make_matches,
     matching_share,
 )
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.run import evaluate
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 from featup_cli.pictures.read import Picture
 
 TWO = Classes(("ground", "box"), (9,), (1,))
@@ -31,7 +30,7 @@ TWO = Classes(("ground", "box"), (9,), (1,))
 
 @pytest.fixture(scope="module")
 def source() -> FeatureSource:
-    return FeatureSource(Upsampling(resize="64x96", device="cpu"))
+    return FeatureSource(Request(resize="64x96", device="cpu"))
 
 
 def test_similarity_is_the_cosine_whatever_the_size_of_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +69,9 @@ def test_queries_are_drawn_from_classes_of_both_pictures_by_the_seed() -> None:
 def test_every_picture_is_asked_once_and_searched_once() -> None:
     pairs = [Pair(Path(f"{n}.png"), Path(f"{n}l.png")) for n in range(5)]
     matches = make_matches(pairs)
-    assert [m.query for m in matches] == pairs
+    assert [Pair(m.picture, m.label) for m in matches] == pairs
     assert sorted(str(m.target.picture) for m in matches) == [f"{n}.png" for n in range(5)]
-    assert all(m.query != m.target for m in matches)
+    assert all(m.picture != m.target.picture for m in matches)
     assert matches[0].files == (*pairs[0].files, *pairs[2].files)
     with pytest.raises(InputError, match=r"0\.png.*two"):
         make_matches(pairs[:1])
@@ -89,7 +88,8 @@ def test_the_accuracy_of_two_pictures_is_that_computed_by_hand(source: FeatureSo
         return Pair(tmp_path / f"{name}.jpg", tmp_path / f"{name}.png")
 
     query, target = look([[1.0, 0.0], [0.0, 1.0]]), look([[1.0, 0.1], [0.1, 1.0]])
-    match = Match(pair("a", [[0, 0, 1, 1], [0, 0, 0, 1]]), pair("b", [[0, 1, 1, 1], [0, 0, 1, 9]]))
+    asked, found = pair("a", [[0, 0, 1, 1], [0, 0, 0, 1]]), pair("b", [[0, 1, 1, 1], [0, 0, 1, 9]])
+    match = Match(asked.picture, asked.label, found)
     task = RetrievalScorer(TWO, points=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "look", lambda picture: target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,17 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import UsageError, WeightsError
-from featup_cli.engine.pipeline import Upsampling
 from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache
+from featup_cli.evaluation.data import Item
 from featup_cli.evaluation.report import make_tables
-from featup_cli.evaluation.run import Evaluation
-from featup_cli.evaluation.scorer import PictureItem, Scorer
-from featup_cli.evaluation.source import FeatureSource, Look, affine, choose_methods
+from featup_cli.evaluation.run import Evaluation, Scorer
+from featup_cli.evaluation.source import FeatureSource, Look, Request, affine, choose_methods
 from featup_cli.upsamplers.api import is_linear
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS
 
-SMALL = Upsampling(resize=64, device="cpu")
+SMALL = Request(resize=64, device="cpu")
 
 
 class Brightness(Scorer):
@@ -34,7 +34,7 @@ class Brightness(Scorer):
         self.settings = {}
         self.measured: list[str] = []
 
-    def prepare(self, source: FeatureSource, look: Look, item: PictureItem) -> float:
+    def prepare(self, source: FeatureSource, look: Look, item: Item) -> float:
         return float(item.picture.stem[-1])
 
     def measure(self, source: FeatureSource, look: Look, method: str, prepared: float) -> Arrays:
@@ -48,18 +48,16 @@ def source() -> FeatureSource:
 
 
 @pytest.fixture
-def items(photo: Path) -> list[PictureItem]:
+def items(photo: Path) -> list[Item]:
     paths = [photo.with_name(f"photo{n}.jpg") for n in (1, 2, 3)]
     for path in paths:
         path.write_bytes(photo.read_bytes() + path.stem.encode())
-    return [PictureItem(path) for path in paths]
+    return [Item(path) for path in paths]
 
 
-def test_a_run_holds_scores_paired_differences_and_each_picture(
-    source: FeatureSource, items: list[PictureItem]
-) -> None:
+def test_a_run_holds_scores_paired_differences_and_each_picture(source: FeatureSource, items: list[Item]) -> None:
     task = Brightness()
-    run = Evaluation(source, ["bilinear", "nearest"]).score(task, items, data="three")
+    run = Evaluation(replace(SMALL, methods="bilinear,nearest"), source.backbone).score(task, items, data="three")
     nearest = run["methods"]["nearest"]
     assert nearest["scores"] == {"explained": 4.0}
     assert nearest["over_bilinear"]["scores"] == {"explained": 2.0}
@@ -73,11 +71,12 @@ def test_a_run_holds_scores_paired_differences_and_each_picture(
 
 
 def test_an_interrupted_run_resumes_and_other_settings_do_not_reuse_it(
-    source: FeatureSource, items: list[PictureItem], tmp_path: Path
+    source: FeatureSource, items: list[Item], tmp_path: Path
 ) -> None:
-    evaluation = Evaluation(source, ["bilinear", "nearest"], Cache(tmp_path / "cache"))
+    request = replace(SMALL, methods="bilinear,nearest", cache=tmp_path / "cache")
+    evaluation = Evaluation(request, source.backbone)
 
-    def run(task: Brightness, items: list[PictureItem]) -> dict[str, Any]:
+    def run(task: Brightness, items: list[Item]) -> dict[str, Any]:
         return evaluation.score(task, items, data="")
 
     first = Brightness()
@@ -124,7 +123,7 @@ def test_the_fast_path_gives_the_same_projection(photo: Path, source: FeatureSou
     look = source.look(photo)
     weight, bias = torch.randn(5, source.backbone.channels), torch.randn(5) * 10
     fast, _ = source.projected(method, look, weight, bias, (41, 60))
-    slow, _ = FeatureSource(SMALL, fast=False, backbone=source.backbone).projected(method, look, weight, bias, (41, 60))
+    slow, _ = FeatureSource(replace(SMALL, fast=False), source.backbone).projected(method, look, weight, bias, (41, 60))
     torch.testing.assert_close(fast, slow, atol=1e-4, rtol=1e-4)
 
 
@@ -146,11 +145,13 @@ def test_methods_that_are_not_linear_are_projected_after_upsampling(
 
 
 def test_methods_are_taken_from_the_registry_and_wrong_names_refused(source: FeatureSource) -> None:
-    notes: list[str] = []
-    chosen = choose_methods("all", source, notes.append)
-    assert {"nearest", "bilinear", "bicubic", "implicit"} <= set(chosen)
-    assert choose_methods("fast", source, notes.append) == [m for m in chosen if m in FEED_FORWARD]
-    assert choose_methods("bicubic,nearest", source, notes.append) == ["bicubic", "nearest"]
+    def chosen(methods: str | list[str]) -> list[str]:
+        return choose_methods(FeatureSource(replace(SMALL, methods=methods), source.backbone))
+
+    every = chosen("all")
+    assert {"nearest", "bilinear", "bicubic", "implicit"} <= set(every)
+    assert chosen("fast") == [m for m in every if m in FEED_FORWARD]
+    assert chosen("bicubic,nearest") == chosen(["bicubic", "nearest"]) == ["bicubic", "nearest"]
     for text in ("bilinear,hopeful", "bilinear,bilinear"):
         with pytest.raises(UsageError, match="--methods"):
-            choose_methods(text, source, notes.append)
+            chosen(text)

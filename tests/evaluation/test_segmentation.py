@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from featup_cli.engine.pipeline import Upsampling
-from featup_cli.evaluation.cache import Cache
 from featup_cli.evaluation.data import Classes, find_pairs, load_classes
 from featup_cli.evaluation.probe.linear import Convergence, LinearProbe
 from featup_cli.evaluation.probe.segmentation import SegmentationScorer
 from featup_cli.evaluation.run import Evaluation
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 from featup_cli.pictures.read import Picture
 
 ENDED = Convergence(1, 0.0, 0.0)
@@ -20,7 +18,7 @@ ENDED = Convergence(1, 0.0, 0.0)
 
 @pytest.fixture(scope="module")
 def source() -> FeatureSource:
-    return FeatureSource(Upsampling(resize="64x96", device="cpu"))
+    return FeatureSource(Request(resize="64x96", device="cpu"))
 
 
 def test_the_scores_of_two_pictures_are_those_computed_by_hand(source: FeatureSource) -> None:
@@ -55,7 +53,7 @@ def test_a_probe_finds_the_box_and_its_training_is_reported_and_kept(
 ) -> None:
     classes = load_classes(seg_data / "classes.json")
     train, val = find_pairs(seg_data, "train"), find_pairs(seg_data, "val")
-    evaluation = Evaluation(source, ["nearest", "bilinear"], Cache(tmp_path / "cache"))
+    evaluation = Evaluation(Request("nearest,bilinear", source.backbone, resize="64x96", cache=tmp_path / "cache"))
 
     def trained() -> SegmentationScorer:
         scorer = SegmentationScorer(classes)
@@ -81,7 +79,8 @@ def test_training_draws_count_pictures_as_often_as_they_are_drawn(source: Featur
     classes = load_classes(seg_data / "classes.json")
     pairs = find_pairs(seg_data, "train")
     once, twice = SegmentationScorer(classes), SegmentationScorer(classes)
-    once.train(Evaluation(source, []), pairs, resamples=0)
-    twice.train(Evaluation(source, []), [*pairs, *pairs], resamples=0)
+    evaluation = Evaluation(Request("nearest", source.backbone, resize="64x96"))
+    once.train(evaluation, pairs, resamples=0)
+    twice.train(evaluation, [*pairs, *pairs], resamples=0)
     losses = [task.settings["probe"]["fits"][0]["loss"] for task in (once, twice)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -56,8 +56,8 @@ def _evaluate(task: Task, own: dict[str, Any], shared: EvaluationOptions, consol
     keywords = shared.keywords() | {"cache": None if shared.no_cache else shared.cache}
     (holds,) = (each.name for each in declared(task.options) if each.option.positional)
 
-    from featup_cli.evaluation.api import evaluate
     from featup_cli.evaluation.data import DataError
+    from featup_cli.evaluation.run import evaluate
 
     try:
         with console.progress() as progress:

@@ -54,7 +54,7 @@ class EvaluationOptions:
 
 
 def keywords(input: InputOptions, backbone: BackboneOptions, methods: MethodsOptions) -> dict[str, Any]:
-    """What these options are for the library: fields of `evaluation.run.Request`.
+    """What these options are for the library: fields of `evaluation.source.Request`.
 
     Raises:
         UsageError: one of another form.

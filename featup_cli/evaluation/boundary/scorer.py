@@ -15,10 +15,9 @@ from featup_cli.core.errors import InputError
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.boundary.task import TASK, BoundaryOptions
 from featup_cli.evaluation.cache import Arrays
-from featup_cli.evaluation.data import Pair, check_pairs, check_size, find_pairs, read_array, spread_evenly
-from featup_cli.evaluation.run import Request
-from featup_cli.evaluation.scorer import Scorer
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.data import Pair, check_pairs, find_pairs, read_array
+from featup_cli.evaluation.run import Evaluation, Scorer
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 
 TOLERANCE = 0.0075  # of the picture's diagonal
 CHANNELS = 64  # that are differentiated at one time
@@ -141,9 +140,7 @@ class BoundaryScorer(Scorer):
 
     def prepare(self, source: FeatureSource, look: Look, item: Pair) -> Tensor:
         """Boundaries of all annotators, bool [n, H, W]."""
-        boundaries = read_boundaries(item.label)
-        check_size(item, boundaries.shape[1:], look.picture.size)
-        return boundaries.to(source.device)
+        return read_boundaries(item.label).to(source.device)
 
     def measure(self, source: FeatureSource, look: Look, method: str, prepared: Tensor) -> Arrays:
         """Counts of `count_matches`."""
@@ -177,7 +174,7 @@ class BoundaryScorer(Scorer):
 
 
 def run(options: BoundaryOptions, request: Request) -> dict[str, Any]:
-    """Score edges on a folder of pictures; see `api.evaluate`."""
-    pairs = spread_evenly(find_pairs(options.data, options.split, "boundaries", (".npz",)), options.limit)
+    """Score edges on a folder of pictures; see `run.evaluate`."""
+    pairs = find_pairs(options.data, options.split, options.limit, "boundaries", (".npz",))
     check_pairs(pairs, read_boundaries)
-    return request.open().score(BoundaryScorer(), pairs, data=options.data.name, split=options.split)
+    return Evaluation(request).score(BoundaryScorer(), pairs, data=options.data.name, split=options.split)

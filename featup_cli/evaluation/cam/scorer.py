@@ -24,10 +24,9 @@ from featup_cli.core.errors import InputError, UsageError
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.cam.task import TASK, CamOptions
-from featup_cli.evaluation.data import find_images, name_of, spread_evenly
-from featup_cli.evaluation.run import Evaluation, Request
-from featup_cli.evaluation.scorer import PictureItem, Scorer
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.data import Item, find_images, name_of
+from featup_cli.evaluation.run import Evaluation, Scorer
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 
 KEPT = 0.5  # share of the pixels, section 6.10
 
@@ -106,7 +105,7 @@ class CamScorer(Scorer):
             "pooling": classifier.pooling,
         }  # fmt: skip
 
-    def prepare(self, source: FeatureSource, look: Look, item: PictureItem) -> Explained:
+    def prepare(self, source: FeatureSource, look: Look, item: Item) -> Explained:
         """The picture, its blurred copy, its class and how sure the classifier is of it."""
         image = look.picture.resized(look.network_size).to(source.device)
         probabilities = self.classifier.probabilities(image[None])[0]
@@ -162,8 +161,8 @@ def read_targets(path: Path) -> dict[Path, int]:
 
 
 def keep_recognised(
-    evaluation: Evaluation, classifier: Classifier, items: Sequence[PictureItem], targets: dict[Path, int]
-) -> list[PictureItem]:
+    evaluation: Evaluation, classifier: Classifier, items: Sequence[Item], targets: dict[Path, int]
+) -> list[Item]:
     """The pictures whose predicted class is the true one; the paper scores only those (section 6.10).
 
     Raises:
@@ -187,20 +186,20 @@ def keep_recognised(
 
 
 def run(options: CamOptions, request: Request) -> dict[str, Any]:
-    """Score maps of a classifier on pictures; see `api.evaluate`.
+    """Score maps of a classifier on pictures; see `run.evaluate`.
 
     Raises:
         UsageError: no classifier, or one without the class.
     """
     if isinstance(request.backbone, Backbone):
         raise UsageError("give the name or the settings of a backbone: its classifier is loaded with it")
-    items = [PictureItem(path) for path in spread_evenly(find_images(options.images), options.limit)]
+    items = find_images(options.images, options.limit)
     targets = read_targets(Path(options.labels)) if options.labels is not None else None
     classifier = load_classifier(request.config, choose_device(request.device))
     classes = len(classifier.weight)
     if options.target is not None and options.target >= classes:
         raise UsageError(f"--class {options.target}: {request.config.name} has the classes 0 to {classes - 1}")
-    evaluation = request.open(classifier.backbone)
+    evaluation = Evaluation(request, classifier.backbone)
     record: dict[str, Any] = {"data": name_of(options.images)}
     if targets is not None:
         record["labelled"] = len(items)

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.consistency.task import TASK
-from featup_cli.evaluation.data import find_images, name_of, spread_evenly
-from featup_cli.evaluation.run import Request
-from featup_cli.evaluation.scorer import PictureItem, Scorer
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.data import Item, find_images, name_of
+from featup_cli.evaluation.run import Evaluation, Scorer
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 from featup_cli.evaluation.task import PictureOptions
 from featup_cli.multiview.lookup import gather, grid_taps
 from featup_cli.multiview.views import resize_picture
@@ -70,12 +69,12 @@ class ConsistencyScorer(Scorer):
         self.config = config
         self.settings = asdict(config)
 
-    def prepare(self, source: FeatureSource, look: Look, item: PictureItem) -> Views:
+    def prepare(self, source: FeatureSource, look: Look, item: Item) -> Views:
         """Look at the picture through views that all methods share."""
         config = self.config
-        generator = torch.Generator().manual_seed(source.settings.seed + SEED_OFFSET)
+        generator = torch.Generator().manual_seed(source.request.seed + SEED_OFFSET)
         drawn = replace(config, heldout_views=2 * config.heldout_views)
-        seen = observe(look.image[0], look.network_size, source.backbone, drawn, generator, source.progress)
+        seen = observe(look.image[0], look.network_size, source.backbone, drawn, generator, source.request.progress)
         kept = slice(config.views + config.heldout_views)
         fit = replace(
             seen, views=seen.views[kept], tokens=seen.tokens[kept], left_out=seen.left_out[kept],
@@ -97,14 +96,14 @@ class ConsistencyScorer(Scorer):
         )
         devices = [source.device.index or 0] if source.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(source.settings.seed)
-            generator = draw_generator(prepared.fit.picture.device, source.settings.seed)
+            torch.manual_seed(source.request.seed)
+            generator = draw_generator(prepared.fit.picture.device, source.request.seed)
             fit = fit_field(MapField(coefficients), prepared.fit, self.config, generator, lambda step, score: None)
         explained = explained_variance(fit.field, fit.downsampler, prepared.unseen)
         return {"explained": np.array(100 * explained), "seconds": np.array(seconds)}
 
 
 def run(options: PictureOptions, request: Request) -> dict[str, Any]:
-    """Score the explained variance of unseen views of pictures, in percent; see `api.evaluate`."""
-    items = [PictureItem(path) for path in spread_evenly(find_images(options.images), options.limit)]
-    return request.open().score(ConsistencyScorer(request.implicit), items, data=name_of(options.images))
+    """Score the explained variance of unseen views of pictures, in percent; see `run.evaluate`."""
+    items = find_images(options.images, options.limit)
+    return Evaluation(request).score(ConsistencyScorer(request.implicit), items, data=name_of(options.images))

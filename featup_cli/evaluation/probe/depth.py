@@ -18,8 +18,7 @@ from featup_cli.evaluation.data import Pair, find_pairs, read_array, read_number
 from featup_cli.evaluation.probe.linear import LinearProbe, minimise
 from featup_cli.evaluation.probe.task import DEPTH, DepthOptions
 from featup_cli.evaluation.probe.training import ProbeScorer, TrainingTokens, run_probe
-from featup_cli.evaluation.run import Request
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 
 DEPTH_SUFFIXES = (".npy", ".npz", ".png", ".tif", ".tiff")
 DELTA = 1.25
@@ -150,9 +149,9 @@ class DepthScorer(ProbeScorer):
         super().__init__({"depth_scale": scale, "delta": DELTA}, {"depth_scale": scale, "noise": NOISE})
         self.scale = scale
 
-    def find(self, data: Path, split: str) -> list[Pair]:
+    def find(self, data: Path, split: str, limit: int | None = None) -> list[Pair]:
         """Pictures of a split with depth."""
-        return find_pairs(data, split, "depth", DEPTH_SUFFIXES)
+        return find_pairs(data, split, limit, "depth", DEPTH_SUFFIXES)
 
     def read(self, path: Path) -> Tensor:
         """Depth [H, W], NaN where unknown."""
@@ -180,5 +179,5 @@ class DepthScorer(ProbeScorer):
 
 
 def run(options: DepthOptions, request: Request) -> dict[str, Any]:
-    """Score depth; see `api.evaluate`."""
+    """Score depth; see `run.evaluate`."""
     return run_probe(DepthScorer(options.depth_scale or 1.0), options, request)

@@ -24,8 +24,7 @@ from featup_cli.evaluation.probe.linear import (
 )
 from featup_cli.evaluation.probe.task import SEGMENTATION, SegmentationOptions
 from featup_cli.evaluation.probe.training import ProbeScorer, TrainingTokens, run_probe
-from featup_cli.evaluation.run import Request
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 
 BAND_RADIUS = 3
 
@@ -40,9 +39,9 @@ class SegmentationScorer(ProbeScorer):
         super().__init__({"classes": described, "band_radius": BAND_RADIUS}, {"classes": described})
         self.classes = classes
 
-    def find(self, data: Path, split: str) -> list[Pair]:
+    def find(self, data: Path, split: str, limit: int | None = None) -> list[Pair]:
         """Pictures of a split with class labels."""
-        return find_pairs(data, split)
+        return find_pairs(data, split, limit)
 
     def read(self, path: Path) -> Tensor:
         """Class ids [H, W]."""
@@ -86,6 +85,6 @@ class SegmentationScorer(ProbeScorer):
 
 
 def run(options: SegmentationOptions, request: Request) -> dict[str, Any]:
-    """Score class labels; see `api.evaluate`."""
+    """Score class labels; see `run.evaluate`."""
     classes = load_classes(Path(options.classes or options.data / "classes.json"), options.thin)
     return run_probe(SegmentationScorer(classes), options, request)

@@ -15,12 +15,11 @@ from torch import Tensor
 from featup_cli.core.shapes import Size
 from featup_cli.evaluation.bootstrap import resample_counts
 from featup_cli.evaluation.cache import Arrays, cached_sha256
-from featup_cli.evaluation.data import Pair, check_pairs, check_size, spread_evenly
+from featup_cli.evaluation.data import Pair, check_pairs
 from featup_cli.evaluation.probe.linear import Convergence, LinearProbe
 from featup_cli.evaluation.probe.task import ProbeOptions
-from featup_cli.evaluation.run import Evaluation, Request
-from featup_cli.evaluation.scorer import Scorer
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.run import Evaluation, Scorer
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,8 @@ class ProbeScorer(Scorer):
         self.settings = settings
         self.fixed = {"task": self.name, **fixed}
 
-    def find(self, data: Path, split: str) -> list[Pair]:
-        """Pictures of a split with their labels; errors as `find_pairs`."""
+    def find(self, data: Path, split: str, limit: int | None = None) -> list[Pair]:
+        """Pictures of a split with their labels; arguments and errors as `find_pairs`."""
         raise NotImplementedError
 
     def read(self, path: Path) -> Tensor:
@@ -81,9 +80,7 @@ class ProbeScorer(Scorer):
 
     def prepare(self, source: FeatureSource, look: Look, item: Pair) -> Tensor:
         """Labels [H, W] of the picture."""
-        labels = self.read(item.label)
-        check_size(item, labels.shape, look.picture.size)
-        return labels
+        return self.read(item.label)
 
     def predict(self, source: FeatureSource, look: Look, method: str, labels: Tensor) -> tuple[Tensor, float]:
         """What all probes say, one after the other, at the size of the labels; and `seconds` of the method."""
@@ -97,7 +94,7 @@ class ProbeScorer(Scorer):
         """
         source, cache = evaluation.source, evaluation.cache
         facts = {
-            "task": "train probes", "settings": self.fixed, "resamples": resamples, "seed": source.settings.seed,
+            "task": "train probes", "settings": self.fixed, "resamples": resamples, "seed": source.request.seed,
             "source": source.identity(), "files": [[cached_sha256(path) for path in pair.files] for pair in pairs],
         }  # fmt: skip
         arrays = cache.get(facts)
@@ -120,16 +117,14 @@ class ProbeScorer(Scorer):
             evaluation.progress("training pictures", number, len(pairs), pair.picture.name)
             look = evaluation.source.look(pair.picture)
             tokens = look.lr_feats[0].flatten(1).T
-            labels = self.prepare(evaluation.source, look, pair)
-            grid = (look.lr_feats.shape[2], look.lr_feats.shape[3])
-            of_picture, weights = (x.to(tokens.device) for x in self.targets(labels, grid))
+            of_picture, weights = (x.to(tokens.device) for x in self.targets(self.read(pair.label), look.grid))
             parts.append((tokens, of_picture, weights, torch.full_like(weights, number, dtype=torch.long)))
         evaluation.progress("training pictures", len(pairs), len(pairs), "")
         return TrainingTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _train(self, evaluation: Evaluation, tokens: TrainingTokens, resamples: int) -> Arrays:
         pictures = int(tokens.picture.max()) + 1
-        draws = [np.ones(pictures), *resample_counts(pictures, evaluation.source.settings.seed + 1, resamples)]
+        draws = [np.ones(pictures), *resample_counts(pictures, evaluation.source.request.seed + 1, resamples)]
         probes = []
         for number, counts in enumerate(draws):
             evaluation.progress("probes", number, len(draws), "")
@@ -145,11 +140,11 @@ class ProbeScorer(Scorer):
 
 
 def run_probe(scorer: ProbeScorer, options: ProbeOptions, request: Request) -> dict[str, Any]:
-    """Train probes on one split and score them on another; see `api.evaluate`."""
-    train = spread_evenly(scorer.find(options.data, options.train_split), options.train_limit)
-    pairs = spread_evenly(scorer.find(options.data, options.split), options.limit)
+    """Train probes on one split and score them on another; see `run.evaluate`."""
+    train = scorer.find(options.data, options.train_split, options.train_limit)
+    pairs = scorer.find(options.data, options.split, options.limit)
     check_pairs([*train, *pairs], scorer.read)
-    evaluation = request.open()
+    evaluation = Evaluation(request)
     scorer.train(evaluation, train, options.seeds)
     for fit in scorer.settings["probe"]["fits"]:
         text = f"probe: {fit['iterations']} iterations, gradient {fit['gradient']:.1e}, loss {fit['loss']:.4f}"

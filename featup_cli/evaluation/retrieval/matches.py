@@ -15,11 +15,10 @@ from torch import Tensor
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.errors import UsageError
-from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.shapes import Size
 from featup_cli.evaluation.retrieval.scorer import cosine_similarity
-from featup_cli.evaluation.run import Evaluation, Request
-from featup_cli.evaluation.source import Look
+from featup_cli.evaluation.run import Evaluation
+from featup_cli.evaluation.source import Look, Request
 from featup_cli.pictures.panels import heatmap, overlay, panel_size, resize_rgb, side_by_side
 
 Point = tuple[int, int]
@@ -46,8 +45,6 @@ def find_matches(
     *,
     methods: str | Sequence[str] = "fast",
     backbone: str | BackboneConfig | Backbone = "tiny",
-    progress: Progress = no_progress,
-    note: Announce = no_announcement,
     **options: Any,
 ) -> Matches:
     """Find points of a picture in another one: what `featup eval retrieval SOURCE TARGET --at X,Y` does, in memory.
@@ -58,12 +55,12 @@ def find_matches(
     Args:
         image, target: paths of two pictures.
         points: (x, y) in pixels of `image`, from its upper left corner.
-        methods, backbone, progress, note: see `evaluation.run.Request`.
-        options: its other fields: `resize`, `implicit`, `upsamplers`, `device`, `seed`, ...
+        methods, backbone: as for `evaluate`.
+        options: other fields of `evaluation.source.Request`: `resize`, `implicit`, `device`, `progress`, ...
     Raises:
         InputError: a picture can't be used; UsageError: a point outside.
     """
-    evaluation = Request(methods=methods, backbone=backbone, progress=progress, note=note, **options).open()
+    evaluation = Evaluation(Request(methods, backbone, **options))
     first, second = evaluation.source.look(image), evaluation.source.look(target)
     height, width = first.picture.size
     for x, y in points:

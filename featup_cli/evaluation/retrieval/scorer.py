@@ -20,21 +20,10 @@ from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.shapes import Size
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays, cached_sha256
-from featup_cli.evaluation.data import (
-    IGNORE,
-    Classes,
-    Pair,
-    check_pairs,
-    check_size,
-    find_pairs,
-    load_classes,
-    read_class_labels,
-    spread_evenly,
-)
+from featup_cli.evaluation.data import IGNORE, Classes, Pair, check_pairs, find_pairs, load_classes, read_class_labels
 from featup_cli.evaluation.retrieval.task import POINTS, TASK, RetrievalOptions
-from featup_cli.evaluation.run import Request
-from featup_cli.evaluation.scorer import Scorer
-from featup_cli.evaluation.source import FeatureSource, Look
+from featup_cli.evaluation.run import Evaluation, Scorer
+from featup_cli.evaluation.source import FeatureSource, Look, Request
 
 QUERIES = 32  # compared at one time
 PIXELS = 65_536  # compared at one time
@@ -87,21 +76,15 @@ def draw_points(labels: Tensor, target: Tensor, classes: int, points: int, seed:
 
 
 @dataclass(frozen=True)
-class Match:
-    """Two labelled pictures: queries are drawn in the first and looked for in the second."""
+class Match(Pair):
+    """A labelled picture in which queries are drawn, and another one in which they are looked for."""
 
-    query: Pair
     target: Pair
-
-    @property
-    def picture(self) -> Path:
-        """The picture with the queries."""
-        return self.query.picture
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All four files."""
-        return self.query.files + self.target.files
+        return (*super().files, *self.target.files)
 
 
 def make_matches(pairs: Sequence[Pair]) -> list[Match]:
@@ -114,7 +97,8 @@ def make_matches(pairs: Sequence[Pair]) -> list[Match]:
     """
     if len(pairs) < 2:
         raise InputError(f"{pairs[0].picture}: retrieval needs at least two pictures")
-    return [Match(pair, pairs[(k + len(pairs) // 2) % len(pairs)]) for k, pair in enumerate(pairs)]
+    others = (pairs[(k + len(pairs) // 2) % len(pairs)] for k in range(len(pairs)))
+    return [Match(pair.picture, pair.label, other) for pair, other in zip(pairs, others, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -152,11 +136,9 @@ class RetrievalScorer(Scorer):
 
     def prepare(self, source: FeatureSource, look: Look, item: Match) -> Queries:
         """Draw the queries, by the seed and the labels alone, and look at the other picture."""
-        labels, found = (read_class_labels(pair.label, self.classes) for pair in (item.query, item.target))
+        labels, found = (read_class_labels(pair.label, self.classes) for pair in (item, item.target))
         target = source.look(item.target.picture)
-        check_size(item.query, labels.shape, look.picture.size)
-        check_size(item.target, found.shape, target.picture.size)
-        seed = [source.settings.seed, *(int(cached_sha256(pair.label)[:16], 16) for pair in (item.query, item.target))]
+        seed = [source.request.seed, *(int(cached_sha256(pair.label)[:16], 16) for pair in (item, item.target))]
         points = draw_points(labels, found, len(self.classes.names), self.points, seed)
         size = (labels.shape[0], labels.shape[1])
         return Queries(
@@ -211,12 +193,12 @@ class RetrievalScorer(Scorer):
 
 
 def run(options: RetrievalOptions, request: Request) -> dict[str, Any]:
-    """Score matches between labelled pictures; see `api.evaluate`."""
+    """Score matches between labelled pictures; see `run.evaluate`."""
     data, split = options.source, options.split or "val"
     if data.is_file():
         raise UsageError(f"{data}: give a second picture to look in, and points with --at; or a folder with labels")
     classes = load_classes(Path(options.classes or data / "classes.json"), options.thin)
-    pairs = spread_evenly(find_pairs(data, split), options.limit)
+    pairs = find_pairs(data, split, options.limit)
     check_pairs(pairs, partial(read_class_labels, classes=classes))
     matches, scorer = make_matches(pairs), RetrievalScorer(classes, options.points or POINTS)
-    return request.open().score(scorer, matches, data=data.name, split=split)
+    return Evaluation(request).score(scorer, matches, data=data.name, split=split)
