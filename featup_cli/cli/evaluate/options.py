@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from featup_cli.cli.groups import OUTPUT, RUN, BackboneOptions, ConsoleOptions, InputOptions, MethodsOptions, RunOptions
 from featup_cli.core.errors import UsageError

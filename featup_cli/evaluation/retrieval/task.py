@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from featup_cli.core.options import argument, like, option
 from featup_cli.evaluation.task import INPUT, ClassOptions, Column, PictureOptions, Task
