@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from featup_kernels import adaptive_conv, neighbor_mix, range_taps, resampled_conv
 from featup_kernels.range_taps.reference import spatial_logits
 from featup_kernels.resampled_conv import Axis
+from featup_kernels.resampled_conv.axis import window_axis
 from torch import Tensor
 
 from featup_cli.benchmark.settings import Case
-from featup_cli.upsamplers.jbu.stage import whole, window_axis
+from featup_cli.upsamplers.jbu.stage import whole
 
 # Values in one float64 buffer of the reference while a result is checked (128 MiB); it has a handful of them.
 CHECKED_VALUES = 2**24

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from featup_kernels.resampled_conv.axis import cubic_kernel, place_centres, resized_axis
 from torch import Tensor
 
 Size = tuple[int, int]
@@ -48,33 +49,12 @@ class RowTaps:
         return out
 
 
-def _positions(size: int, cells: int, like: Tensor) -> Tensor:
-    """Centres [size] of output rows in source rows. Rounded as PyTorch does, so that both read the same places."""
-    work = torch.promote_types(like.dtype, torch.float32)  # of bytes too
-    scale = torch.tensor(cells, dtype=work, device=like.device) / size
-    return (torch.arange(size, dtype=work, device=like.device) + 0.5) * scale
-
-
 def interpolating_rows(mode: str, size: int, cells: int, like: Tensor) -> RowTaps:
     """Rows of `F.interpolate` from `cells` to `size` rows; `mode` is nearest (exact), bilinear or bicubic.
 
     `like` gives dtype and device.
     """
-    positions = _positions(size, cells, like)
-    if mode == "nearest":
-        nearest = positions.long().clamp(max=cells - 1)
-        return RowTaps(nearest[:, None], torch.ones_like(positions)[:, None])
-    positions = positions - 0.5
-    if mode == "bilinear":
-        positions = positions.clamp(min=0)
-    first = positions.floor()
-    share = (positions - first)[:, None]
-    if mode == "bilinear":
-        offsets, weights = torch.arange(2, device=like.device), torch.cat((1 - share, share), 1)
-    else:
-        offsets = torch.arange(-1, 3, device=like.device)
-        weights = cubic_kernel((share - offsets).abs(), -0.75)
-    return RowTaps((first.long()[:, None] + offsets).clamp(0, cells - 1), weights)
+    return RowTaps(*resized_axis(mode, size, cells, like))
 
 
 def averaging_rows(size: int, cells: int, like: Tensor) -> RowTaps:
@@ -89,7 +69,7 @@ def averaging_rows(size: int, cells: int, like: Tensor) -> RowTaps:
 
 def antialiased_rows(size: int, cells: int, like: Tensor) -> RowTaps:
     """Rows of bicubic `F.interpolate` with `antialias=True` from `cells` to `size` rows."""
-    centres = _positions(size, cells, like)
+    centres = place_centres(size, cells, like)
     scale = max(cells / size, 1.0)
     support = 2 * scale
     first = (centres - support + 0.5).long().clamp(min=0)
@@ -98,13 +78,6 @@ def antialiased_rows(size: int, cells: int, like: Tensor) -> RowTaps:
     weights = cubic_kernel(((rows + 0.5 - centres[:, None]) / scale).abs(), -0.5)
     weights = weights.masked_fill(rows >= stop[:, None], 0)
     return RowTaps(rows.clamp(max=cells - 1), weights / weights.sum(1, keepdim=True))
-
-
-def cubic_kernel(distance: Tensor, a: float) -> Tensor:
-    """The kernel of cubic convolution (Keys, 1981) at distances of at least 0; zero from 2 on."""
-    near = ((a + 2) * distance - (a + 3)) * distance.square() + 1
-    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0))
 
 
 def resize_rows(maps: Tensor, taps: RowTaps, width: int, mode: str, first: int = 0) -> Tensor:

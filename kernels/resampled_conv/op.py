@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from featup_kernels.checks import check_rank, check_same_kind, window_side, zeros_of
 from featup_kernels.dispatch import BackendError, choose_backend
 from featup_kernels.registration import implementation, register
+from featup_kernels.resampled_conv.axis import Axis
 from featup_kernels.resampled_conv.reference import resampled_conv_reference
 from torch import Tensor
-
-
-class Axis(NamedTuple):
-    """What each place along an axis reads: the sum of `weights` [n, T] times the cells of the source, int64 [n, T].
-
-    T may be 1 (nearest), 2 (linear), 4 (cubic) or any other number.
-    """
-
-    cells: Tensor
-    weights: Tensor
 
 
 def resampled_conv(source: Tensor, taps: Tensor, rows: Axis, columns: Axis, *, backend: str = "auto") -> Tensor:

@@ -12,11 +12,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from featup_kernels import adaptive_conv, resampled_conv
-from featup_kernels.resampled_conv import Axis, resampled_conv_runs_fused
+from featup_kernels.resampled_conv import resampled_conv_runs_fused
+from featup_kernels.resampled_conv.axis import Axis, window_axis
 
 from featup_cli.ops.taps import interpolating_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.jbu.stage import Band, filter_band, filter_stage, window_axis
+from featup_cli.upsamplers.jbu.stage import Band, filter_band, filter_stage
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
 from tests.kernels.cases import DTYPES, Case, assert_matches_reference
 from tests.kernels.test_resampled_conv import exact, make

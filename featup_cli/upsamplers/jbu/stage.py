@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from featup_kernels import adaptive_conv, range_taps, resampled_conv
 from featup_kernels.range_taps.reference import spatial_logits
-from featup_kernels.resampled_conv import Axis, resampled_conv_runs_fused
+from featup_kernels.resampled_conv import resampled_conv_runs_fused
+from featup_kernels.resampled_conv.axis import Axis, window_axis, window_places
 from torch import Tensor, nn
 
-from featup_cli.ops.taps import RowTaps, Size, interpolating_rows, resize_rows
+from featup_cli.ops.taps import RowTaps, Size, resize_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
 
 COLOR_RADIUS = 2.0  # of the sphere that colours are lifted to; half the colour cube's diagonal is 0.87
@@ -55,15 +55,9 @@ class Band:
         mode = "reflect" if min(self.size) > self.radius else "replicate"
         return F.pad(maps, (self.radius, self.radius, above, below), mode=mode)
 
-    def padded(self) -> tuple[Tensor, Tensor]:
-        """The places that `pad` takes: of the rows from `first` on [rows + k - 1], and of the columns [W + k - 1]."""
-        places = []
-        for size, start, stop in ((self.size[0], self.top, self.bottom), (self.size[1], 0, self.size[1])):
-            place = torch.arange(start - self.radius, stop + self.radius)
-            if min(self.size) > self.radius:
-                place = size - 1 - (size - 1 - place.abs()).abs()
-            places.append(place.clamp(0, size - 1))
-        return places[0] - self.first, places[1]
+    def rows_seen(self) -> Tensor:
+        """The rows that `pad` takes, counted from `first`: [rows + k - 1]."""
+        return window_places(self.size, 0, self.radius, self.top, self.bottom) - self.first
 
 
 def whole(size: Size, radius: int) -> Band:
@@ -218,7 +212,7 @@ def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: Row
     """
     taps = taps.to(source.dtype)
     if resampled_conv_runs_fused(source, taps):
-        seen = band.padded()[0].to(source.device)
+        seen = band.rows_seen().to(source.device)
         axis = Axis(rows.cells[seen] - first, rows.weights[seen])
         return resampled_conv(source, taps, axis, _columns(source, resize, band))
     return adaptive_conv(band.pad(resize_rows(source, rows, band.size[1], resize, first)), taps)
@@ -226,25 +220,3 @@ def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: Row
 
 def _columns(source: Tensor, resize: str, band: Band) -> Axis:
     return window_axis(resize, band.size, 1, band.radius, source.shape[3], source)
-
-
-def window_axis(resize: str, size: Size, dim: int, radius: int, cells: int, like: Tensor) -> Axis:
-    """How padded windows of a whole grid of `size` read a source of `cells` that is resized, along dimension `dim`.
-
-    `like` gives dtype and device.
-    """
-    # A compiler's tensors must not be kept.
-    make = _make_axis if torch.compiler.is_compiling() else _kept_axis
-    return make(resize, size, dim, radius, cells, like.dtype, like.device)
-
-
-def _make_axis(
-    resize: str, size: Size, dim: int, radius: int, cells: int, dtype: torch.dtype, device: torch.device
-) -> Axis:
-    taps = interpolating_rows(resize, size[dim], cells, torch.empty(0, dtype=dtype, device=device))
-    seen = whole(size, radius).padded()[dim].to(device)
-    return Axis(taps.cells[seen], taps.weights[seen])
-
-
-# Thirty small kernels: on a GPU they would take longer than the filter of a small grid.
-_kept_axis = lru_cache(maxsize=64)(_make_axis)
