@@ -1,4 +1,4 @@
-"""Train `tiny` by distilling a larger backbone's features: `python -m featup_cli.training.distill --help`.
+"""Train `tiny` by distilling a larger backbone's features: `python -m tools.distill_tiny --help`.
 
 The target of a student token is the teacher's deepest stage on the same picture at twice the size: there a
 stride-32 teacher has stride 16, with a receptive field that is semantically richer than its own stride-16 stage.
@@ -22,9 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from featup_cli.backbones.tiny.network import TINY_CHANNELS, TINY_STRIDE, TinyNet
-from featup_cli.pictures.read import load_image
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+from featup_cli.pictures.read import load_image, picture_suffixes
 
 
 @dataclass(frozen=True)
@@ -256,7 +254,8 @@ def save_tiny(network: TinyNet, path: Path, card: dict[str, Any]) -> None:
 
 def list_pictures(folder: Path) -> list[Path]:
     """Every picture below `folder`, sorted."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    suffixes = picture_suffixes()
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
 
 
 def main(

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from featup_cli.backbones.tiny.network import TinyNet, load_tiny
-from featup_cli.training.distill import (
+from tools.distill_tiny import (
     Sample,
     build_cache,
     colour_jitter,
