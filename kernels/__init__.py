@@ -6,14 +6,41 @@
 - `neighbor_mix` mixes neighbours of a low-resolution map at any output size (ReSFU's value step).
 
 Each has a plain twin (`reference`), kernels for the CPU (`cpu`, Numba) and kernels for GPUs (`triton`). `backends()`
-says which can run here and, for one that can't, why. Importing needs no GPU and no compiler, and loads neither Numba
-nor Triton.
+says which can run here and, for one that can't, why. `OPERATIONS` describes them all.
+
+Functions are loaded on first use, and register their operators then. Importing this package needs no GPU and no
+compiler, and loads neither PyTorch nor Numba nor Triton.
 """
 
-from featup_kernels.adaptive_conv import adaptive_conv
-from featup_kernels.dispatch import BackendError, BackendStatus, backends
-from featup_kernels.neighbor_mix import neighbor_mix
-from featup_kernels.range_taps import range_taps
-from featup_kernels.resampled_conv import resampled_conv
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BackendError", "BackendStatus", "adaptive_conv", "backends", "neighbor_mix", "range_taps", "resampled_conv"]
+from featup_kernels.registry import OPERATIONS
+
+if TYPE_CHECKING:
+    from featup_kernels.adaptive_conv.op import adaptive_conv as adaptive_conv
+    from featup_kernels.dispatch import BackendError as BackendError
+    from featup_kernels.dispatch import BackendStatus as BackendStatus
+    from featup_kernels.dispatch import backends as backends
+    from featup_kernels.neighbor_mix.op import neighbor_mix as neighbor_mix
+    from featup_kernels.range_taps.op import range_taps as range_taps
+    from featup_kernels.resampled_conv.op import resampled_conv as resampled_conv
+
+_HOMES = {name: f"{operation.package}.op" for name, operation in OPERATIONS.items()}
+_HOMES |= dict.fromkeys(("BackendError", "BackendStatus", "backends"), "featup_kernels.dispatch")
+
+__all__ = ["OPERATIONS", *_HOMES]
+
+for _name in OPERATIONS:  # their folders, which go by the same names, as the import of the registry has left them here
+    globals().pop(_name, None)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'featup_kernels' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

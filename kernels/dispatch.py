@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from featup_kernels.operation import BACKENDS
+from featup_kernels.registry import OPERATIONS
 
-OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps", "resampled_conv")
-BACKENDS = ("triton", "cpu", "reference")
 OLDEST_TRITON = (3, 3)  # the first whose compiler knows tuples, of which the kernels are made
 FAST_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -90,14 +90,14 @@ def choose_backend(operation: str, asked: str, device: str, dtype: torch.dtype) 
     """
     if asked == "auto":
         asked = os.environ.get("FEATUP_KERNELS", "auto")
-    statuses = backends(device, dtype)
-    able = [s.backend for s in statuses if s.why_not is None]
+    has = (*OPERATIONS[operation].kernels, "reference")
+    reasons = {s.backend: s.why_not if s.backend in has else "it has none" for s in backends(device, dtype)}
+    able = [name for name, reason in reasons.items() if reason is None]
     if asked == "auto":
         # The interpreter is for tests: nobody wants it unasked.
         return next(name for name in able if (name, device) != ("triton", "cpu"))
     if asked in able:
         return asked
-    reasons = {s.backend: s.why_not for s in statuses}
     problem = f"can't run: {reasons[asked]}" if asked in reasons else "does not exist"
     raise BackendError(f"{operation}: backend {asked!r} {problem}; available: {', '.join(able)}")
 

@@ -1,16 +1,12 @@
 """What the choices of launch configurations share: plain numbers, which need neither Triton nor a GPU.
 
-`configs.py` of an operation maps a shape to a record of a kernel's constants, and lists other sensible records beside
-it; `featup_cli.benchmark.tuning` times them. `triton.autotune` is not used: the first call of every shape would time
-all candidates, and what runs would depend on what else the GPU did meanwhile.
+`configs.py` of an operation maps a shape to a record of a kernel's constants. `triton.autotune` is not used: the first
+call of every shape would time all candidates, and what runs would depend on what else the GPU did meanwhile.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-Config = TypeVar("Config", bound=tuple[Any, ...])
-MOST_THREADS = 1024  # of a program, on any GPU
+from dataclasses import dataclass
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -33,11 +29,40 @@ def unrolled_tap_rows(k: int, widest: int = 7) -> int:
     return k if k <= widest else 1
 
 
-def variants(config: Config, *changes: dict[str, int]) -> list[Config]:
-    """The record with each set of changes, without repetitions, the record itself, and what has too many threads."""
-    found: list[Config] = []
-    for change in changes:
-        other: Any = config._replace(**change)  # type: ignore[attr-defined]
-        if other.threads <= MOST_THREADS and other != config and other not in found:
-            found.append(other)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Constants of a kernel whose threads compute columns of pixels.
+
+    Attributes:
+        rows: pixels of the result below each other that a thread computes.
+        block: columns of pixels of a program.
+        parts: of `block` threads each; they take the same columns and different channels.
+    """
+
+    rows: int = 1
+    block: int = 128
+    parts: int = 1
+
+    @property
+    def threads(self) -> int:
+        """Of a program."""
+        return self.block * self.parts
+
+    def blocks(self, batch: int, height: int, width: int) -> int:
+        """How many blocks of columns cover a result of this size."""
+        return ceil_div(count_columns(batch, height, width, self.rows), self.block)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapsConfig(Launch):
+    """Constants of a kernel for the gradient of taps; its parts sum different channels.
+
+    Attributes:
+        tap_rows: rows of taps of a program, all or one.
+    """
+
+    tap_rows: int
+
+    def programs(self, batch: int, k: int, height: int, width: int) -> int:
+        """How many cover taps of this shape."""
+        return self.blocks(batch, height, width) * (k // self.tap_rows)

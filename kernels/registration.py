@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from featup_kernels.registry import OPERATIONS
 
 # `torch.library.custom_op` would do the same, but its operators import the compiler when they are first called, which
 # takes seconds and 150 MB.
@@ -42,4 +43,4 @@ def register(
 
 def implementation(operation: str, backend: str) -> ModuleType:
     """The module of a backend's kernels, imported on first use: Numba and Triton cost nothing until then."""
-    return importlib.import_module(f"featup_kernels.{operation}.{backend}_impl")
+    return importlib.import_module(f"{OPERATIONS[operation].package}.{backend}_impl")

@@ -118,7 +118,7 @@ def jbu_work(lr_size: tuple[int, int], output_size: tuple[int, int], channels: i
         constants = {"K": k, "TAP_ROWS": weigh.tap_rows, "ROWS": weigh.rows, "BLOCK": weigh.block}
         yield Work(
             f"{size[0]}x{size[1]} range_taps", FLOAT * (keys * padded + k * k * pixels), 2 * k * k * keys * pixels,
-            loads, f"{weigh.rows}x1", weigh.block, weigh.programs(1, *size),
+            loads, f"{weigh.rows}x1", weigh.block, weigh.blocks(1, *size),
             ("range_taps", "_range_taps_forward_kernel", tuple(constants.items())),
         )  # fmt: skip
         yield resampled_work(f"{size[0]}x{size[1]} resampled_conv", channels, low, size, k)

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import make_pictures
+from benchmarks.gpu.fit_stages import time_fit_stages
 from benchmarks.gpu.session import Session
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.registry import load_backbone
 from featup_cli.benchmark import upsamplers as suite
-from featup_cli.benchmark.fit_stages import time_fit_stages
 from featup_cli.benchmark.measure import time_and_weigh
 from featup_cli.benchmark.settings import Settings
 from featup_cli.core.errors import FeatUpError
 from featup_cli.engine.pipeline import Pipeline, Upsampling
 from featup_cli.engine.write import Output
-from featup_cli.training.config import TrainConfig, Training
-from featup_cli.training.run import train
+from featup_cli.training.config import TrainConfig
+from featup_cli.training.run import Training, train
 from featup_cli.upsamplers.api import Upsampler
 from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig
@@ -63,7 +63,7 @@ def upsample(session: Session) -> None:
 def upsamplers(session: Session) -> None:
     """The suite of `featup bench`, method by method."""
     settings = Settings(device=str(session.device), repeat=2 if session.dry else 10, budget_s=0.1 if session.dry else 1)
-    methods = ["bilinear"] if session.dry else list(FEED_FORWARD)
+    methods = ["bilinear"] if session.dry else FEED_FORWARD
     for method in methods:
         for row in suite.measure_method(method, settings, session.device, lambda text: None):
             session.row(**row)
@@ -101,7 +101,7 @@ def _fits(dry: bool) -> list[tuple[str, ImplicitConfig]]:
 def precision(session: Session) -> None:
     """Results in half types against float32 on the same, rounded, inputs; then a ViT."""
     channels, grid, factor = (8, 4, 4) if session.dry else (384, 14, 16)
-    for method in list(FEED_FORWARD):
+    for method in FEED_FORWARD:
         upsampler = _build(method, channels, session.device)
         for dtype in ("float16", "bfloat16"):
             image, lr_feats = _inputs(session, channels, grid, factor, dtype)

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from featup_kernels.cases import cases_of
+from featup_kernels.operation import Case
 
 from benchmarks.gpu.session import Session
-from featup_cli.benchmark.kernels import OPERATIONS, Sizes, measure_case
+from benchmarks.gpu.tuning import tune
+from featup_cli.benchmark.kernels import Sizes, measure_case
 from featup_cli.benchmark.measure import cache_bytes, copy_bandwidths
 from featup_cli.benchmark.run import device_name
-from featup_cli.benchmark.settings import Case, Settings, parse_shape
+from featup_cli.benchmark.settings import Settings, parse_shape
 from featup_cli.benchmark.table6 import ROWS, Row
-from featup_cli.benchmark.tuning import tune
 from featup_cli.core.describe import versions
 from featup_cli.core.errors import FeatUpError
 
@@ -130,7 +132,7 @@ def profile(session: Session) -> None:
                 if session.device.type == "cuda":
                     torch.cuda.synchronize()
             session.row(
-                shape=case.shape, direction=case.direction, moved_bytes=Sizes.of(case).moved(case),
+                shape=case.shape, direction=case.direction, moved_bytes=Sizes(case).moved,
                 kernels=[_kernel_row(event) for event in profiler.key_averages()][:20],
             )  # fmt: skip
 
@@ -141,12 +143,12 @@ def _kernel_row(event: Any) -> dict[str, Any]:
 
 
 def _call(case: Case, session: Session) -> Any:
-    operation = OPERATIONS[case.operation]
-    inputs = operation.make_inputs(case, torch.Generator(session.device).manual_seed(0))
+    cases = cases_of(case.operation)
+    inputs = cases.inputs(case, torch.Generator(session.device).manual_seed(0))
     leaves = [x.requires_grad_(case.backward) for x in inputs]
 
     def call() -> Any:
-        out = operation.run(case, BACKEND, *leaves)
+        out = cases.run(case, BACKEND, *leaves)
         return torch.autograd.grad(out, leaves, torch.ones_like(out)) if case.backward else out
 
     return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.gpu.goals import all_goals, name_of
+from benchmarks.gpu.goals import BASELINES, all_goals, name_of, over_published, ratios
 from benchmarks.gpu.results import Results, Row
 
 
@@ -40,16 +40,13 @@ def _goals(results: Results) -> Iterator[str]:
 
 
 def _table6(results: Results) -> Iterator[str]:
-    compiled = {name_of(row): row["baselines"] for row in results.of("compiled")}
-    names = ("reference", "loop", "compile", "torchscript", "flex")
-    rows = []
+    found, rows = ratios(results), []
     for row in results.of("table6"):
-        baselines = row["baselines"] | compiled.get(name_of(row), {})
-        ratios = [number(baselines.get(name, {}).get("ratio")) for name in names]
-        times = number(row["published"]["featup_ms"] / row["time_ms"])
+        beside = [number(found[name_of(row)].get(name)) for name in BASELINES]
         share = f"{row['floor_share']:.0%}"
-        rows.append((row["shape"], row["direction"], number(row["time_ms"]), share, times, *ratios))
-    yield table(("BxHxWxCxk", "pass", "ms", "of copy", "published", *names), rows)
+        times = number(over_published(row))
+        rows.append((row["shape"], row["direction"], number(row["time_ms"]), share, times, *beside))
+    yield table(("BxHxWxCxk", "pass", "ms", "of copy", "published", *BASELINES), rows)
 
 
 def _upsample(results: Results) -> Iterator[str]:

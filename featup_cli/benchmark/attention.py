@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from featup_kernels.operation import Case
 from torch import Tensor
 
-from featup_cli.benchmark.settings import Case
 from featup_cli.core.errors import UsageError
 
 BLOCK = 128  # queries and keys of a block, FlexAttention's own default

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from featup_kernels.cases import Cases, Part, cases_of
+from featup_kernels.operation import Case
 from torch import Tensor
 
-from featup_cli.benchmark.operations import Operation, Part
-from featup_cli.benchmark.settings import Case
 from featup_cli.core.errors import FeatUpError
 
 # Largest error as a share of the largest value: float32 sums of a few thousand terms, and one rounding to a half type.
@@ -38,31 +38,29 @@ def relative_error(found: Tensor, expected: Tensor, terms: int) -> float:
     return error / scale if scale else error
 
 
-def _compare(
-    case: Case, operation: Operation, backend: str, inputs: tuple[Tensor, ...], part: Part
-) -> dict[str, float]:
+def _compare(case: Case, cases: Cases, backend: str, inputs: tuple[Tensor, ...], part: Part) -> dict[str, float]:
     """Relative error of the output, and of every gradient if the case is a backward one, by name."""
     exact = tuple(x[s].double() for x, s in zip(inputs, part.inputs, strict=True))
     if not case.backward:
         with torch.no_grad():
-            found = operation.run(case, backend, *inputs)[part.output]
-            return {"output": relative_error(found, operation.run(case, "reference", *exact), 0)}
+            found = cases.run(case, backend, *inputs)[part.output]
+            return {"output": relative_error(found, cases.run(case, "reference", *exact), 0)}
     with torch.no_grad():
-        d_out = torch.zeros_like(operation.run(case, backend, *inputs))
+        d_out = torch.zeros_like(cases.run(case, backend, *inputs))
     # Zero outside the part, so that nothing outside adds to the part's gradients.
     d_part = torch.randn(d_out[part.output].shape, generator=torch.Generator().manual_seed(1)).to(d_out)
     d_out[part.output] = d_part
-    ours = gradients(lambda *x: operation.run(case, backend, *x), inputs, d_out)
-    reference = gradients(lambda *x: operation.run(case, "reference", *x), exact, d_part.double())
+    ours = gradients(lambda *x: cases.run(case, backend, *x), inputs, d_out)
+    reference = gradients(lambda *x: cases.run(case, "reference", *x), exact, d_part.double())
     errors = {"output": relative_error(ours["output"][part.output], reference["output"], 0)}
     for name, mine, expected, where in zip(
-        operation.input_names, ours["gradients"], reference["gradients"], part.inputs, strict=True
+        cases.shapes(case), ours["gradients"], reference["gradients"], part.inputs, strict=True
     ):
         errors[f"d_{name}"] = relative_error(mine[where], expected, d_part.numel())
     return errors
 
 
-def check_result(case: Case, operation: Operation, backend: str, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
+def check_result(case: Case, backend: str, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
     """Run the case itself and compare it, or both ends of it if it is large, with the reference in float64.
 
     Returns:
@@ -71,10 +69,11 @@ def check_result(case: Case, operation: Operation, backend: str, inputs: tuple[T
         WrongResultError: an error above the tolerance, or a value that is not finite.
     """
     tolerance = TOLERANCES[case.dtype]
-    parts = operation.parts(case)
+    cases = cases_of(case.operation)
+    parts = cases.parts(case)
     worst: dict[str, float] = {}
     for part in parts:
-        for name, error in _compare(case, operation, backend, inputs, part).items():
+        for name, error in _compare(case, cases, backend, inputs, part).items():
             if not error <= tolerance:  # so that NaN fails
                 raise WrongResultError(
                     f"{case.operation} ({backend}) is wrong at {case.shape}, {case.dtype}, {case.direction}: {name} is "

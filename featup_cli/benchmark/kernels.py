@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch._functorch.config as functorch_config
 import torch.nn.functional as F
-from featup_kernels import BackendError
-from featup_kernels.dispatch import choose_backend
+from featup_kernels.cases import cases_of
+from featup_kernels.dispatch import BackendError, choose_backend
+from featup_kernels.operation import Case
+from featup_kernels.registry import OPERATIONS
 from torch import Tensor
 
 from featup_cli.benchmark.attention import flex_filter
 from featup_cli.benchmark.check import check_result
-from featup_cli.benchmark.measure import Call, Timing, copies_for, time_calls, weigh
-from featup_cli.benchmark.operations import OPERATIONS, Operation
-from featup_cli.benchmark.settings import SCALED, Case, Settings
+from featup_cli.benchmark.measure import Call, Timing, copies_for, copy_bandwidths, time_calls, weigh
+from featup_cli.benchmark.settings import Settings
 from featup_cli.core.errors import UsageError
 from featup_cli.core.memory import MIB, Peak, why_it_does_not_fit
-
-Note = Callable[[str], None]
+from featup_cli.core.progress import Announce
 
 # Buffers of a size (of inputs and output; of the unfolded windows) that one call holds at most, forward and backward:
 # estimates, to skip in time what can't fit.
@@ -32,44 +33,30 @@ UNFOLDED_BUFFERS = {False: 2, True: 4}
 QUICK_S = 1.0
 
 
-@dataclass(frozen=True)
 class Sizes:
-    """Bytes of a case: of its inputs, of its output, and of all windows of the source, unfolded."""
+    """Bytes of a case.
 
-    inputs: int
-    output: int
-    unfolded: int
+    Attributes:
+        inputs, output: of those; scalars aside.
+        results: that the peak memory of a call includes: the output, and backward the gradients.
+        moved: that must move: every input read once, every output written once. Backward reads the inputs and the
+            gradient of the output and writes the gradients; some operations also read their output.
+    """
 
-    @classmethod
-    def of(cls, case: Case) -> Sizes:
-        """The sizes of a case; the plain formulations unfold half types in float32."""
-        width = torch.finfo(getattr(torch, case.dtype)).bits // 8
-        operation = OPERATIONS[case.operation]
-        windows = case.batch * case.height * case.width * case.channels * case.window**2
-        return cls(
-            width * operation.input_values(case),
-            width * math.prod(operation.output_shape(case)),
-            max(4, width) * windows,
-        )
+    def __init__(self, case: Case) -> None:
+        cases, width = cases_of(case.operation), getattr(torch, case.dtype).itemsize
+        self.backward = case.backward
+        self.inputs = width * cases.input_values(case)
+        self.output = width * math.prod(cases.output(case))
+        self.results = self.output + (self.inputs if case.backward else 0)
+        self.moved = self.inputs + self.results + (self.output if case.backward and cases.reads_output else 0)
+        # All windows of the source; the plain formulations unfold half types in float32.
+        self.unfolded = max(4, width) * case.batch * case.height * case.width * case.channels * case.window**2
 
-    def moved(self, case: Case) -> int:
-        """Bytes that must move: every input read once, every output written once.
-
-        Backward reads the inputs and the gradient of the output and writes the gradients; `range_taps` also reads its
-        output, as a softmax does.
-        """
-        if not case.backward:
-            return self.inputs + self.output
-        return 2 * self.inputs + self.output * (2 if case.operation == "range_taps" else 1)
-
-    def results(self, case: Case) -> int:
-        """Bytes of the results that the peak memory of a call includes: the output, and backward the gradients."""
-        return self.output + (self.inputs if case.backward else 0)
-
-    def needed(self, case: Case, *, unfolds: bool) -> int:
+    def needed(self, *, unfolds: bool) -> int:
         """Estimate of the memory of one call, its inputs included."""
-        plain = PLAIN_BUFFERS[case.backward] * (self.inputs + self.output)
-        return plain + (UNFOLDED_BUFFERS[case.backward] * self.unfolded if unfolds else 0)
+        plain = PLAIN_BUFFERS[self.backward] * (self.inputs + self.output)
+        return plain + (UNFOLDED_BUFFERS[self.backward] * self.unfolded if unfolds else 0)
 
 
 @dataclass(frozen=True)
@@ -114,13 +101,22 @@ def resolve_backend(case: Case, asked: str, device: torch.device) -> str:
         chosen = choose_backend(case.operation, asked, device.type, getattr(torch, case.dtype))
     except BackendError as error:
         raise UsageError(f"--backend {asked}: {error}") from None
-    if case.operation == "resampled_conv" and case.backward and chosen != "reference":
-        raise UsageError("--backward: of the backends of resampled_conv only reference has gradients")
+    able = OPERATIONS[case.operation].gradients
+    if case.backward and chosen not in able:
+        raise UsageError(f"--backward: of the backends of {case.operation} only {', '.join(able)} has gradients")
     return chosen
 
 
+def measure_cases(cases: Iterable[Case], settings: Settings, device: torch.device, note: Announce) -> dict[str, Any]:
+    """`rows` of `measure_case`, and the bandwidth of copies that sets their floor, as JSON values."""
+    note("copy bandwidth")
+    reused, fresh = copy_bandwidths(device, min(2.0, max(0.2, settings.budget_s)))
+    rows = [measure_case(case, settings, device, reused, note) for case in cases]
+    return {"copy_gib_per_s": reused / 2**30, "fresh_copy_gib_per_s": fresh / 2**30, "rows": rows}
+
+
 def measure_case(
-    case: Case, settings: Settings, device: torch.device, copy_bytes_per_s: float, note: Note
+    case: Case, settings: Settings, device: torch.device, copy_bytes_per_s: float, note: Announce
 ) -> dict[str, Any]:
     """Check a case, then measure it and its baselines.
 
@@ -141,14 +137,13 @@ def measure_case(
         "width": case.width, "channels": case.channels, "window": case.window, "dtype": case.dtype,
         "direction": case.direction, "backend": backend,
     }  # fmt: skip
-    if case.operation in SCALED:
+    if OPERATIONS[case.operation].scaled:
         record["scale"] = case.scale
-    sizes = Sizes.of(case)
-    reason = why_it_does_not_fit(sizes.needed(case, unfolds=backend == "reference"), device)
+    reason = why_it_does_not_fit(Sizes(case).needed(unfolds=backend == "reference"), device)
     if reason is not None:
         return record | {"skipped": reason}
     try:
-        return record | _check_and_measure(case, settings, device, backend, sizes, copy_bytes_per_s, note)
+        return record | _check_and_measure(case, settings, device, backend, copy_bytes_per_s, note)
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
         return record | {"skipped": first_line(error)}
     finally:
@@ -157,38 +152,30 @@ def measure_case(
 
 
 def _check_and_measure(
-    case: Case,
-    settings: Settings,
-    device: torch.device,
-    backend: str,
-    sizes: Sizes,
-    copy_bytes_per_s: float,
-    note: Note,
+    case: Case, settings: Settings, device: torch.device, backend: str, copy_bytes_per_s: float, note: Announce
 ) -> dict[str, Any]:
-    operation = OPERATIONS[case.operation]
-    label = f"{case.operation} {case.shape} {case.direction}"
-    inputs = operation.make_inputs(case, torch.Generator(device).manual_seed(settings.seed))
+    label, sizes = f"{case.operation} {case.shape} {case.direction}", Sizes(case)
+    inputs = cases_of(case.operation).inputs(case, torch.Generator(device).manual_seed(settings.seed))
     note(f"{label}: checking {backend}")
-    check = check_result(case, operation, backend, inputs)
-    needed = sizes.needed(case, unfolds=backend == "reference")
+    check = check_result(case, backend, inputs)
     note(f"{label}: timing {backend}")
-    ours = measure(Contestant(lambda *x: operation.run(case, backend, *x), inputs, needed), case, settings, device)
-    floor_ms = 1e3 * sizes.moved(case) / copy_bytes_per_s
+    ours = measure(_kernel(backend, case, inputs), case, settings, device)
+    floor_ms = 1e3 * sizes.moved / copy_bytes_per_s
     record = {
         "check": check, **ours.record(),
-        "rotating_mib": ours.copies * sizes.inputs / MIB, "moved_mib": sizes.moved(case) / MIB,
+        "rotating_mib": ours.copies * sizes.inputs / MIB, "moved_mib": sizes.moved / MIB,
         "floor_ms": floor_ms, "floor_share": floor_ms / ours.timing.median_ms,
-        "inputs_mib": sizes.inputs / MIB, "results_mib": sizes.results(case) / MIB, "scratch_mib": None,
+        "inputs_mib": sizes.inputs / MIB, "results_mib": sizes.results / MIB, "scratch_mib": None,
         "baselines": {},
     }  # fmt: skip
     if ours.peak.above_bytes is not None:
-        record["scratch_mib"] = max(0.0, (ours.peak.above_bytes - sizes.results(case)) / MIB)
+        record["scratch_mib"] = max(0.0, (ours.peak.above_bytes - sizes.results) / MIB)
     for name in settings.baselines:
         if name == backend:
             continue
         note(f"{label}: timing {name}")
         try:
-            contestant = make_baseline(name, case, operation, inputs, sizes)
+            contestant = make_baseline(name, case, inputs)
             reason = why_it_does_not_fit(contestant.needed_bytes - sizes.inputs, device)
             if reason is None:
                 theirs = measure(contestant, case, settings, device)
@@ -201,36 +188,41 @@ def _check_and_measure(
     return record
 
 
-def make_baseline(name: str, case: Case, operation: Operation, inputs: tuple[Tensor, ...], sizes: Sizes) -> Contestant:
+def _kernel(backend: str, case: Case, inputs: tuple[Tensor, ...]) -> Contestant:
+    needed = Sizes(case).needed(unfolds=backend == "reference")
+    return Contestant(partial(cases_of(case.operation).run, case, backend), inputs, needed)
+
+
+def make_baseline(name: str, case: Case, inputs: tuple[Tensor, ...]) -> Contestant:
     """A baseline by name, one of `settings.BASELINES` or `settings.EXTRA_BASELINES`.
 
     `reference` unfolds and contracts (`neighbor_mix`: samples every neighbour); `loop` is the eager loop over taps;
     `compile` is torch.compile of it and `torchscript` its trace; `bilinear` resizes a smaller map to an output of the
     same shape; `flex` is FlexAttention over windows, on taps that are made positive.
     """
+    cases, sizes = cases_of(case.operation), Sizes(case)
+    needed = sizes.needed(unfolds=False)
 
     def loop(*x: Tensor) -> Tensor:
-        return operation.loop(case, *x)
+        return cases.loop(case, *x)
 
     if name == "reference":
-        return Contestant(lambda *x: operation.run(case, name, *x), inputs, sizes.needed(case, unfolds=True))
+        return _kernel(name, case, inputs)
     if name == "loop":
-        return Contestant(loop, inputs, sizes.needed(case, unfolds=False))
+        return Contestant(loop, inputs, needed)
     if name == "compile":
         # What earlier cases compiled would count towards the limit of recompilations of one function.
         torch.compiler.reset()
-        return Contestant(torch.compile(loop, dynamic=False), inputs, sizes.needed(case, unfolds=False), True)
+        return Contestant(torch.compile(loop, dynamic=False), inputs, needed, True)
     if name == "torchscript":
-        traced = torch.jit.trace(loop, inputs, check_trace=False)
-        return Contestant(traced, inputs, sizes.needed(case, unfolds=False), True)
+        return Contestant(torch.jit.trace(loop, inputs, check_trace=False), inputs, needed, True)
     if name == "flex":
-        if case.operation != "adaptive_conv":
+        if not cases.attention:
             raise UsageError(f"FlexAttention is no baseline of {case.operation}: its result is no weighted mean")
         source, taps = inputs
-        needed = sizes.needed(case, unfolds=False)
         return Contestant(flex_filter(case, source.device), (source, taps.softmax(1)), needed, True)
-    factor = case.scale if case.operation in SCALED else 2
-    batch, channels, height, width = operation.output_shape(case)
+    factor = case.scale if OPERATIONS[case.operation].scaled else 2
+    batch, channels, height, width = cases.output(case)
     low = inputs[0].new_ones(batch, channels, -(-height // factor), -(-width // factor))
     return Contestant(
         lambda x: F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False), (low,), 3 * sizes.output
@@ -245,7 +237,7 @@ def measure(contestant: Contestant, case: Case, settings: Settings, device: torc
     """
     function = contestant.function
     leaves = tuple(x.detach().requires_grad_(case.backward) for x in contestant.inputs)
-    shape = OPERATIONS[case.operation].output_shape(case)
+    shape = cases_of(case.operation).output(case)
     d_out = contestant.inputs[0].new_ones(shape if case.backward else ())
 
     def once() -> Any:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.registry import load_backbone
-from featup_cli.benchmark.kernels import Note
 from featup_cli.benchmark.measure import time_and_weigh
 from featup_cli.benchmark.settings import Settings
 from featup_cli.benchmark.upsamplers import kernels_backend
 from featup_cli.core.errors import FeatUpError
+from featup_cli.core.progress import Announce
 from featup_cli.core.shapes import resolve_network_size
 from featup_cli.engine.pipeline import Pipeline, Upsampling
 from featup_cli.pictures.panels import save_png
@@ -33,8 +33,8 @@ def write_photo(path: Path, seed: int) -> None:
     Image.fromarray(coarse).resize(PHOTO_SIZE[::-1], Image.Resampling.BICUBIC).save(path, quality=95)
 
 
-def measure_main_job(settings: Settings, device: torch.device, note: Note) -> list[dict[str, Any]]:
-    """One row of JSON values for each stage of `featup upsample` with `tiny`; a method that can't run is skipped."""
+def measure(settings: Settings, device: torch.device, note: Announce) -> dict[str, Any]:
+    """`rows`, one for each stage of `featup upsample` with `tiny`; a method that can't run is skipped."""
     rows: list[dict[str, Any]] = []
 
     def stage(name: str, work: Callable[[], Any], about: str) -> None:
@@ -77,4 +77,4 @@ def measure_main_job(settings: Settings, device: torch.device, note: Note) -> li
         rendered = result.render_picture()
         stage("write features", lambda: result.save(Path(folder) / "photo.safetensors"), "safetensors, float16")
         stage("write picture", lambda: save_png(Path(folder) / "photo.png", rendered), "PNG")
-    return rows
+    return {"rows": rows}

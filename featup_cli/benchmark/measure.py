@@ -157,18 +157,17 @@ def copies_for(inputs_bytes: int, resident_bytes: int, device: torch.device, mos
     return max(1, min(wanted, affordable, most))
 
 
-def copy_bandwidths(device: torch.device) -> tuple[float, float]:
+def copy_bandwidths(device: torch.device, budget_s: float = 2.0) -> tuple[float, float]:
     """Bytes read and written a second by large copies: into a buffer in use, and into memory fresh from the allocator.
 
-    The first sets the floor. The second is lower on a CPU, where the system hands out large blocks page by page.
+    Each is timed for `budget_s` at most. The first sets the floor. The second is lower on a CPU, where the system
+    hands out large blocks page by page.
     """
-    size = max(COPY_MIB * MIB, 4 * cache_bytes(device))
-    free = free_bytes(device)
-    size = min(size, free // 8)
+    size = min(max(COPY_MIB * MIB, 4 * cache_bytes(device)), free_bytes(device) // 8)
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
     timings = (
-        time_calls(work, device, repeat=20, budget_s=2)
+        time_calls(work, device, repeat=20, budget_s=budget_s)
         for work in (lambda i: target.copy_(source), lambda i: source.clone())
     )
     reused, fresh = (2e3 * size / timing.median_ms for timing in timings)

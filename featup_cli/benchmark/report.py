@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from featup_cli.benchmark.settings import BASELINES, EXTRA_BASELINES
+from featup_cli.benchmark.suites import SUITES
+from featup_cli.core.plugins import resolve
 
 Row = dict[str, Any]
 Columns = list[tuple[str, Callable[[Row], str]]]
@@ -115,23 +117,28 @@ def notes(rows: list[Row]) -> list[str]:
 
 
 def render(report: Row) -> RenderableType:
-    """A report of `run_benchmark` as tables, at most 80 columns wide, with notes below."""
-    rows: list[Row] = report["rows"]
+    """A report of `benchmark` as tables, at most 80 columns wide, with notes below."""
     machine = f"{report['device_name']}, {report['threads']} CPU threads, torch {report['versions']['torch']}"
-    parts: list[RenderableType] = [Text(machine, style="bold")]
-    if report["benchmark"] == "upsamplers":
-        parts += [
-            make_table(f"Figure {figure}", UPSAMPLER, [row for row in rows if row.get("figure") == figure])
-            for figure in (17, 16)
-        ]
-    elif report["benchmark"] == "pipeline":
-        parts.append(make_table("Stages of the main job", STAGE, rows))
-    else:
-        parts += kernel_parts(report)
-    return Group(*parts, *(Text(line, style="dim") for line in notes(rows)))
+    suite = SUITES.get(report["benchmark"])
+    tables = kernel_tables(report) if suite is None else resolve(suite.tables)(report)
+    return Group(Text(machine, style="bold"), *tables, *(Text(line, style="dim") for line in notes(report["rows"])))
 
 
-def kernel_parts(report: Row) -> list[RenderableType]:
+def upsampler_tables(report: Row) -> list[RenderableType]:
+    """A table for each figure of the paper."""
+    rows: list[Row] = report["rows"]
+    return [
+        make_table(f"Figure {figure}", UPSAMPLER, [row for row in rows if row.get("figure") == figure])
+        for figure in (17, 16)
+    ]
+
+
+def stage_tables(report: Row) -> list[RenderableType]:
+    """A table of the stages of the main job."""
+    return [make_table("Stages of the main job", STAGE, report["rows"])]
+
+
+def kernel_tables(report: Row) -> list[RenderableType]:
     """Tables of kernel cases: contestants of a single case, else one row for each case."""
     rows: list[Row] = report["rows"]
     first = rows[0]

@@ -1,4 +1,4 @@
-"""The one call behind `featup bench`: settings in, JSON values out."""
+"""The one call behind `featup bench`: options in, JSON values out."""
 
 from __future__ import annotations
 
@@ -12,63 +12,75 @@ from typing import Any
 
 import torch
 
-from featup_cli.benchmark.kernels import Note, measure_case
-from featup_cli.benchmark.main_job import measure_main_job
-from featup_cli.benchmark.measure import cache_bytes, copy_bandwidths
-from featup_cli.benchmark.settings import Settings
-from featup_cli.benchmark.table6 import ROWS
-from featup_cli.benchmark.upsamplers import measure_upsamplers
+from featup_cli.benchmark.kernels import measure_cases
+from featup_cli.benchmark.measure import cache_bytes
+from featup_cli.benchmark.settings import Settings, parse_baselines, parse_case
+from featup_cli.benchmark.suites import SUITES
 from featup_cli.core.describe import choose_device, describe_device, versions
-from featup_cli.core.errors import UsageError
 from featup_cli.core.memory import MIB
+from featup_cli.core.plugins import resolve
+from featup_cli.core.progress import Announce, no_announcement
 
 
-def run_benchmark(settings: Settings, note: Note = lambda text: None) -> dict[str, Any]:
-    """Measure one case or one suite.
+def benchmark(
+    shape: str | None = None,
+    *,
+    suite: str | None = None,
+    op: str | None = None,
+    backward: bool = False,
+    scale: int | None = None,
+    dtype: str = "float32",
+    backend: str = "auto",
+    baselines: str = "all",
+    repeat: int = 20,
+    budget: float = 5.0,
+    threads: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    note: Announce = no_announcement,
+) -> dict[str, Any]:
+    """Check kernels against the reference, then time them beside baselines and the memory floor.
 
     Args:
-        settings: what to measure and how; exactly one of `case` and `suite`.
+        shape: of the output, BATCHxHEIGHTxWIDTHxCHANNELS[xWINDOW]; the window is 5 unless given.
+        suite: measured instead of a shape; one of `SUITES`.
+        op: with a shape: the operation; `adaptive_conv` unless given.
+        backward: with a shape: time all gradients, not the forward pass.
+        scale: with a shape: output pixels per low-resolution pixel, for operations that resize; 16 unless given.
+        dtype: float32, float16 or bfloat16.
+        backend: of the kernels: auto, triton, cpu or reference.
+        baselines: all, none, or names with commas: reference, loop, compile, bilinear, torchscript, flex.
+        repeat: timed calls.
+        budget: seconds for each timing; a slower call runs once.
+        threads: CPU threads; None leaves PyTorch's choice.
+        device: auto, cpu, cuda, ...
+        seed: of the random inputs.
         note: told what happens.
     Returns:
         Device, versions, date, settings and `rows`, as JSON values with units in their names (docs/benchmarks.md).
     Raises:
-        UsageError: the settings can't be obeyed; WrongResultError: a kernel is wrong, and nothing was timed.
+        UsageError: an option is wrong or can't be obeyed; WrongResultError: a kernel is wrong, and nothing was timed.
+
+    Example:
+        >>> import featup_cli as featup
+        >>> report = featup.benchmark("1x8x8x3", backend="reference", baselines="none", repeat=1, budget=0.1)
+        >>> report["rows"][0]["check"]["parts"]
+        ['whole']
     """
-    if (settings.case is None) == (settings.suite is None):
-        raise UsageError("give either --shape or --suite")
-    device = choose_device(settings.device)
-    with cpu_threads(settings.threads):
+    case = parse_case(shape, suite, op, scale, backward, dtype)
+    names = parse_baselines(baselines)
+    settings = Settings(case, suite, dtype, device, backend, repeat, budget, threads, names, seed)
+    place = choose_device(device)
+    with cpu_threads(threads):
         report: dict[str, Any] = {
-            "benchmark": settings.suite or "kernel",
+            "benchmark": suite or "kernel",
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "device": str(device), "device_name": device_name(device), "threads": torch.get_num_threads(),
-            "versions": versions(), "settings": asdict(settings), "cache_mib": cache_bytes(device) / MIB,
+            "device": str(place), "device_name": device_name(place), "threads": torch.get_num_threads(),
+            "versions": versions(), "settings": asdict(settings), "cache_mib": cache_bytes(place) / MIB,
         }  # fmt: skip
-        if settings.suite == "upsamplers":
-            return report | {"rows": measure_upsamplers(settings, device, note)}
-        if settings.suite == "pipeline":
-            return report | {"rows": measure_main_job(settings, device, note)}
-        note("copy bandwidth")
-        bandwidth, fresh = copy_bandwidths(device)
-        report |= {"copy_gib_per_s": bandwidth / 2**30, "fresh_copy_gib_per_s": fresh / 2**30}
-        if settings.case is not None:
-            return report | {"rows": [measure_case(settings.case, settings, device, bandwidth, note)]}
-        return report | {"rows": measure_table6(settings, device, bandwidth, note)}
-
-
-def measure_table6(settings: Settings, device: torch.device, copy_bandwidth: float, note: Note) -> list[dict[str, Any]]:
-    """The paper's eight rows, forward and backward, each with the published figures and their ratio to ours."""
-    measured = []
-    for row in ROWS:
-        for backward in (False, True):
-            record = measure_case(
-                row.case(backward=backward, dtype=settings.dtype), settings, device, copy_bandwidth, note
-            )
-            record["published"] = row.record(backward=backward)
-            if "time_ms" in record:
-                record["published_ratio"] = record["published"]["featup_ms"] / record["time_ms"]
-            measured.append(record)
-    return measured
+        if case is not None:
+            return report | measure_cases([case], settings, place, note)
+        return report | resolve(SUITES[report["benchmark"]].run)(settings, place, note)
 
 
 @contextmanager

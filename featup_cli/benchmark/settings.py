@@ -3,59 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from featup_kernels.operation import BACKENDS as KERNELS
+from featup_kernels.operation import Case
+from featup_kernels.registry import OPERATIONS
+
+from featup_cli.benchmark.suites import SUITES
 from featup_cli.core.errors import UsageError
+from featup_cli.core.settings import check_not_negative, check_positive
 
-OPERATIONS = ("adaptive_conv", "neighbor_mix", "range_taps", "resampled_conv")
-SCALED = ("neighbor_mix", "resampled_conv")  # those whose source has another size than the output
-SUITES = ("table6", "upsamplers", "pipeline")
-BACKENDS = ("auto", "triton", "cpu", "reference")
+BACKENDS = ("auto", *KERNELS)
+SCALED = tuple(name for name, operation in OPERATIONS.items() if operation.scaled)
+"""Operations whose source has another size than the output."""
+DTYPES = ("float32", "float16", "bfloat16")
 BASELINES = ("reference", "loop", "compile", "bilinear")
 EXTRA_BASELINES = ("torchscript", "flex")
 """Baselines that run only if they are named: they take long, or serve one operation."""
-DEFAULT_WINDOW = 5
-DEFAULT_SCALE = 16
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call of one operation.
-
-    Attributes:
-        batch, height, width, channels: of the output; for `range_taps`, `channels` is the size of the keys.
-        window: side k of the window, odd.
-        operation: one of `OPERATIONS`.
-        scale: output pixels per low-resolution pixel, for those of `SCALED`.
-        dtype: float32, float16 or bfloat16.
-        backward: time the gradients instead of the forward pass.
-    """
-
-    batch: int
-    height: int
-    width: int
-    channels: int
-    window: int = DEFAULT_WINDOW
-    operation: str = "adaptive_conv"
-    scale: int = DEFAULT_SCALE
-    dtype: str = "float32"
-    backward: bool = False
-
-    def __post_init__(self) -> None:
-        if self.operation in SCALED and (self.height % self.scale or self.width % self.scale):
-            raise UsageError(
-                f"--scale {self.scale}: {self.height}x{self.width} is no multiple; give another --scale or --shape"
-            )
-
-    @property
-    def shape(self) -> str:
-        """Batch x height x width x channels x window, as `--shape` takes it."""
-        return "x".join(str(n) for n in (self.batch, self.height, self.width, self.channels, self.window))
-
-    @property
-    def direction(self) -> str:
-        """`forward` or `backward`."""
-        return "backward" if self.backward else "forward"
 
 
 @dataclass(frozen=True)
@@ -86,6 +52,46 @@ class Settings:
     baselines: tuple[str, ...] = BASELINES
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        choose("--dtype", self.dtype, DTYPES)
+        choose("--backend", self.backend, BACKENDS)
+        check_positive(self, "repeat", *(() if self.threads is None else ("threads",)))
+        check_not_negative(self, "budget_s")
+
+
+def choose(option: str, name: Any, known: Iterable[str]) -> None:
+    """Raise UsageError unless the name is known."""
+    if name not in known:
+        raise UsageError(f"{option} {name}: choose from {', '.join(known)}")
+
+
+def parse_case(
+    shape: str | None, suite: str | None, op: str | None, scale: int | None, backward: bool, dtype: str
+) -> Case | None:
+    """The case that the options of `featup bench` describe, or None with a suite.
+
+    Raises:
+        UsageError: neither or both are given, an option doesn't go with them, or a value is unknown.
+    """
+    if (shape is None) == (suite is None):
+        raise UsageError(f"give either --shape BxHxWxC[xK] or --suite {'|'.join(SUITES)}")
+    if shape is None:
+        choose("--suite", suite, SUITES)
+        for name, given in (("--op", op), ("--scale", scale), ("--backward", backward or None)):
+            if given is not None:
+                raise UsageError(f"{name} goes with --shape: a suite has cases of its own")
+        return None
+    op = op or Case.operation
+    choose("--op", op, OPERATIONS)
+    if scale is not None and op not in SCALED:
+        raise UsageError(f"--scale goes with --op {' or '.join(SCALED)}, not {op}")
+    case = Case(*parse_shape(shape), op, scale or Case.scale, dtype, backward)
+    if op in SCALED and (case.height % case.scale or case.width % case.scale):
+        raise UsageError(
+            f"--scale {case.scale}: {case.height}x{case.width} is no multiple; give another --scale or --shape"
+        )
+    return case
+
 
 def parse_shape(text: str) -> tuple[int, int, int, int, int]:
     """`BATCHxHEIGHTxWIDTHxCHANNELS[xWINDOW]` as numbers, the window 5 if it isn't given.
@@ -97,8 +103,7 @@ def parse_shape(text: str) -> tuple[int, int, int, int, int]:
         raise UsageError(
             f"--shape {text}: expected BATCHxHEIGHTxWIDTHxCHANNELS, all above 0, and maybe xWINDOW: 64x224x224x3x5"
         )
-    numbers = [int(n) for n in text.split("x")]
-    batch, height, width, channels, window = (*numbers, DEFAULT_WINDOW)[:5]
+    batch, height, width, channels, window = (*(int(n) for n in text.split("x")), Case.window)[:5]
     if window % 2 == 0:
         raise UsageError(f"--shape {text}: the window must be odd, not {window}")
     return batch, height, width, channels, window

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from featup_cli.benchmark.settings import Case, parse_shape
+import torch
+from featup_kernels.operation import Case
+
+from featup_cli.benchmark.kernels import measure_cases
+from featup_cli.benchmark.settings import Settings, parse_shape
+from featup_cli.core.progress import Announce
 
 
 @dataclass(frozen=True)
@@ -51,3 +56,15 @@ ROWS = (
     Row("64x64x64x16x5", Published(1.06, 8.99, 44.5), Published(7.18, 14.5, 822)),
     Row("64x64x64x16x7", Published(2.00, 8.36, 52.6), Published(10.8, 25.6, 1596)),
 )
+
+
+def measure(settings: Settings, device: torch.device, note: Announce) -> dict[str, Any]:
+    """The rows, forward and backward, each with the published figures and their ratio to ours."""
+    directions = [(row, backward) for row in ROWS for backward in (False, True)]
+    cases = [row.case(backward=backward, dtype=settings.dtype) for row, backward in directions]
+    found = measure_cases(cases, settings, device, note)
+    for record, (row, backward) in zip(found["rows"], directions, strict=True):
+        record["published"] = row.record(backward=backward)
+        if "time_ms" in record:
+            record["published_ratio"] = record["published"]["featup_ms"] / record["time_ms"]
+    return found

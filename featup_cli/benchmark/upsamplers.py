@@ -7,18 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import featup_kernels  # noqa: F401 (registers the operations that are counted)
 import torch
+from featup_kernels.cases import cases_of
+from featup_kernels.registry import OPERATIONS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from featup_cli.benchmark.check import WrongResultError, relative_error
-from featup_cli.benchmark.kernels import Note, first_line
+from featup_cli.benchmark.kernels import first_line
 from featup_cli.benchmark.measure import copies_for, time_and_weigh
 from featup_cli.benchmark.settings import Settings
 from featup_cli.core.errors import FeatUpError
 from featup_cli.core.memory import why_it_does_not_fit
+from featup_cli.core.progress import Announce
 from featup_cli.upsamplers.api import Upsampler
 from featup_cli.upsamplers.registry import FEED_FORWARD, make_upsampler
 
@@ -76,35 +78,18 @@ def _per_output(flops: int) -> Callable[..., int]:
     return lambda *args, out_val, **options: flops * out_val.numel()
 
 
-def _filter_flops(source: Tensor, taps: Tensor, *rest: Any, out_val: Tensor) -> int:
-    return 2 * taps.shape[1] * out_val.numel()
-
-
-def _resampled_flops(
-    source: Tensor, taps: Tensor, rows: Tensor, row_weights: Tensor, columns: Tensor, *rest: Any, out_val: Tensor
-) -> int:
-    return 2 * (taps.shape[1] + rows.shape[1] + columns.shape[1]) * out_val.numel()
-
-
-def _range_taps_flops(keys: Tensor, *rest: Any, out_val: Tensor) -> int:
-    return 2 * keys.shape[1] * out_val.numel()
-
-
 def flop_formulas() -> dict[Any, Callable[..., int]]:
     """Operations, of tensors and their result, that PyTorch has no formulas for: interpolation and our kernels.
 
     A multiplication and an addition count as two, as there.
     """
-    featup = torch.ops.featup
+    ours = {name: cases_of(name) for name, operation in OPERATIONS.items() if operation.kernels}
     return {
         torch.ops.aten._upsample_nearest_exact2d: _per_output(0),
         torch.ops.aten.upsample_bilinear2d: _per_output(2 * 4),
         torch.ops.aten.upsample_bicubic2d: _per_output(2 * 16),
         torch.ops.aten.grid_sampler_2d: _per_output(2 * 4),
-        featup.adaptive_conv: _filter_flops,
-        featup.neighbor_mix: _filter_flops,
-        featup.range_taps: _range_taps_flops,
-        featup.resampled_conv: _resampled_flops,
+        **{getattr(torch.ops.featup, name): cases.flops for name, cases in ours.items()},
     }
 
 
@@ -118,17 +103,17 @@ def count_flops(call: Callable[[], Any]) -> int | None:
     return count.flops
 
 
-def measure_upsamplers(settings: Settings, device: torch.device, note: Note) -> list[dict[str, Any]]:
-    """One row of JSON values for each method and setting of the two figures.
+def measure(settings: Settings, device: torch.device, note: Announce) -> dict[str, Any]:
+    """`rows`, one of JSON values for each method and setting of the two figures.
 
     Raises:
         WrongResultError: a method's result depends on the backend of its kernels.
     """
-    return [row for method in FEED_FORWARD for row in measure_method(method, settings, device, note)]
+    return {"rows": [row for method in FEED_FORWARD for row in measure_method(method, settings, device, note)]}
 
 
-def measure_method(method: str, settings: Settings, device: torch.device, note: Note) -> Iterator[dict[str, Any]]:
-    """The rows of one method, as `measure_upsamplers`, each as soon as it is measured."""
+def measure_method(method: str, settings: Settings, device: torch.device, note: Announce) -> Iterator[dict[str, Any]]:
+    """The rows of one method, as `measure`, each as soon as it is measured."""
     note(f"{method}: checking")
     try:
         check = check_upsampler(method, settings, device)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from featup_kernels.operation import Case
+from featup_kernels.registry import OPERATIONS
 
-from featup_cli.benchmark import settings as benchmark
+from featup_cli.benchmark.settings import BACKENDS, BASELINES, EXTRA_BASELINES, SCALED
+from featup_cli.benchmark.suites import SUITES
 from featup_cli.cli import options
 from featup_cli.cli.console import Console, report_errors
 from featup_cli.cli.options import INPUT, OUTPUT, RUN
-from featup_cli.core.errors import UsageError
 
 EXAMPLES = (
     "Examples:  featup bench --shape 64x224x224x3  |  "
@@ -22,9 +24,9 @@ EXAMPLES = (
     "featup bench --suite table6 --json table6.json"
 )
 
-Operation = Enum("Operation", {name: name for name in benchmark.OPERATIONS}, type=str)  # type: ignore[misc]
-Suite = Enum("Suite", {name: name for name in benchmark.SUITES}, type=str)  # type: ignore[misc]
-Backend = Enum("Backend", {name: name for name in benchmark.BACKENDS}, type=str)  # type: ignore[misc]
+Operation = Enum("Operation", {name: name for name in OPERATIONS}, type=str)  # type: ignore[misc]
+Suite = Enum("Suite", {name: name for name in SUITES}, type=str)  # type: ignore[misc]
+Backend = Enum("Backend", {name: name for name in BACKENDS}, type=str)  # type: ignore[misc]
 
 
 @report_errors
@@ -45,13 +47,13 @@ def bench(
             "--suite",
             rich_help_panel=INPUT,
             show_default=False,
-            help="table6: the paper's eight rows. upsamplers: its figures 16 and 17. pipeline: the main job by stage.",
+            help=" ".join(f"{name}: {suite.about}." for name, suite in SUITES.items()),
         ),
     ] = None,
     operation: Annotated[
         Operation | None,
         typer.Option(
-            "--op", rich_help_panel=INPUT, show_default=False, help="Kernel, with --shape. (default: adaptive_conv)"
+            "--op", rich_help_panel=INPUT, show_default=False, help=f"Kernel, with --shape. (default: {Case.operation})"
         ),
     ] = None,
     backward: Annotated[
@@ -67,7 +69,7 @@ def bench(
             min=1,
             rich_help_panel=INPUT,
             show_default=False,
-            help="neighbor_mix, resampled_conv: output pixels per low-resolution pixel. (default: 16)",
+            help=f"{', '.join(SCALED)}: output pixels per low-resolution pixel. (default: {Case.scale})",
         ),
     ] = None,
     dtype: Annotated[options.DType, typer.Option("--dtype", rich_help_panel=INPUT, help="Number format.")] = (
@@ -81,7 +83,7 @@ def bench(
         typer.Option(
             "--baselines",
             rich_help_panel=RUN,
-            help=f"all ({','.join(benchmark.BASELINES)}), none, or names; {','.join(benchmark.EXTRA_BASELINES)} too.",
+            help=f"all ({','.join(BASELINES)}), none, or names; {','.join(EXTRA_BASELINES)} too.",
         ),
     ] = "all",
     repeat: Annotated[int, typer.Option("--repeat", min=1, rich_help_panel=RUN, help="Timed calls.")] = 20,
@@ -110,38 +112,14 @@ def bench(
     quiet: options.Quiet = False,
 ) -> None:
     """Check kernels against the reference, then time them beside baselines and the memory floor."""
-    given = {"--op": operation, "--scale": scale, "--backward": backward or None}
-    case = parse_case(shape, suite, given, dtype.value)
-    settings = benchmark.Settings(
-        case, suite and suite.value, dtype.value, device, backend.value, repeat, budget, threads,
-        benchmark.parse_baselines(baselines), seed,
+    from featup_cli.benchmark.run import benchmark
+
+    report = benchmark(
+        shape, suite=suite and suite.value, op=operation and operation.value, backward=backward, scale=scale,
+        dtype=dtype.value, backend=backend.value, baselines=baselines, repeat=repeat, budget=budget, threads=threads,
+        device=device, seed=seed, note=Console(quiet).note,
     )  # fmt: skip
-
-    from featup_cli.benchmark.run import run_benchmark
-
-    show(run_benchmark(settings, Console(quiet).note), json_file)
-
-
-def parse_case(shape: str | None, suite: Suite | None, given: dict[str, Any], dtype: str) -> benchmark.Case | None:
-    """The case that the options describe, or None with a suite.
-
-    Raises:
-        UsageError: neither or both are given, or an option that doesn't go with them.
-    """
-    if (shape is None) == (suite is None):
-        raise UsageError(f"give either --shape BxHxWxC[xK] or --suite {'|'.join(benchmark.SUITES)}")
-    if shape is None:
-        for name, value in given.items():
-            if value is not None:
-                raise UsageError(f"{name} goes with --shape: a suite has cases of its own")
-        return None
-    operation = given["--op"].value if given["--op"] is not None else benchmark.OPERATIONS[0]
-    if given["--scale"] is not None and operation not in benchmark.SCALED:
-        raise UsageError(f"--scale goes with --op {' or '.join(benchmark.SCALED)}, not {operation}")
-    return benchmark.Case(
-        *benchmark.parse_shape(shape), operation, given["--scale"] or benchmark.DEFAULT_SCALE, dtype,
-        bool(given["--backward"]),
-    )  # fmt: skip
+    show(report, json_file)
 
 
 def show(report: dict[str, Any], json_file: Path | None) -> None:

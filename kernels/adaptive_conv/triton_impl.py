@@ -17,15 +17,9 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from featup_kernels.adaptive_conv.configs import FilterConfig, TapsConfig, filter_config, taps_config
-from featup_kernels.launch import count_columns
-from featup_kernels.triton_common import (
-    accumulator,
-    columns_of_program,
-    on_device,
-    sum_of_parts,
-    zeros,
-)
+from featup_kernels.adaptive_conv.configs import FilterConfig, filter_config, taps_config
+from featup_kernels.launch import TapsConfig, count_columns
+from featup_kernels.triton_common import accumulator, columns_of_program, on_device, sum_of_parts, zeros
 from torch import Tensor
 
 SIZES = ["columns", "channels", "height", "width"]

@@ -1,5 +1,12 @@
 """ReSFU's fine-grained neighbour step."""
 
-from featup_kernels.neighbor_mix.op import neighbor_mix
+from featup_kernels.operation import Operation
 
-__all__ = ["neighbor_mix"]
+OPERATION = Operation(
+    "neighbor_mix",
+    "mixes neighbours of a low-resolution map at any output size",
+    "ReSFU, section 4.3",
+    package="featup_kernels.neighbor_mix",
+    kernels=("triton", "cpu"),
+    scaled=True,
+)

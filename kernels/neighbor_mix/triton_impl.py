@@ -18,22 +18,9 @@ import math
 import torch
 import triton
 import triton.language as tl
-from featup_kernels.launch import count_columns
-from featup_kernels.neighbor_mix.configs import (
-    ForwardConfig,
-    SourceConfig,
-    TapsConfig,
-    forward_config,
-    source_config,
-    taps_config,
-)
-from featup_kernels.triton_common import (
-    accumulator,
-    columns_of_program,
-    on_device,
-    sum_of_parts,
-    zeros,
-)
+from featup_kernels.launch import TapsConfig, count_columns
+from featup_kernels.neighbor_mix.configs import ForwardConfig, SourceConfig, forward_config, source_config, taps_config
+from featup_kernels.triton_common import accumulator, columns_of_program, on_device, sum_of_parts, zeros
 from torch import Tensor
 
 SIZES = ["columns", "channels", "height", "width", "lr_height", "lr_width"]

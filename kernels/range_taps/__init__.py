@@ -1,5 +1,11 @@
 """JBU's weights: a softmax of similarities within a window, times a spatial Gaussian."""
 
-from featup_kernels.range_taps.op import range_taps
+from featup_kernels.operation import Operation
 
-__all__ = ["range_taps"]
+OPERATION = Operation(
+    "range_taps",
+    "makes weights of the similarity of keys",
+    "FeatUp, equations 4 to 6",
+    package="featup_kernels.range_taps",
+    kernels=("triton", "cpu"),
+)

@@ -19,12 +19,7 @@ import triton
 import triton.language as tl
 from featup_kernels.launch import ceil_div, count_columns
 from featup_kernels.range_taps.configs import BackwardConfig, ForwardConfig, backward_config, forward_config
-from featup_kernels.triton_common import (
-    accumulator,
-    columns_of_program,
-    on_device,
-    zeros,
-)
+from featup_kernels.triton_common import accumulator, columns_of_program, on_device, zeros
 from torch import Tensor
 
 SIZES = ["columns", "channels", "height", "width"]
@@ -211,7 +206,7 @@ def forward(keys: Tensor, temperature: Tensor, logits: Tensor, config: ForwardCo
     config = config or forward_config(k)
     columns = count_columns(batch, height, width, config.rows)
     with on_device(keys):
-        _range_taps_forward_kernel[(config.programs(batch, height, width),)](
+        _range_taps_forward_kernel[(config.blocks(batch, height, width),)](
             keys, temperature, logits, taps, columns, channels, height, width,
             K=k, TAP_ROWS=config.tap_rows, ROWS=config.rows, BLOCK=config.block, ACC=accumulator(keys.dtype),
             num_warps=config.threads // 32,

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
-from featup_kernels.launch import ceil_div, count_columns, variants
+from featup_kernels.launch import Launch, ceil_div
 
 WEIGHTS = 128  # 32-bit registers of a thread that weights may take, of 255
 BUSY = 512  # programs that keep a GPU of some 130 multiprocessors busy
 
 
-class ForwardConfig(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class ForwardConfig(Launch):
     """Constants of the forward kernel.
 
     Attributes:
-        rows: output pixels below each other that a thread computes.
-        down, across: cells of the source that it takes at a time; no more than the source has.
+        down, across: cells of the source that a thread takes at a time; no more than the source has.
         channels: that it takes at a time.
         chunk: channels of a program.
-        block: threads of a program.
     """
 
-    rows: int
     down: int
     across: int
     channels: int
     chunk: int
-    block: int
-
-    @property
-    def threads(self) -> int:
-        """Of a program."""
-        return self.block
 
     def programs(self, batch: int, channels: int, height: int, width: int) -> int:
         """How many cover an output of this shape."""
-        columns = count_columns(batch, height, width, self.rows)
-        return ceil_div(columns, self.block) * ceil_div(channels, self.chunk)
+        return self.blocks(batch, height, width) * ceil_div(channels, self.chunk)
 
 
 def forward_config(
@@ -66,23 +57,7 @@ def forward_config(
     else:  # the weights don't fit, and are made again for each group of channels
         at_once, chunk = min(8, channels), 16
         spans = [min(cells, count) for cells, count in zip(lr_size, (8, 8 * 4 // itemsize), strict=True)]
-    config = ForwardConfig(rows, spans[0], spans[1], at_once, chunk, 128)
+    config = ForwardConfig(rows=rows, down=spans[0], across=spans[1], channels=at_once, chunk=chunk)
     while config.chunk > 16 and config.programs(batch, channels, *size) < BUSY:
-        config = config._replace(chunk=config.chunk // 2)
+        config = replace(config, chunk=config.chunk // 2)
     return config
-
-
-def forward_candidates(config: ForwardConfig, lr_size: tuple[int, int]) -> list[ForwardConfig]:
-    """Records around the default: fewer or more rows, cells, channels and threads."""
-    down, across = min(config.down + 1, lr_size[0]), min(config.across + 1, lr_size[1])
-    return variants(
-        config,
-        {"rows": max(1, config.rows // 2)},
-        {"rows": config.rows * 2},
-        {"down": max(1, config.down - 1)},  # fits where groups of rows begin well
-        {"down": down, "across": across},
-        {"channels": config.channels * 2},
-        {"chunk": config.chunk * 2},
-        {"chunk": max(config.channels, config.chunk // 2)},
-        {"block": config.block // 2},
-    )

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.gpu.fit_stages import time_fit_stages
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.registry import load_backbone
-from featup_cli.benchmark.fit_stages import time_fit_stages
 from featup_cli.engine.pipeline import Pipeline, Upsampling
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 

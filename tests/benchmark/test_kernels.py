@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,31 +9,34 @@ from typing import Any
 import pytest
 import torch
 from featup_kernels import adaptive_conv
+from featup_kernels import cases as shared
+from featup_kernels.cases import cases_of
+from featup_kernels.operation import Case
+from featup_kernels.registry import OPERATIONS
 
-from featup_cli.benchmark import check, kernels, operations
+from featup_cli.benchmark import check, kernels
 from featup_cli.benchmark.attention import flex_filter, window_blocks
 from featup_cli.benchmark.check import WrongResultError, check_result
 from featup_cli.benchmark.kernels import Sizes, make_baseline, measure_case, resolve_backend
-from featup_cli.benchmark.operations import OPERATIONS
-from featup_cli.benchmark.settings import Case, Settings
+from featup_cli.benchmark.settings import Settings
 from featup_cli.core.errors import UsageError
 
 CPU = torch.device("cpu")
-CASES = [
-    Case(2, 8, 6, 3, 3),
-    Case(2, 8, 12, 3, 3, "neighbor_mix", 4),
-    Case(2, 8, 6, 3, 3, "range_taps"),
-    Case(2, 8, 12, 3, 3, "resampled_conv", 4),
-]
+CASES = [Case(2, 8, 12 if record.scaled else 6, 3, 3, name, 4) for name, record in OPERATIONS.items()]
 QUICK = Settings(backend="reference", repeat=2, budget_s=0.05, baselines=("loop", "bilinear"))
 
 
 def inputs_of(case: Case) -> tuple[torch.Tensor, ...]:
-    return OPERATIONS[case.operation].make_inputs(case, torch.Generator().manual_seed(0))
+    return cases_of(case.operation).inputs(case, torch.Generator().manual_seed(0))
 
 
 def run(case: Case, settings: Settings = QUICK) -> dict[str, Any]:
     return measure_case(case, settings, CPU, 1e9, lambda text: None)
+
+
+def change_run(monkeypatch: pytest.MonkeyPatch, operation: str, wrong: Callable[..., torch.Tensor]) -> None:
+    module = importlib.import_module(f"{OPERATIONS[operation].package}.cases")
+    monkeypatch.setattr(module, "CASES", replace(module.CASES, run=wrong))
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.operation)
@@ -43,43 +47,42 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def few_checked_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few that even the small cases are checked in part."""
-    monkeypatch.setattr(operations, "CHECKED_VALUES", 9 * 6 * 4)
+    monkeypatch.setattr(shared, "CHECKED_VALUES", 9 * 6 * 4)
 
 
 def test_the_tap_loop_computes_what_the_kernel_does(case: Case) -> None:
-    operation, inputs = OPERATIONS[case.operation], inputs_of(case)
-    expected = operation.run(case, "reference", *inputs)
-    assert expected.shape == operation.output_shape(case)
-    torch.testing.assert_close(operation.loop(case, *inputs), expected)
+    cases, inputs = cases_of(case.operation), inputs_of(case)
+    expected = cases.run(case, "reference", *inputs)
+    assert expected.shape == cases.output(case)
+    torch.testing.assert_close(cases.loop(case, *inputs), expected)
 
 
 @pytest.mark.parametrize("name", ["reference", "loop", "bilinear"])
 def test_every_baseline_gives_an_output_of_the_same_shape(case: Case, name: str) -> None:
-    operation = OPERATIONS[case.operation]
-    contestant = make_baseline(name, case, operation, inputs_of(case), Sizes.of(case))
-    assert contestant.function(*contestant.inputs).shape == operation.output_shape(case)
+    contestant = make_baseline(name, case, inputs_of(case))
+    assert contestant.function(*contestant.inputs).shape == cases_of(case.operation).output(case)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sizes_are_those_of_the_tensors(case: Case, dtype: str) -> None:
     case = replace(case, dtype=dtype)
     inputs = inputs_of(case)
-    output = OPERATIONS[case.operation].run(case, "reference", *inputs)
-    sizes = Sizes.of(case)
+    output = cases_of(case.operation).run(case, "reference", *inputs)
+    sizes = Sizes(case)
     assert sizes.inputs == sum(x.nbytes for x in inputs if x.ndim)
     assert sizes.output == output.nbytes
-    assert sizes.moved(case) == sizes.inputs + sizes.output
+    assert sizes.moved == sizes.inputs + sizes.output
     extra = sizes.output if case.operation == "range_taps" else 0
-    assert sizes.moved(replace(case, backward=True)) == 2 * sizes.inputs + sizes.output + extra
+    assert Sizes(replace(case, backward=True)).moved == 2 * sizes.inputs + sizes.output + extra
 
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_right_result_passes_whole_and_in_parts(case: Case, backward: bool, few_checked_values: None) -> None:
     case = replace(case, backward=backward)
-    found = check_result(case, OPERATIONS[case.operation], "reference", inputs_of(case))
+    found = check_result(case, "reference", inputs_of(case))
     assert len(found["parts"]) == 2
     assert "batch elements 1-1 of 2" in found["parts"][1]
-    gradients = {f"d_{name}" for name in OPERATIONS[case.operation].input_names} if backward else set()
+    gradients = {f"d_{name}" for name in cases_of(case.operation).shapes(case)} if backward else set()
     assert set(found["largest_errors"]) == {"output"} | gradients
     assert max(found["largest_errors"].values()) < 1e-5
 
@@ -91,7 +94,7 @@ def test_a_wrong_kernel_is_caught_before_anything_is_timed(
 ) -> None:
     if partial:
         request.getfixturevalue("few_checked_values")
-    right = OPERATIONS[case.operation].run
+    right = cases_of(case.operation).run
 
     def wrong(case: Case, backend: str, *inputs: torch.Tensor) -> torch.Tensor:
         out = right(case, backend, *inputs)
@@ -100,7 +103,7 @@ def test_a_wrong_kernel_is_caught_before_anything_is_timed(
             out * (torch.arange(out.numel()) < out.numel() - 1).view(out.shape) if out.dtype == torch.float32 else out
         )
 
-    monkeypatch.setattr(OPERATIONS[case.operation], "run", wrong)
+    change_run(monkeypatch, case.operation, wrong)
     monkeypatch.setattr(kernels, "time_calls", lambda *a, **k: pytest.fail("timed a wrong kernel"))
     with pytest.raises(WrongResultError, match=f"{case.operation}.* is wrong at {case.shape}"):
         run(replace(case, backward=backward))
@@ -116,15 +119,14 @@ def test_a_wrong_gradient_is_caught_by_name(monkeypatch: pytest.MonkeyPatch) -> 
         def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
             return 2 * grads[0]
 
-    operation = OPERATIONS["adaptive_conv"]
-    right = operation.run
+    right = cases_of("adaptive_conv").run
 
     def wrong(case: Case, backend: str, source: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
         return right(case, backend, source, Doubled.apply(taps) if taps.dtype == torch.float32 else taps)
 
-    monkeypatch.setattr(operation, "run", wrong)
+    change_run(monkeypatch, "adaptive_conv", wrong)
     with pytest.raises(WrongResultError, match="d_taps is off"):
-        check_result(replace(CASES[0], backward=True), operation, "reference", inputs_of(CASES[0]))
+        check_result(replace(CASES[0], backward=True), "reference", inputs_of(CASES[0]))
 
 
 def test_nan_is_no_right_result() -> None:
@@ -141,7 +143,7 @@ def test_a_case_is_measured_beside_its_baselines_and_the_floor(case: Case, backw
     assert row["time_q1_ms"] <= row["time_ms"] <= row["time_q3_ms"]
     assert 1 <= row["repeats"] <= 2
     assert row["copies"] > 1
-    assert row["floor_ms"] == pytest.approx(Sizes.of(case).moved(replace(case, backward=backward)) / 1e9 * 1e3)
+    assert row["floor_ms"] == pytest.approx(Sizes(replace(case, backward=backward)).moved / 1e9 * 1e3)
     assert row["floor_share"] == pytest.approx(row["floor_ms"] / row["time_ms"])
     assert {"peak_above_inputs_mib", "peak_absolute_mib", "scratch_mib"} <= set(row)
     assert set(row["baselines"]) == {"loop", "bilinear"}
@@ -151,7 +153,7 @@ def test_a_case_is_measured_beside_its_baselines_and_the_floor(case: Case, backw
 
 def test_gradients_are_timed_alone_on_graphs_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    function = kernels.OPERATIONS["adaptive_conv"].run
+    function = cases_of("adaptive_conv").run
 
     def counted(*arguments: Any) -> torch.Tensor:
         calls.append("forward")
@@ -159,7 +161,7 @@ def test_gradients_are_timed_alone_on_graphs_that_are_kept(monkeypatch: pytest.M
 
     case = replace(CASES[0], backward=True)
     leaves = tuple(x.requires_grad_() for x in inputs_of(case))
-    d_out = torch.ones(OPERATIONS["adaptive_conv"].output_shape(case))
+    d_out = torch.ones(cases_of("adaptive_conv").output(case))
     call = kernels.rotating_call(lambda *x: counted(case, "reference", *x), leaves, d_out, 3, True)
     built = len(calls)
     first, again = call(0), call(3)
@@ -191,7 +193,7 @@ def test_a_case_that_does_not_fit_is_skipped_with_the_reason() -> None:
 
 def test_a_baseline_that_does_not_fit_is_skipped_and_the_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def fits(needed: float, device: torch.device) -> str | None:
-        return "too large" if needed > 5 * Sizes.of(CASES[0]).unfolded else None
+        return "too large" if needed > 5 * Sizes(CASES[0]).unfolded else None
 
     original: Callable[..., Any] = kernels.make_baseline
 
@@ -226,7 +228,7 @@ def test_a_backend_that_can_not_run_says_why() -> None:
 
 @pytest.mark.parametrize("case", [Case(2, 5, 7, 3, 3), Case(1, 20, 30, 17, 5), Case(1, 3, 200, 1, 3)], ids=str)
 def test_flex_attention_filters_as_the_kernel_does(case: Case) -> None:
-    source, taps = OPERATIONS["adaptive_conv"].make_inputs(case, torch.Generator().manual_seed(0))
+    source, taps = cases_of("adaptive_conv").inputs(case, torch.Generator().manual_seed(0))
     taps = taps.softmax(1)
     expected = adaptive_conv(source, taps, backend="reference")
     torch.testing.assert_close(flex_filter(case, CPU)(source, taps), expected, rtol=1e-4, atol=1e-5)

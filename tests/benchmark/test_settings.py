@@ -1,16 +1,17 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from featup_kernels.dispatch import BACKENDS, OPERATIONS
 
 from featup_cli.benchmark import settings
-from featup_cli.benchmark.settings import Case, parse_baselines, parse_shape
+from featup_cli.benchmark.settings import Case, Settings, parse_baselines, parse_case, parse_shape
 from featup_cli.core.errors import UsageError
 
 
-def test_the_torch_free_lists_are_those_of_the_kernels() -> None:
-    assert settings.OPERATIONS == OPERATIONS
-    assert set(settings.BACKENDS) == {"auto", *BACKENDS}
+def case_of(shape: str | None = "1x20x32x3", suite: str | None = None, **changes: Any) -> Case | None:
+    options: dict[str, Any] = {"op": None, "scale": None, "backward": False, "dtype": "float32"} | changes
+    return parse_case(shape, suite, **options)
 
 
 def test_a_shape_has_a_window_of_five_unless_it_says_otherwise() -> None:
@@ -30,10 +31,41 @@ def test_an_even_window_is_refused() -> None:
         parse_shape("1x2x3x4x4")
 
 
-def test_neighbor_mix_needs_a_size_that_is_a_multiple_of_its_scale() -> None:
+def test_options_make_a_case_or_leave_it_to_the_suite() -> None:
+    assert case_of() == Case(1, 20, 32, 3)
+    assert case_of(op="range_taps", backward=True, dtype="float16") == Case(
+        1, 20, 32, 3, operation="range_taps", dtype="float16", backward=True
+    )
+    assert case_of(None, "table6") is None
+
+
+def test_a_scaled_operation_needs_a_size_that_is_a_multiple_of_its_scale() -> None:
     with pytest.raises(UsageError, match="--scale 16: 20x32"):
-        Case(1, 20, 32, 3, operation="neighbor_mix")
-    assert Case(1, 20, 32, 3, operation="neighbor_mix", scale=4).scale == 4
+        case_of(op="neighbor_mix")
+    assert case_of(op="neighbor_mix", scale=4) == Case(1, 20, 32, 3, operation="neighbor_mix", scale=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"suite": "table6"}, "give either --shape"),
+        ({"shape": None}, r"--suite table6\|upsamplers\|pipeline"),
+        ({"shape": None, "suite": "table7"}, "--suite table7: choose from table6, upsamplers, pipeline"),
+        ({"op": "nonesuch"}, "--op nonesuch: choose from adaptive_conv, neighbor_mix"),
+        ({"scale": 2}, "--scale goes with --op neighbor_mix or resampled_conv, not adaptive_conv"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        case_of(**options)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "int8"}, {"backend": "fast"}, {"repeat": 0}, {"threads": 0}, {"budget_s": -1.0}], ids=str
+)
+def test_settings_out_of_range_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(changes))):
+        Settings(**changes)
 
 
 def test_baselines_are_chosen_by_name() -> None:

@@ -6,25 +6,25 @@ from typing import Any
 import pytest
 import torch
 from featup_kernels import adaptive_conv, resampled_conv
-from featup_kernels.resampled_conv import Axis
+from featup_kernels.resampled_conv.axis import Axis
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from featup_cli.benchmark import check, main_job, run, table6, upsamplers
+from featup_cli.benchmark import check, kernels, main_job, table6, upsamplers
 from featup_cli.benchmark.measure import Timing
 from featup_cli.benchmark.report import number, render
-from featup_cli.benchmark.run import cpu_threads, run_benchmark
-from featup_cli.benchmark.settings import BASELINES, Case, Settings
+from featup_cli.benchmark.run import benchmark, cpu_threads
+from featup_cli.benchmark.settings import BASELINES, Settings
 from featup_cli.core.errors import UsageError
 from featup_cli.upsamplers.api import Details
 
 CPU = torch.device("cpu")
-QUICK: dict[str, Any] = {"backend": "reference", "repeat": 2, "budget_s": 0.02, "baselines": ("loop",), "device": "cpu"}
+QUICK: dict[str, Any] = {"backend": "reference", "repeat": 2, "budget": 0.02, "baselines": "loop", "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
 def quick_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "copy_bandwidths", lambda device: (2.0**30, 2.0**29))
+    monkeypatch.setattr(kernels, "copy_bandwidths", lambda *limits: (2.0**30, 2.0**29))
 
 
 def as_text(report: dict[str, Any], width: int = 80) -> str:
@@ -44,8 +44,8 @@ def test_table_6_has_the_published_rows_and_figures() -> None:
 
 def test_the_table_6_suite_measures_both_directions_beside_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = table6.Published(0.5, 2.0, 10)
-    monkeypatch.setattr(run, "ROWS", (table6.Row("1x4x4x2x3", figures, figures),))
-    report = run_benchmark(Settings(suite="table6", **QUICK))
+    monkeypatch.setattr(table6, "ROWS", (table6.Row("1x4x4x2x3", figures, figures),))
+    report = benchmark(suite="table6", **QUICK)
     assert [row["direction"] for row in report["rows"]] == ["forward", "backward"]
     for row, published in zip(report["rows"], (0.5, 2.0), strict=True):
         assert row["published"]["featup_ms"] == published
@@ -58,7 +58,7 @@ def test_the_table_6_suite_measures_both_directions_beside_the_paper(monkeypatch
 
 
 def test_a_report_names_device_versions_date_and_settings_as_json() -> None:
-    report = run_benchmark(Settings(case=Case(1, 4, 4, 2, 3), threads=1, seed=3, **QUICK))
+    report = benchmark("1x4x4x2x3", threads=1, seed=3, **QUICK)
     again = json.loads(json.dumps(report))
     assert again["benchmark"] == "kernel"
     assert again["threads"] == 1
@@ -81,8 +81,8 @@ def test_the_number_of_threads_is_set_for_the_run_only() -> None:
 
 
 def test_a_benchmark_needs_a_case_or_a_suite() -> None:
-    with pytest.raises(UsageError, match="--shape or --suite"):
-        run_benchmark(Settings())
+    with pytest.raises(UsageError, match="either --shape"):
+        benchmark()
 
 
 class WithKernel:
@@ -105,8 +105,8 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_figures")
 def test_the_upsamplers_suite_measures_every_feed_forward_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upsamplers, "FEED_FORWARD", {"nearest": "", "bilinear": ""})
-    report = run_benchmark(Settings(suite="upsamplers", **QUICK))
+    monkeypatch.setattr(upsamplers, "FEED_FORWARD", ("nearest", "bilinear"))
+    report = benchmark(suite="upsamplers", **QUICK)
     rows = report["rows"]
     assert [(r["method"], r["figure"], r["factor"]) for r in rows[:3]] == [
         ("nearest", 17, 2), ("nearest", 17, 4), ("nearest", 16, 2)
@@ -124,15 +124,15 @@ def test_an_upsampler_that_can_not_be_built_is_skipped_with_the_reason(monkeypat
         raise UsageError("no weights for this backbone")
 
     monkeypatch.setattr(upsamplers, "make_upsampler", refuse)
-    monkeypatch.setattr(upsamplers, "FEED_FORWARD", {"jbu": ""})
-    report = run_benchmark(Settings(suite="upsamplers", **QUICK))
+    monkeypatch.setattr(upsamplers, "FEED_FORWARD", ("jbu",))
+    report = benchmark(suite="upsamplers", **QUICK)
     assert report["rows"] == [{"method": "jbu", "skipped": "no weights for this backbone"}]
     assert "no weights" in as_text(report)
 
 
 @pytest.mark.usefixtures("small_figures")
 def test_an_upsampler_that_depends_on_its_kernels_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(suite="upsamplers", **{**QUICK, "backend": "auto"})
+    settings = Settings(suite="upsamplers")
     monkeypatch.delenv("FEATUP_KERNELS", raising=False)
     monkeypatch.setattr(upsamplers, "make_upsampler", lambda method: WithKernel(wrong=0.1))
     with pytest.raises(check.WrongResultError, match="jbu is wrong"):
@@ -187,7 +187,7 @@ def test_products_convolutions_and_attention_count_as_pytorch_counts_them() -> N
 
 def test_the_pipeline_suite_times_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main_job, "METHODS", {"bilinear": "", "nonesuch": ""})
-    report = run_benchmark(Settings(suite="pipeline", **QUICK))
+    report = benchmark(suite="pipeline", **QUICK)
     rows = {row["stage"]: row for row in report["rows"]}
     assert list(rows) == [
         "load backbone", "decode", "extract", "upsample: bilinear", "upsample: nonesuch", "PCA picture",

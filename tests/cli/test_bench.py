@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from featup_kernels.adaptive_conv import cases
+from featup_kernels.operation import Case
 from typer.testing import CliRunner
 
-from featup_cli.benchmark import operations, run
-from featup_cli.benchmark.settings import Case
+from featup_cli.benchmark import kernels
 from featup_cli.cli import bench
 from featup_cli.cli.app import app
 
@@ -19,7 +21,7 @@ QUICK = ["--backend", "reference", "--device", "cpu", "--repeat", "2", "--budget
 
 @pytest.fixture(autouse=True)
 def quick_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "copy_bandwidths", lambda device: (2.0**30, 2.0**29))
+    monkeypatch.setattr(kernels, "copy_bandwidths", lambda *limits: (2.0**30, 2.0**29))
 
 
 def featup(*arguments: object) -> tuple[int, str, str]:
@@ -34,7 +36,7 @@ def test_help_loads_no_torch() -> None:
         "import sys\nfrom typer.testing import CliRunner\nfrom featup_cli.cli.app import app\n"
         "result = CliRunner().invoke(app, ['bench', '--help'])\n"
         "assert result.exit_code == 0, result.output\n"
-        "heavy = {'torch', 'timm', 'numpy', 'PIL', 'featup_kernels', 'numba', 'triton'} & set(sys.modules)\n"
+        "heavy = {'torch', 'timm', 'numpy', 'PIL', 'numba', 'triton'} & set(sys.modules)\n"
         "assert not heavy, heavy\nprint(result.output)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -95,13 +97,12 @@ def test_wrong_usage_exits_with_2_and_says_what_is_wrong(arguments: list[str], m
 
 
 def test_a_wrong_kernel_exits_with_1_and_gives_no_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    operation = operations.OPERATIONS["adaptive_conv"]
-    right = operation.run
+    right = cases.CASES.run
 
     def wrong(case: Case, backend: str, *inputs: Any) -> Any:
         return right(case, backend, *inputs) + (0.5 if inputs[0].element_size() == 4 else 0)
 
-    monkeypatch.setattr(operation, "run", wrong)
+    monkeypatch.setattr(cases, "CASES", replace(cases.CASES, run=wrong))
     status, stdout, stderr = featup("bench", "--shape", "1x4x6x2x3", "--json", tmp_path / "b.json", "-q", *QUICK)
     assert status == 1
     assert stdout == ""

@@ -2,92 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-from featup_kernels import adaptive_conv, neighbor_mix, range_taps
+from featup_kernels import operation
+from featup_kernels.cases import cases_of
+from featup_kernels.registry import OPERATIONS
 from torch import Tensor
 
 from tests.tolerances import assert_close
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LAYOUTS = ("transposed", "channels_last", "every_second", "broadcast")
+# Batch, channels (of the source or of the keys), height, width, window, and the size of a scaled operation's source.
+SHAPES = (
+    (2, 3, 8, 63, 7, (3, 9)),
+    (1, 1, 5, 4, 3, (2, 2)),
+    (2, 5, 9, 14, 5, (9, 14)),  # same size
+    (1, 4, 1, 1, 1, (1, 1)),
+    (3, 2, 17, 16, 1, (5, 4)),
+    (1, 2, 3, 4, 7, (2, 1)),  # smaller than the window
+    (1, 6, 6, 150, 3, (4, 11)),  # wide; the ratio is no integer
+    (1, 9, 70, 3, 3, (5, 1)),  # tall
+    (1, 2, 4, 3, 3, (9, 7)),  # downsampling
+)
 
 
-@dataclass(frozen=True)
-class Case:
-    """An operation and the shape of its output; `channels` are those of the source or of the keys."""
+class Case(operation.Case):
+    """An operation and the shape of its output, from a source of any size."""
 
-    operation: str
-    batch: int
-    channels: int
-    height: int
-    width: int
-    k: int
-    lr_size: tuple[int, int] = (0, 0)  # of the source of neighbor_mix
+    def __init__(
+        self, operation: str, batch: int, channels: int, height: int, width: int, k: int,
+        lr_size: tuple[int, int] = (0, 0),
+    ) -> None:  # fmt: skip
+        super().__init__(batch, height, width, channels, k, operation)
+        object.__setattr__(self, "_lr_size", lr_size)
+
+    @property
+    def lr_size(self) -> tuple[int, int]:
+        return self._lr_size
 
     def __str__(self) -> str:
-        text = f"B{self.batch}-C{self.channels}-H{self.height}-W{self.width}-k{self.k}"
-        return f"{text}-from{self.lr_size[0]}x{self.lr_size[1]}" if self.lr_size != (0, 0) else text
+        text = f"B{self.batch}-C{self.channels}-H{self.height}-W{self.width}-k{self.window}"
+        return f"{text}-from{self.lr_size[0]}x{self.lr_size[1]}" if OPERATIONS[self.operation].scaled else text
 
 
-ADAPTIVE_CONV = [
-    Case("adaptive_conv", 2, 3, 8, 63, 7),
-    Case("adaptive_conv", 1, 1, 5, 4, 3),
-    Case("adaptive_conv", 2, 5, 9, 14, 5),
-    Case("adaptive_conv", 1, 4, 1, 1, 1),
-    Case("adaptive_conv", 3, 2, 17, 16, 1),
-    Case("adaptive_conv", 1, 2, 2, 3, 7),  # smaller than the window
-    Case("adaptive_conv", 1, 6, 2, 150, 3),  # wide
-    Case("adaptive_conv", 1, 9, 70, 3, 3),  # tall
-]
-NEIGHBOR_MIX = [
-    Case("neighbor_mix", 2, 3, 8, 63, 7, (3, 9)),
-    Case("neighbor_mix", 1, 1, 5, 4, 3, (2, 2)),
-    Case("neighbor_mix", 2, 5, 9, 14, 5, (9, 14)),  # same size
-    Case("neighbor_mix", 1, 4, 1, 1, 1, (1, 1)),
-    Case("neighbor_mix", 1, 2, 6, 150, 3, (4, 11)),  # the ratio is no integer
-    Case("neighbor_mix", 1, 9, 70, 3, 3, (5, 1)),
-    Case("neighbor_mix", 1, 2, 4, 3, 3, (9, 7)),  # downsampling
-    Case("neighbor_mix", 1, 2, 3, 4, 7, (2, 1)),  # smaller than the window
-]
-RANGE_TAPS = [
-    Case("range_taps", 2, 3, 8, 63, 7),
-    Case("range_taps", 1, 1, 5, 4, 3),
-    Case("range_taps", 2, 5, 9, 14, 5),
-    Case("range_taps", 1, 4, 1, 1, 1),
-    Case("range_taps", 1, 2, 2, 3, 7),  # smaller than the window
-    Case("range_taps", 1, 6, 2, 150, 3),
-    Case("range_taps", 1, 9, 70, 3, 3),
-]
+SMALL = [Case(name, 1, 2, 4, 5, 3, (2, 3)) for name in OPERATIONS]
+LARGER = [Case(name, *SHAPES[0]) for name in OPERATIONS]
+
+
+def case_id(case: Case) -> str:
+    """What tests are called."""
+    return f"{case.operation}-{case}"
+
+
+def has_gradients(case: Case, backend: str) -> bool:
+    """Whether this backend differentiates the operation."""
+    return backend in OPERATIONS[case.operation].gradients
 
 
 def make_inputs(case: Case, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Tensor]:
     """Random leaves that want gradients, by argument name; scalars are float32 at least."""
-    border = case.k - 1
-    taps = (case.batch, case.k**2, case.height, case.width)
-    shapes: dict[str, tuple[int, ...]]
-    if case.operation == "adaptive_conv":
-        shapes = {"source": (case.batch, case.channels, case.height + border, case.width + border), "taps": taps}
-    elif case.operation == "neighbor_mix":
-        shapes = {"lr_source": (case.batch, case.channels, *case.lr_size), "taps": taps}
-    else:
-        shapes = {"keys": (case.batch, case.channels, case.height + border, case.width + border)}
-    inputs = {name: torch.randn(shape).to(device, dtype) for name, shape in shapes.items()}
-    if case.operation == "range_taps":
-        work = torch.promote_types(dtype, torch.float32)
-        inputs["temperature"] = torch.tensor(0.7, device=device, dtype=work)
-        inputs["spatial"] = torch.tensor(0.8, device=device, dtype=work)
-    return {name: value.requires_grad_() for name, value in inputs.items()}
+    inputs = {}
+    for index, (name, shape) in enumerate(cases_of(case.operation).shapes(case).items()):
+        value = torch.randn(shape) if shape else torch.tensor(0.6 + 0.1 * index)
+        kind = dtype if shape else torch.promote_types(dtype, torch.float32)
+        inputs[name] = value.to(device, kind).requires_grad_()
+    return inputs
 
 
 def apply(case: Case, inputs: dict[str, Tensor], backend: str) -> Tensor:
-    """Call the operation of the case."""
-    if case.operation == "adaptive_conv":
-        return adaptive_conv(inputs["source"], inputs["taps"], backend=backend)
-    if case.operation == "neighbor_mix":
-        return neighbor_mix(inputs["lr_source"], inputs["taps"], backend=backend)
-    return range_taps(inputs["keys"], case.k // 2, inputs["temperature"], inputs["spatial"], backend=backend)
+    """Call the operation of the case; without gradients if the backend has none."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and (backend == "auto" or has_gradients(case, backend))):
+        return cases_of(case.operation).run(case, backend, *inputs.values())
 
 
 def with_layout(tensor: Tensor, layout: str) -> Tensor:
@@ -106,7 +91,7 @@ def with_layout(tensor: Tensor, layout: str) -> Tensor:
 def assert_matches_reference(
     case: Case, backend: str, dtype: torch.dtype = torch.float32, device: str = "cpu", layout: str | None = None
 ) -> None:
-    """Compare the result and the gradient of every input, by name, with the reference in float64."""
+    """Compare the result, and the gradient of every input if the backend has any, with the reference in float64."""
     inputs = make_inputs(case, dtype, device)
     if layout is not None:
         inputs = {name: with_layout(value.detach(), layout).requires_grad_() for name, value in inputs.items()}
@@ -115,6 +100,8 @@ def assert_matches_reference(
     exact = apply(case, exact_inputs, "reference")
     assert out.dtype == dtype
     assert_close(out, exact, dtype, "out")
+    if not has_gradients(case, backend):
+        return
     d_out = torch.randn(exact.shape).to(dtype)
     gradients = torch.autograd.grad(out, list(inputs.values()), d_out.to(device))
     exact_gradients = torch.autograd.grad(exact, list(exact_inputs.values()), d_out.double())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from featup_kernels.dispatch import OLDEST_TRITON, _triton_version
+from featup_kernels.operation import Case
 
-from featup_cli.benchmark.settings import Case
-from featup_cli.benchmark.tuning import KERNELS
+from benchmarks.gpu.tuning import KERNELS
 
 triton = pytest.importorskip("triton")
 pytestmark = [
@@ -37,7 +38,7 @@ def test_the_default_compiles(name: str, data: str) -> None:
     operation, function = name.split(".")
     kernel_name = f"_{operation}_{function}_kernel"
     config = KERNELS[name].default(Case(2, 32, 32, 8, 3, operation, scale=8))
-    constants: dict[str, Any] = {field.upper(): value for field, value in config._asdict().items()}
+    constants: dict[str, Any] = {field.upper(): value for field, value in asdict(config).items()}
     constants |= {"K": 3, "ACC": triton.language.float32, "OFFSET": triton.language.int32} | OTHER[kernel_name]
     assert _compile(operation, kernel_name, constants, config.threads, data)
 
@@ -45,7 +46,8 @@ def test_the_default_compiles(name: str, data: str) -> None:
 @pytest.mark.parametrize("kernel", ["inner", "d_keys"])
 def test_the_default_of_the_backward_kernels_compiles(kernel: str) -> None:
     config = KERNELS["range_taps.backward"].default(Case(2, 32, 32, 8, 3, "range_taps"))
-    block, threads = {"inner": config[:2], "d_keys": (config.block, config.threads)}[kernel]
+    inner, d_keys = (config.inner_block, config.inner_threads), (config.block, config.threads)
+    block, threads = inner if kernel == "inner" else d_keys
     constants = {"K": 3, "CHANNELS": config.channels, "BLOCK": block, "ACC": triton.language.float32}
     assert _compile("range_taps", f"_range_taps_{kernel}_kernel", constants, threads, "fp32")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 
 import pytest
 from featup_kernels.adaptive_conv import configs as adaptive_conv
-from featup_kernels.launch import count_columns, power_of_two, variants
+from featup_kernels.launch import count_columns, power_of_two
+from featup_kernels.operation import Case
 from featup_kernels.resampled_conv.configs import WEIGHTS, forward_config
 
-from featup_cli.benchmark.settings import Case
+from benchmarks.gpu.tuned.kernel import variants
+from benchmarks.gpu.tuning import KERNELS, candidates
 from featup_cli.benchmark.table6 import ROWS
-from featup_cli.benchmark.tuning import KERNELS, candidates
 
 SHAPES = [
     *((c.batch, c.height, c.width, c.channels, c.window) for c in (row.case(backward=False) for row in ROWS)),
@@ -28,7 +30,7 @@ def test_every_candidate_can_be_launched(name: str, shape: tuple[int, ...]) -> N
     for config in candidates(name, case):
         assert config.threads == power_of_two(config.threads)
         assert 32 <= config.threads <= 1024
-        assert all(number >= 1 for number in config)
+        assert all(number >= 1 for number in asdict(config).values())
 
 
 @pytest.mark.parametrize("window", [3, 7])
@@ -42,9 +44,9 @@ def test_several_candidates_lie_beside_the_chosen_one(name: str, window: int) ->
 
 
 def test_variants_leave_out_repetitions_the_record_and_too_many_threads() -> None:
-    config = adaptive_conv.FilterConfig(4, 4, 32, 4)
-    found = variants(config, {"rows": 4}, {"rows": 2}, {"rows": 2}, {"parts": 64}, {"channels": 1})
-    assert found == [config._replace(rows=2), config._replace(channels=1)]
+    config = adaptive_conv.FilterConfig(rows=4, channels=4, block=32, parts=4)
+    found = variants(config, [{"rows": 4}, {"rows": 2}, {"rows": 2}, {"parts": 64}, {"channels": 1}])
+    assert found == [replace(config, rows=2), replace(config, channels=1)]
 
 
 def test_columns_cover_every_row() -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 import torch
-from featup_kernels import BackendError, adaptive_conv, backends, dispatch, neighbor_mix, range_taps
+from featup_kernels import BackendError, backends, dispatch
 from featup_kernels.dispatch import choose_backend
+
+from tests.kernels.cases import SMALL, Case, apply, case_id, make_inputs
 
 
 @pytest.fixture(autouse=True)
@@ -26,20 +27,13 @@ def test_backends_say_why_they_cannot_run() -> None:
     assert on_gpu["cpu"] == "its kernels run on the CPU and the tensors are on cuda"
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda backend: adaptive_conv(torch.zeros(1, 1, 3, 3), torch.zeros(1, 9, 1, 1), backend=backend),
-        lambda backend: neighbor_mix(torch.zeros(1, 1, 2, 2), torch.zeros(1, 9, 4, 4), backend=backend),
-        lambda backend: range_taps(torch.zeros(1, 1, 3, 3), 1, 1.0, 1.0, backend=backend),
-    ],
-    ids=["adaptive_conv", "neighbor_mix", "range_taps"],
-)
-def test_a_backend_asked_for_by_name_never_falls_back(call: Callable[[str], torch.Tensor]) -> None:
+@pytest.mark.parametrize("case", SMALL, ids=case_id)
+def test_a_backend_asked_for_by_name_never_falls_back(case: Case) -> None:
+    inputs = make_inputs(case)
     with pytest.raises(BackendError, match=r"backend 'triton' can't run: .*; available: cpu, reference"):
-        call("triton")
+        apply(case, inputs, "triton")
     with pytest.raises(BackendError, match=r"backend 'fastest' does not exist; available: cpu, reference"):
-        call("fastest")
+        apply(case, inputs, "fastest")
 
 
 def test_auto_takes_the_first_that_can_run() -> None:
@@ -78,8 +72,8 @@ def test_the_environment_names_another_default(monkeypatch: pytest.MonkeyPatch) 
         choose_backend("adaptive_conv", "auto", "cpu", torch.float32)
 
 
-def test_importing_loads_neither_numba_nor_triton() -> None:
-    code = "import sys, featup_kernels; print(sorted({'numba', 'llvmlite', 'triton'} & set(sys.modules)))"
+def test_importing_loads_neither_torch_nor_numba_nor_triton() -> None:
+    code = "import sys, featup_kernels; print(sorted({'torch', 'numba', 'llvmlite', 'triton'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -92,3 +86,13 @@ print("torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_names_are_functions_although_folders_are_called_alike() -> None:
+    code = """
+import featup_kernels.adaptive_conv.op, featup_kernels
+assert set(featup_kernels.OPERATIONS) <= set(dir(featup_kernels))
+print([getattr(featup_kernels, name).__name__ for name in featup_kernels.OPERATIONS] == list(featup_kernels.OPERATIONS))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

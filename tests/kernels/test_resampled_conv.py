@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from featup_kernels import BackendError, adaptive_conv, resampled_conv
-from featup_kernels.resampled_conv import Axis, resampled_conv_runs_fused
+from featup_kernels.resampled_conv.axis import Axis
+from featup_kernels.resampled_conv.op import resampled_conv_runs_fused
 from torch import Tensor
 
 from tests.kernels.cases import DTYPES, LAYOUTS, with_layout

@@ -7,18 +7,20 @@ pytest tests/kernels/triton_configs.py --device cuda
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
 from featup_kernels.adaptive_conv.reference import adaptive_conv_reference
 from featup_kernels.neighbor_mix.reference import neighbor_mix_reference
+from featup_kernels.operation import Case
 from featup_kernels.range_taps.reference import range_taps_reference, spatial_logits
 from featup_kernels.resampled_conv.reference import resampled_conv_reference
 
-from featup_cli.benchmark import tuning
+from benchmarks.gpu import tuning
+from benchmarks.gpu.tuning import KERNELS, candidates, tune
 from featup_cli.benchmark.check import WrongResultError
-from featup_cli.benchmark.settings import Case
-from featup_cli.benchmark.tuning import KERNELS, candidates, tune
 from tests.tolerances import assert_close
 
 # Outputs that a kernel leaves unwritten are NaN.
@@ -31,7 +33,7 @@ SMALL = {
     "resampled_conv": Case(1, 6, 8, 3, 3, "resampled_conv", scale=2),
 }
 EVERY_CANDIDATE = [
-    pytest.param(name, config, id=f"{name}-{'-'.join(map(str, config))}")
+    pytest.param(name, config, id=f"{name}-{'-'.join(map(str, asdict(config).values()))}")
     for name, kernel in KERNELS.items()
     for config in candidates(name, SMALL[kernel.operation])
 ]
@@ -64,7 +66,7 @@ def _reference(name: str, arguments: tuple) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize(("name", "config"), EVERY_CANDIDATE)
-def test_every_candidate_gives_the_result(name: str, config: tuple, device: str) -> None:
+def test_every_candidate_gives_the_result(name: str, config: Any, device: str) -> None:
     case = SMALL[KERNELS[name].operation]
     arguments = KERNELS[name].arguments(case, torch.Generator(device).manual_seed(0))
     for found, expected in zip(tuning.run(name, arguments, config), _reference(name, arguments), strict=True):

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from featup_kernels import adaptive_conv, resampled_conv
-from featup_kernels.resampled_conv import resampled_conv_runs_fused
 from featup_kernels.resampled_conv.axis import Axis, window_axis
+from featup_kernels.resampled_conv.op import resampled_conv_runs_fused
 
 from featup_cli.ops.taps import interpolating_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
@@ -52,7 +52,7 @@ CASES = [
     Case("range_taps", 1, 2, 2, 3, 7),  # smaller than the window
     Case("range_taps", 1, 2, 3, 5, 9),  # a window too wide to unroll
 ]
-ONE_OF_EACH = [case for case in CASES if (case.batch, case.channels, case.k) == (2, 3, 3)]
+ONE_OF_EACH = [case for case in CASES if (case.batch, case.channels, case.window) == (2, 3, 3)]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from featup_kernels.resampled_conv import resampled_conv_runs_fused
+from featup_kernels.resampled_conv.op import resampled_conv_runs_fused
 from torch import Tensor
 
 from featup_cli.ops.taps import Size

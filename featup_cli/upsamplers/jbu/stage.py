@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from featup_kernels import adaptive_conv, range_taps, resampled_conv
 from featup_kernels.range_taps.reference import spatial_logits
-from featup_kernels.resampled_conv import resampled_conv_runs_fused
 from featup_kernels.resampled_conv.axis import Axis, window_axis, window_places
+from featup_kernels.resampled_conv.op import resampled_conv_runs_fused
 from torch import Tensor, nn
 
 from featup_cli.ops.taps import RowTaps, Size, resize_rows
