@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from featup_cli.backbones.config import BackboneConfig as BackboneConfig
     from featup_cli.backbones.registry import load_backbone as load_backbone
     from featup_cli.batch.run import upsample_many as upsample_many
+    from featup_cli.benchmarking.run import benchmark as benchmark
     from featup_cli.engine.pipeline import Output as Output
     from featup_cli.engine.pipeline import Upsampling as Upsampling
     from featup_cli.engine.pipeline import upsample as upsample
     from featup_cli.engine.render import render as render
     from featup_cli.engine.result import Result as Result
+    from featup_cli.evaluation.comparison import compare as compare
+    from featup_cli.evaluation.run import evaluate as evaluate
     from featup_cli.exporting.run import export as export
     from featup_cli.exporting.run import export_features as export_features
     from featup_cli.io.mapped import MappedFeatures as MappedFeatures
@@ -47,6 +50,9 @@ _NAMES = {
     "featup_cli.engine.pipeline": "Output Upsampling upsample",
     "featup_cli.engine.render": "render",
     "featup_cli.engine.result": "Result",
+    "featup_cli.benchmarking.run": "benchmark",
+    "featup_cli.evaluation.comparison": "compare",
+    "featup_cli.evaluation.run": "evaluate",
     "featup_cli.exporting.run": "export export_features",
     "featup_cli.io.mapped": "MappedFeatures open_features",
     "featup_cli.io.tensors": "FeatureFile load_features",

@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from typer.testing import CliRunner
 
-from featup_cli.benchmark.upsamplers import flop_formulas
+from featup_cli.benchmarking.upsamplers import flop_formulas
 from featup_cli.core.errors import is_out_of_memory
 from tests.versions import LOWEST, NEWEST, declared_requirements, pins
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from featup_cli.backbones.api import Backbone
-from featup_cli.benchmark.measure import synchronize
+from featup_cli.benchmarking.measure import synchronize
 from featup_cli.core.progress import no_progress
 from featup_cli.core.shapes import resolve_network_size
 from featup_cli.multiview.views import resize_picture, view_source

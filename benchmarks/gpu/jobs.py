@@ -17,9 +17,9 @@ from benchmarks.gpu.fit_stages import time_fit_stages
 from benchmarks.gpu.session import Session
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.registry import load_backbone
-from featup_cli.benchmark import upsamplers as suite
-from featup_cli.benchmark.measure import time_and_weigh
-from featup_cli.benchmark.settings import Settings
+from featup_cli.benchmarking import upsamplers as suite
+from featup_cli.benchmarking.measure import time_and_weigh
+from featup_cli.benchmarking.settings import Settings
 from featup_cli.core.errors import FeatUpError
 from featup_cli.engine.pipeline import Pipeline, Upsampling
 from featup_cli.engine.write import Output

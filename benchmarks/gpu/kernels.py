@@ -14,11 +14,11 @@ from featup_kernels.operation import Case
 
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.tuning import tune
-from featup_cli.benchmark.kernels import Sizes, measure_case
-from featup_cli.benchmark.measure import cache_bytes, copy_bandwidths
-from featup_cli.benchmark.run import device_name
-from featup_cli.benchmark.settings import Settings, parse_shape
-from featup_cli.benchmark.table6 import ROWS, Row
+from featup_cli.benchmarking.kernels import Sizes, measure_case
+from featup_cli.benchmarking.measure import cache_bytes, copy_bandwidths
+from featup_cli.benchmarking.run import device_name
+from featup_cli.benchmarking.settings import Settings, parse_shape
+from featup_cli.benchmarking.table6 import ROWS, Row
 from featup_cli.core.describe import versions
 from featup_cli.core.errors import FeatUpError
 

@@ -19,9 +19,9 @@ from featup_kernels.registry import OPERATIONS
 from torch import Tensor
 
 from benchmarks.gpu.tuned.kernel import Kernel, variants
-from featup_cli.benchmark.check import TOLERANCES, WrongResultError, relative_error
-from featup_cli.benchmark.kernels import first_line
-from featup_cli.benchmark.measure import copies_for, time_calls
+from featup_cli.benchmarking.check import TOLERANCES, WrongResultError, relative_error
+from featup_cli.benchmarking.kernels import first_line
+from featup_cli.benchmarking.measure import copies_for, time_calls
 from featup_cli.core.memory import MIB
 
 KERNELS: dict[str, Kernel] = {

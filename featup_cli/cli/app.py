@@ -7,10 +7,58 @@ from typing import Annotated
 import typer
 
 from featup_cli._version import __version__
-from featup_cli.cli import bench, compare, evaluate, export, import_weights, info, render, train, upsample, visualize
+from featup_cli.cli.lazy import Entry, LazyGroup
+
+
+class Commands(LazyGroup):
+    """Every command, by its module and its line in the help."""
+
+    table = {  # noqa: RUF012 (typer makes instances, not subclasses)
+        "upsample": Entry(
+            "featup_cli.cli.upsample:upsample",
+            "Upsample the features of pictures: writes STEM.safetensors and STEM.png for each; "
+            "goes on where it stopped.",
+        ),
+        "train": Entry(
+            "featup_cli.cli.train:train",
+            "Train an upsampler on your own pictures, by reconstructing jittered views (FeatUp, section 3).",
+        ),
+        "render": Entry(
+            "featup_cli.cli.render:render", "Render features of any size from a fitted model, without backbone or fit."
+        ),
+        "visualize": Entry(
+            "featup_cli.cli.visualize:visualize",
+            "Show features as PCA colours, with one basis for low and high resolution and for all files given.",
+        ),
+        "export": Entry(
+            "featup_cli.cli.export:export", "Write features in the formats that other programs read, in little memory."
+        ),
+        "bench": Entry(
+            "featup_cli.cli.bench:bench",
+            "Check kernels against the reference, then time them beside baselines and the memory floor.",
+        ),
+        "import-weights": Entry(
+            "featup_cli.cli.import_weights:import_weights",
+            "Convert a checkpoint of FeatUp's JBU or of ReSFU to a file for --upsampler.",
+        ),
+        "compare": Entry(
+            "featup_cli.cli.compare:compare",
+            "Show picture, low-resolution features and each method's in one PCA basis, with time and memory below.",
+        ),
+        "eval": Entry(
+            "featup_cli.cli.evaluate:evaluations", "Evaluate upsampled features, method by method, with intervals."
+        ),
+        "info": Entry(
+            "featup_cli.cli.info:info",
+            "Say what files hold and how they were made; without a file, list backbones, methods, devices and "
+            "versions.",
+        ),
+    }
+
 
 app = typer.Typer(
     name="featup",
+    cls=Commands,
     help="Features per pixel from any vision backbone.",
     epilog="Start with: featup upsample samples/rocket.jpg",
     no_args_is_help=True,
@@ -36,15 +84,3 @@ def featup(
 
     Exit status: 0 done, 1 some input failed, 2 wrong usage, 130 interrupted.
     """
-
-
-app.command("upsample", epilog=upsample.EXAMPLES)(upsample.upsample)
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("render", epilog=render.EXAMPLES)(render.render)
-app.command("visualize", epilog=visualize.EXAMPLES)(visualize.visualize)
-app.command("export", epilog=export.EXAMPLES)(export.export)
-app.command("bench", epilog=bench.EXAMPLES)(bench.bench)
-app.command("import-weights", epilog=import_weights.EXAMPLES)(import_weights.import_weights)
-app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
-app.add_typer(evaluate.app, name="eval")
-app.command("info", epilog=info.EXAMPLES)(info.info)

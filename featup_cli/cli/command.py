@@ -14,8 +14,8 @@ import typer.main
 
 from featup_cli.cli.console import report_errors
 from featup_cli.cli.lazy import Command
+from featup_cli.core.errors import UsageError
 from featup_cli.core.options import GROUP, REQUIRED, Declared, declared
-from featup_cli.errors import UsageError
 
 
 def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], Any]:

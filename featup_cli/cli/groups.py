@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from featup_cli.backbones.aliases import parse_model_args
+from featup_cli.backbones.config import PRECISIONS, BackboneConfig, parse_model_args
 from featup_cli.cli.console import Console
-from featup_cli.config import METHODS, PRECISIONS, PRESETS, ImplicitConfig, implicit_config
 from featup_cli.core.options import Given, group, like, option, optional_fields
-
-if TYPE_CHECKING:
-    from featup_cli.backbones import BackboneConfig
+from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig, implicit_config
+from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
 
 INPUT, BACKBONE, METHOD, OUTPUT, RUN = "Input", "Backbone", "Method", "Output", "Run"
 DType = Literal["float16", "bfloat16", "float32"]
@@ -61,9 +59,6 @@ class LoadingOptions:
             UsageError: a `--backbone-arg` that isn't KEY=VALUE.
         """
         arguments = parse_model_args(self.backbone_arg)
-
-        from featup_cli.backbones import BackboneConfig
-
         return BackboneConfig(
             name, layer, norm, self.weights, arguments, self.offline, self.random_weights, self.precision
         )
@@ -101,8 +96,8 @@ class MethodOptions:
     PANEL = METHOD
 
     method: str = option(
-        "implicit",
-        "; ".join(f"{name}: {about}" for name, about in METHODS.items()),
+        DEFAULT_METHOD,
+        "; ".join(f"{m.name}: {m.about}" for m in METHODS.values()),
         "--method",
         "-m",
         choices=lambda: METHODS,
@@ -138,16 +133,33 @@ class ImplicitOptions:
         """The settings.
 
         Raises:
-            UsageError: an unknown setting, or a value that can't be.
+            UsageError: an unknown setting, or an invalid value.
         """
         return implicit_config(self.preset, {}, self.settings)
 
 
-@optional_fields(ImplicitConfig, prefix="implicit: ")
-class FitOptions(Given):
+@optional_fields(ImplicitConfig, prefix="implicit: ", first=("max_steps", "views"))
+class ChangedSettings(Given):
     """Settings of the implicit fit that have options of their own."""
 
     PANEL = METHOD
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Settings of the implicit fit, some by options of their own."""
+
+    preset: str = like(ImplicitOptions, "preset")
+    changed: ChangedSettings = group()
+    settings: tuple[str, ...] = like(ImplicitOptions, "settings")
+
+    def config(self) -> ImplicitConfig:
+        """The settings.
+
+        Raises:
+            UsageError: an unknown setting, or an invalid value.
+        """
+        return implicit_config(self.preset, self.changed.given(), self.settings)
 
 
 @dataclass(frozen=True)

@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from featup_cli.cli.console import EXIT_FAILED, Console, report_errors
+from featup_cli.cli.command import command
+from featup_cli.cli.console import EXIT_FAILED, Console
+from featup_cli.core.options import argument, option
 
-EXAMPLES = "Examples:  featup info  |  featup info features/photo.safetensors  |  featup info *.safetensors --json"
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Which files."""
+
+    files: tuple[Path, ...] = argument(
+        "Features, fitted models or upsampler weights; only headers are read.", default=(), metavar="[FILE]..."
+    )
+    as_json: bool = option(False, "Machine-readable, on stdout; a line for each file.", "--json")
 
 
-@report_errors
-def info(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Features, fitted models or upsampler weights; only headers are read.", metavar="[FILE]..."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, on stdout; a line for each file.")] = False,
-) -> None:
-    """Say what files hold and how they were made; without a file, list backbones, methods, devices and versions."""
-    if files:
-        describe_files(files, Console(as_json=as_json))
+@command(
+    examples=["featup info", "featup info features/photo.safetensors", "featup info *.safetensors --json"],
+)
+def info(given: FileOptions) -> None:
+    """Describe files, or what there is to choose from."""
+    if given.files:
+        describe_files(given.files, Console(as_json=given.as_json))
         return
     from featup_cli.engine.inventory import describe_environment
 
     facts = describe_environment()
-    if as_json:
+    if given.as_json:
         typer.echo(json.dumps(facts))
     else:
         print_tables(facts)
 
 
-def describe_files(files: list[Path], console: Console) -> None:
+def describe_files(files: Sequence[Path], console: Console) -> None:
     """Print what each file is; files that can't be read are reported, and the others still shown."""
     from featup_cli.core.errors import FeatUpError, error_message
     from featup_cli.engine.inventory import describe_file

@@ -2,80 +2,55 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
-import typer
+from featup_cli.cli.command import command
+from featup_cli.cli.groups import INPUT, OUTPUT, ConsoleOptions
+from featup_cli.core.options import argument, option
 
-from featup_cli.cli import options
-from featup_cli.cli.console import Console, report_errors
-from featup_cli.cli.options import INPUT, OUTPUT
 
-EXAMPLES = (
-    "Examples:  featup visualize features/photo.safetensors  |  "
-    "featup visualize features/*.safetensors -o pictures --components 4-6  |  "
-    "featup visualize features/photo.safetensors --layout overlay"
+@dataclass(frozen=True)
+class PictureOptions:
+    """Which files, and how they are shown."""
+
+    PANEL = OUTPUT
+
+    files: tuple[Path, ...] = argument("Feature files; several share one colour basis.", metavar="FILE")
+    image: Path | None = option(
+        None, "The picture to show. (default: the one that the file says it was made of)", panel=INPUT
+    )
+    components: str = option("1-3", "Principal components as RGB: 4-6 or 1,3,5.")
+    layout: Literal["side-by-side", "overlay", "plain"] = option(
+        "side-by-side", "side-by-side panels, overlay on the picture, or the plain map."
+    )
+    show: str | None = option(
+        None, "Panels: features, uncertainty, downsampler. (default: features, and uncertainty if there)"
+    )
+    output: Path | None = option(
+        None, "Folder, or a .png for one file. (default: STEM.png beside each file)", "-o", "--output"
+    )
+
+
+@command(
+    examples=[
+        "featup visualize features/photo.safetensors",
+        "featup visualize features/*.safetensors -o pictures --components 4-6",
+        "featup visualize features/photo.safetensors --layout overlay",
+    ]
 )
-
-
-class Layout(str, Enum):
-    """How a picture is composed."""
-
-    side_by_side = "side-by-side"
-    overlay = "overlay"
-    plain = "plain"
-
-
-@report_errors
-def visualize(
-    files: Annotated[list[Path], typer.Argument(help="Feature files; several share one colour basis.", metavar="FILE")],
-    image: Annotated[
-        Path | None,
-        typer.Option(
-            "--image",
-            rich_help_panel=INPUT,
-            show_default=False,
-            help="The picture to show. (default: the one that the file says it was made of)",
-        ),
-    ] = None,
-    components: Annotated[
-        str, typer.Option("--components", rich_help_panel=OUTPUT, help="Principal components as RGB: 4-6 or 1,3,5.")
-    ] = "1-3",
-    layout: Annotated[
-        Layout,
-        typer.Option(
-            "--layout", rich_help_panel=OUTPUT, help="side-by-side panels, overlay on the picture, or the plain map."
-        ),
-    ] = Layout.side_by_side,
-    show: Annotated[
-        str | None,
-        typer.Option(
-            "--show",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-            help="Panels: features, uncertainty, downsampler. (default: features, and uncertainty if there)",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            rich_help_panel=OUTPUT,
-            show_default=False,
-            help="Folder, or a .png for one file. (default: STEM.png beside each file)",
-        ),
-    ] = None,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
-) -> None:
-    """Show features as PCA colours, with one basis for low and high resolution and for all files given."""
+def visualize(given: PictureOptions, run: ConsoleOptions) -> None:
+    """Write a picture of each file."""
     from featup_cli.pictures import visualize as library
 
-    console = Console(quiet, as_json)
+    console = run.console()
     library.visualize(
-        files, components=library.parse_components(components), layout=layout.value, image=image, output=output,
-        show=library.parse_show(show) if show else None,
+        given.files,
+        components=library.parse_components(given.components),
+        layout=given.layout,
+        image=given.image,
+        output=given.output,
+        show=library.parse_show(given.show) if given.show else None,
         on_written=lambda path: console.result(str(path), {"picture": str(path)}),
-    )  # fmt: skip
+    )

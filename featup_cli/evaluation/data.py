@@ -275,7 +275,8 @@ def check_pairs(pairs: Sequence[Pair], read: Callable[[Path], Tensor]) -> None:
             (height, width), size = read(pair.label).shape[-2:], load_image(pair.picture).size
             if (height, width) != size:
                 raise InputError(
-                    f"{pair.label}: {height}x{width} pixels, but its picture {pair.picture.name} has {size[0]}x{size[1]}"
+                    f"{pair.label}: {height}x{width} pixels, but its picture {pair.picture.name} has "
+                    f"{size[0]}x{size[1]}"
                 )
         except FeatUpError as error:
             problems.append(str(error))

@@ -58,7 +58,7 @@ class Task:
 class PictureOptions:
     """Pictures of which nothing is known."""
 
-    PANEL: ClassVar = INPUT
+    PANEL = INPUT
 
     images: tuple[Path, ...] = argument("Pictures, or folders of them.", metavar="IMAGE")
     limit: int | None = option(None, "Score this many pictures, evenly spaced. (default: all)", min=1)
@@ -68,7 +68,7 @@ class PictureOptions:
 class SplitOptions:
     """A folder of pictures with something known about each."""
 
-    PANEL: ClassVar = INPUT
+    PANEL = INPUT
 
     data: Path = argument(
         "Folder with SPLIT.txt lists of `picture label` lines, or images/SPLIT and labels/SPLIT (depth: depth/SPLIT)."
@@ -80,7 +80,7 @@ class SplitOptions:
 class ClassOptions:
     """What class labels mean."""
 
-    PANEL: ClassVar = INPUT
+    PANEL = INPUT
 
     classes: Path | None = option(
         None, "Labels: JSON with `classes`, `void_id` and `thin`. (default: the folder's classes.json)"

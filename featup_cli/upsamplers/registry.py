@@ -16,7 +16,7 @@ from featup_cli.upsamplers.guided.method import METHOD as GUIDED
 from featup_cli.upsamplers.implicit.method import METHOD as IMPLICIT
 from featup_cli.upsamplers.interpolation.method import METHODS as INTERPOLATIONS
 from featup_cli.upsamplers.jbu.method import CLASSICAL, JBU
-from featup_cli.upsamplers.method import Making, Method, Needs
+from featup_cli.upsamplers.method import Import, Making, Method, Needs
 from featup_cli.upsamplers.resfu.method import METHOD as RESFU
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ METHODS: dict[str, Method] = collect(
 DEFAULT_METHOD = IMPLICIT.name
 TRAINABLE: dict[str, Method] = {name: method for name, method in METHODS.items() if method.trainable}
 """Methods with weights."""
+IMPORTS: dict[str, Import] = {form.kind: form for method in TRAINABLE.values() for form in method.imports}
+"""Forms in which others publish weights, by kind."""
 FEED_FORWARD: dict[str, Method] = {name: method for name, method in METHODS.items() if not method.per_picture}
 """Methods whose upsampler is made once for all pictures; others take 10 to 100 times as long."""
 

@@ -14,11 +14,11 @@ from featup_kernels.cases import cases_of
 from featup_kernels.operation import Case
 from featup_kernels.registry import OPERATIONS
 
-from featup_cli.benchmark import check, kernels
-from featup_cli.benchmark.attention import flex_filter, window_blocks
-from featup_cli.benchmark.check import WrongResultError, check_result
-from featup_cli.benchmark.kernels import Sizes, make_baseline, measure_case, resolve_backend
-from featup_cli.benchmark.settings import Settings
+from featup_cli.benchmarking import check, kernels
+from featup_cli.benchmarking.attention import flex_filter, window_blocks
+from featup_cli.benchmarking.check import WrongResultError, check_result
+from featup_cli.benchmarking.kernels import Sizes, make_baseline, measure_case, resolve_backend
+from featup_cli.benchmarking.settings import Settings
 from featup_cli.core.errors import UsageError
 
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from featup_cli.benchmark import measure
-from featup_cli.benchmark.measure import Timing, copies_for, time_and_weigh, time_calls
+from featup_cli.benchmarking import measure
+from featup_cli.benchmarking.measure import Timing, copies_for, time_and_weigh, time_calls
 from featup_cli.core import memory
 from featup_cli.core.memory import MIB, peak_memory, why_it_does_not_fit
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from featup_cli.benchmark import settings
-from featup_cli.benchmark.settings import Case, Settings, parse_baselines, parse_case, parse_shape
+from featup_cli.benchmarking import settings
+from featup_cli.benchmarking.settings import Case, Settings, parse_baselines, parse_case, parse_shape
 from featup_cli.core.errors import UsageError
 
 

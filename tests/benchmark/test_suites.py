@@ -10,11 +10,11 @@ from featup_kernels.resampled_conv.axis import Axis
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from featup_cli.benchmark import check, kernels, main_job, table6, upsamplers
-from featup_cli.benchmark.measure import Timing
-from featup_cli.benchmark.report import number, render
-from featup_cli.benchmark.run import benchmark, cpu_threads
-from featup_cli.benchmark.settings import BASELINES, Settings
+from featup_cli.benchmarking import check, kernels, main_job, table6, upsamplers
+from featup_cli.benchmarking.measure import Timing
+from featup_cli.benchmarking.report import number, render
+from featup_cli.benchmarking.run import benchmark, cpu_threads
+from featup_cli.benchmarking.settings import BASELINES, Settings
 from featup_cli.core.errors import UsageError
 from featup_cli.upsamplers.api import Details
 

@@ -12,7 +12,7 @@ from featup_kernels.adaptive_conv import cases
 from featup_kernels.operation import Case
 from typer.testing import CliRunner
 
-from featup_cli.benchmark import kernels
+from featup_cli.benchmarking import kernels
 from featup_cli.cli import bench
 from featup_cli.cli.app import app
 

@@ -13,8 +13,8 @@ import typer
 import typer.main
 
 from featup_cli.cli.command import command
+from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.options import REQUIRED, Given, argument, group, like, option, optional_fields
-from featup_cli.errors import InputError, UsageError
 
 COLORS = ("red", "dark-blue")
 

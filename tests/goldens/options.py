@@ -46,7 +46,7 @@ def _walk(name: str, command: Any, context: Any) -> list[tuple[str, Any]]:
     names = command.list_commands(context)
     found = [(name, facts | {"commands": list(names)})]
     for child in names:
-        made = command.get_command(context, child)
+        made = command.resolve_command(context, [child])[1]
         found += _walk(f"{name} {child}", made, made.make_context(child, [], parent=context, resilient_parsing=True))
     return found
 

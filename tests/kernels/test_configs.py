@@ -13,7 +13,7 @@ from featup_kernels.resampled_conv.configs import WEIGHTS, forward_config
 
 from benchmarks.gpu.tuned.kernel import variants
 from benchmarks.gpu.tuning import KERNELS, candidates
-from featup_cli.benchmark.table6 import ROWS
+from featup_cli.benchmarking.table6 import ROWS
 
 SHAPES = [
     *((c.batch, c.height, c.width, c.channels, c.window) for c in (row.case(backward=False) for row in ROWS)),

@@ -72,7 +72,7 @@ def test_another_packages_operation_is_listed_without_torch_and_measured(package
         import sys
         from featup_kernels.registry import OPERATIONS
         assert "toy_scaling" in OPERATIONS and "torch" not in sys.modules
-        from featup_cli.benchmark.run import benchmark
+        from featup_cli.benchmarking.run import benchmark
         options = dict(op="toy_scaling", baselines="loop", repeat=1, budget=0.01, device="cpu")
         for backward in (False, True):
             row = benchmark("2x4x6x3x1", backward=backward, **options)["rows"][0]

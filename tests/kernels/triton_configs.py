@@ -20,7 +20,7 @@ from featup_kernels.resampled_conv.reference import resampled_conv_reference
 
 from benchmarks.gpu import tuning
 from benchmarks.gpu.tuning import KERNELS, candidates, tune
-from featup_cli.benchmark.check import WrongResultError
+from featup_cli.benchmarking.check import WrongResultError
 from tests.tolerances import assert_close
 
 # Outputs that a kernel leaves unwritten are NaN.

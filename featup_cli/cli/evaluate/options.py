@@ -23,7 +23,7 @@ class RunConsole(ConsoleOptions):
 class EvaluationOptions:
     """Options of every command of `featup eval` that its tasks have a use for."""
 
-    PANEL: ClassVar = RUN
+    PANEL = RUN
 
     input: InputOptions = group()
     backbone: BackboneOptions = group()

@@ -16,7 +16,7 @@ POINTS = 10
 class RetrievalOptions:
     """Labelled pictures, and how many of their pixels are looked for."""
 
-    PANEL: ClassVar = INPUT
+    PANEL = INPUT
 
     source: Path = argument("A picture, or a folder of labelled pictures as for `probe --task seg`.", metavar="SOURCE")
     split: str | None = option(None, "Folder: split to score, its name or a list file. (default: val)")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from featup_cli.core.errors import UsageError
+from featup_cli.core.options import option
 from featup_cli.core.settings import change_settings, check_not_negative, check_positive, check_square, check_within
 
 
@@ -51,24 +52,26 @@ class ImplicitConfig:
         cuda_graph: on a CUDA GPU, capture a step once and replay it.
     """
 
-    views: int = 50
+    views: int = option(50, "jittered views to fit.")
     heldout_views: int = 6
     max_pad: float = 30.0
     max_zoom: float = 1.8
     zoom_share: float = 0.25
     flips: bool = True
     components: int = 128
-    downsampler: Literal["attention", "simple"] = "attention"
+    downsampler: Literal["attention", "simple"] = option(
+        "attention", "learned pooling, by saliency or one blur kernel."
+    )
     kernel_size: float = 29.0
     kernel_width: float = 0.5
-    uncertainty: bool = True
-    tv_weight: float = 0.0
+    uncertainty: bool = option(True, "weigh tokens by a learned uncertainty.")
+    tv_weight: float = option(0.0, "total-variation prior.")
     magnitude_weight: float = 0.0
-    representation: Literal["network", "buffer"] = "network"
+    representation: Literal["network", "buffer"] = option("network", "network, or an explicit buffer of features.")
     anchored: bool = True
     sharpening: float = 0.0
-    color_features: bool = True
-    frequencies: int = 8
+    color_features: bool = option(True, "show the network the picture's colours.")
+    frequencies: int = option(8, "Fourier frequencies.")
     position_limit: float = 0.15
     color_frequencies: int = 4
     color_limit: float = 20.0
@@ -78,7 +81,7 @@ class ImplicitConfig:
     optimizer: Literal["adamw", "nadam"] = "adamw"
     learning_rate: float = 5e-3
     average: float = 0.98
-    max_steps: int = 150
+    max_steps: int = option(150, "optimisation steps at most.")
     tokens: int = 512
     positions: int = 9
     patience: int = 3

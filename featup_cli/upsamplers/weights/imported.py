@@ -20,14 +20,10 @@ from torch import Tensor, nn
 from featup_cli.core.errors import InputError, UsageError, WeightsError, first_line
 from featup_cli.core.plugins import resolve
 from featup_cli.io.files import check_readable
-from featup_cli.upsamplers.method import Import
-from featup_cli.upsamplers.registry import TRAINABLE
+from featup_cli.upsamplers.registry import IMPORTS
 from featup_cli.upsamplers.weights.file import build_upsampler, fill_upsampler
 
 State = dict[str, Tensor]
-
-IMPORTS: dict[str, Import] = {form.kind: form for method in TRAINABLE.values() for form in method.imports}
-"""Forms in which others publish weights, by kind."""
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,10 @@ def all_releases() -> dict[str, Release]:
     return {name: release for module in modules for name, release in resolve(module).items()}
 
 
-def release_of_file(file_name: str, channels: int) -> Release | None:
-    """The release that a file with the server's name is, whatever its variant; None for other files."""
+def release_of_file(file_name: str, kind: str, channels: int) -> Release | None:
+    """The release that a file with the server's name is, whatever its variant; None for other files or forms."""
     known = (r for r in all_releases().values() if r.file_name == file_name.removeprefix("no_norm_"))
-    return next((r for r in known if r.backbone["channels"] == channels), None)
+    return next((r for r in known if r.kind == kind and r.backbone["channels"] == channels), None)
 
 
 def fetch(release: Release, offline: bool = False, announce: Announce | None = None) -> Path:

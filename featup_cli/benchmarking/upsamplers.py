@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from featup_cli.benchmark.check import WrongResultError, relative_error
-from featup_cli.benchmark.kernels import first_line
-from featup_cli.benchmark.measure import copies_for, time_and_weigh
-from featup_cli.benchmark.settings import Settings
+from featup_cli.benchmarking.check import WrongResultError, relative_error
+from featup_cli.benchmarking.kernels import first_line
+from featup_cli.benchmarking.measure import copies_for, time_and_weigh
+from featup_cli.benchmarking.settings import Settings
 from featup_cli.core.errors import FeatUpError
 from featup_cli.core.memory import why_it_does_not_fit
 from featup_cli.core.progress import Announce

@@ -11,7 +11,7 @@ from featup_kernels.operation import BACKENDS as KERNELS
 from featup_kernels.operation import Case
 from featup_kernels.registry import OPERATIONS
 
-from featup_cli.benchmark.suites import SUITES
+from featup_cli.benchmarking.suites import SUITES
 from featup_cli.core.errors import UsageError
 from featup_cli.core.settings import check_not_negative, check_positive
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.registry import load_backbone
-from featup_cli.benchmark.measure import time_and_weigh
-from featup_cli.benchmark.settings import Settings
-from featup_cli.benchmark.upsamplers import kernels_backend
+from featup_cli.benchmarking.measure import time_and_weigh
+from featup_cli.benchmarking.settings import Settings
+from featup_cli.benchmarking.upsamplers import kernels_backend
 from featup_cli.core.errors import FeatUpError
 from featup_cli.core.progress import Announce
 from featup_cli.core.shapes import resolve_network_size

@@ -23,7 +23,7 @@ class Suite:
     tables: str
 
 
-_HERE = "featup_cli.benchmark"
+_HERE = "featup_cli.benchmarking"
 SUITES = {
     suite.name: suite
     for suite in (

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from featup_kernels.operation import Case
 
-from featup_cli.benchmark.kernels import measure_cases
-from featup_cli.benchmark.settings import Settings, parse_shape
+from featup_cli.benchmarking.kernels import measure_cases
+from featup_cli.benchmarking.settings import Settings, parse_shape
 from featup_cli.core.progress import Announce
 
 

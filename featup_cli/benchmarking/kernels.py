@@ -18,10 +18,10 @@ from featup_kernels.operation import Case
 from featup_kernels.registry import OPERATIONS
 from torch import Tensor
 
-from featup_cli.benchmark.attention import flex_filter
-from featup_cli.benchmark.check import check_result
-from featup_cli.benchmark.measure import Call, Timing, copies_for, copy_bandwidths, time_calls, weigh
-from featup_cli.benchmark.settings import Settings
+from featup_cli.benchmarking.attention import flex_filter
+from featup_cli.benchmarking.check import check_result
+from featup_cli.benchmarking.measure import Call, Timing, copies_for, copy_bandwidths, time_calls, weigh
+from featup_cli.benchmarking.settings import Settings
 from featup_cli.core.errors import UsageError
 from featup_cli.core.memory import MIB, Peak, why_it_does_not_fit
 from featup_cli.core.progress import Announce

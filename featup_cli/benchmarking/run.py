@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from featup_cli.benchmark.kernels import measure_cases
-from featup_cli.benchmark.measure import cache_bytes
-from featup_cli.benchmark.settings import Settings, parse_baselines, parse_case
-from featup_cli.benchmark.suites import SUITES
+from featup_cli.benchmarking.kernels import measure_cases
+from featup_cli.benchmarking.measure import cache_bytes
+from featup_cli.benchmarking.settings import Settings, parse_baselines, parse_case
+from featup_cli.benchmarking.suites import SUITES
 from featup_cli.core.describe import choose_device, describe_device, versions
 from featup_cli.core.memory import MIB
 from featup_cli.core.plugins import resolve

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from featup_cli.benchmark.settings import BASELINES, EXTRA_BASELINES
-from featup_cli.benchmark.suites import SUITES
+from featup_cli.benchmarking.settings import BASELINES, EXTRA_BASELINES
+from featup_cli.benchmarking.suites import SUITES
 from featup_cli.core.plugins import resolve
 
 Row = dict[str, Any]
