@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields
-from enum import Enum
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
-from click import Command, Context, Group, Option, Parameter
-from featup_cli.export.formats import FORMATS
 from featup_kernels.registry import OPERATIONS
 
 from featup_cli.backbones.registry import LOADERS
 from featup_cli.cli.app import app
+from featup_cli.cli.command import choices_of, flags_of
+from featup_cli.core.options import REQUIRED, Declared
 from featup_cli.evaluation.registry import TASKS
+from featup_cli.exporting.registry import FORMATS
 from featup_cli.training.config import TrainConfig
 from featup_cli.upsamplers.registry import METHODS
 
@@ -49,49 +49,37 @@ def code(text: str) -> str:
 
 def cli_page() -> str:
     """Every command, its arguments and its options."""
-    root = typer.main.get_command(app)
-    return "\n\n".join(["# Commands", MADE, *_commands(root, Context(root, info_name="featup"))])
+    return "\n\n".join(["# Commands", MADE, *_commands("featup", typer.main.get_command(app), None)])
 
 
-def _commands(command: Command, context: Context) -> Iterable[str]:
-    if isinstance(command, Group):
+def _commands(path: str, command: Any, context: Any) -> Iterator[str]:
+    if hasattr(command, "list_commands"):
+        context = command.context_class(command, parent=context, info_name=path)
         for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            assert inner is not None
-            yield from _commands(inner, Context(inner, parent=context, info_name=name))
+            yield from _commands(f"{path} {name}", command.resolve_command(context, [name])[1], context)
         return
-    yield f"## {context.command_path}"
+    yield f"## {path}"
     yield cleandoc(command.help or "")
-    shown = [p for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
-    arguments = [p for p in shown if not isinstance(p, Option)]
+    arguments = [each for each in command.options if each.option.positional]
     if arguments:
-        rows = [(code(p.make_metavar(context)), getattr(p, "help", None) or "") for p in arguments]
+        rows = [(code(each.option.metavar or each.name.upper()), each.option.help) for each in arguments]
         yield table(("argument", ""), rows)
-    for panel in dict.fromkeys(getattr(p, "rich_help_panel", None) for p in shown if isinstance(p, Option)):
-        options = [p for p in shown if isinstance(p, Option) and getattr(p, "rich_help_panel", None) == panel]
-        yield table((panel or "option", "default", ""), [(_flags(p), code(_default(p)), p.help or "") for p in options])
+    options = [each for each in command.options if not each.option.positional]
+    for panel in dict.fromkeys(each.option.panel for each in options):
+        own = [each for each in options if each.option.panel == panel]
+        yield table((panel or "option", "default", ""), [(_flags(e), _default(e), e.option.help) for e in own])
     if command.epilog:
         yield _examples(command.epilog)
 
 
-def _flags(option: Option) -> str:
-    names = ", ".join(code(name) for name in (*option.opts, *option.secondary_opts))
-    choices = getattr(option.type, "choices", None)
-    value = "" if option.is_flag else "|".join(_text(c) for c in choices) if choices else option.metavar or ""
+def _flags(each: Declared) -> str:
+    names = ", ".join(code(flag) for names in flags_of(each) for flag in names.split("/"))
+    value = "" if each.kind in (bool, bool | None) else "|".join(choices_of(each)) or each.option.metavar or ""
     return f"{names} {code(value)}".strip()
 
 
-def _default(parameter: Parameter) -> str:
-    shown = getattr(parameter, "show_default", True)
-    if isinstance(shown, str):
-        return shown
-    return _text(parameter.default) if shown and parameter.default is not False else ""
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Enum):
-        return str(value.value)
-    return str(value) if isinstance(value, str | int | float | Path) else ""
+def _default(each: Declared) -> str:
+    return "" if each.default in (None, REQUIRED, False, ()) else code(str(each.default))
 
 
 def _examples(epilog: str) -> str:
@@ -118,8 +106,8 @@ def formats_table() -> str:
 
 def tasks_table() -> str:
     """Every evaluation task, with its scores."""
-    rows = [(code(t.name), t.about, t.source, ", ".join(c.title for c in t.columns)) for t in TASKS.values()]
-    return table(("task", "", "source", "scores"), rows)
+    rows = [(code(t.name), t.about, t.source, t.needs, ", ".join(c.title for c in t.columns)) for t in TASKS.values()]
+    return table(("task", "", "source", "needs", "scores"), rows)
 
 
 def operations_table() -> str:

@@ -45,13 +45,13 @@ class Commands(LazyGroup):
             "featup_cli.cli.compare:compare",
             "Show picture, low-resolution features and each method's in one PCA basis, with time and memory below.",
         ),
-        "eval": Entry(
-            "featup_cli.cli.evaluate:evaluations", "Evaluate upsampled features, method by method, with intervals."
-        ),
         "info": Entry(
             "featup_cli.cli.info:info",
             "Say what files hold and how they were made; without a file, list backbones, methods, devices and "
             "versions.",
+        ),
+        "eval": Entry(
+            "featup_cli.cli.evaluate:evaluations", "Evaluate upsampled features, method by method, with intervals."
         ),
     }
 

@@ -32,7 +32,8 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
 
     def decorate(function: Callable[..., None]) -> Any:
         groups = {name: kind for name, kind in get_type_hints(function).items() if name != "return"}
-        parameters = [_parameter(each) for kind in groups.values() for each in _options(kind)]
+        options = [each for kind in groups.values() for each in _options(kind)]
+        parameters = [_parameter(each) for each in options]
 
         @report_errors
         @wraps(function)
@@ -44,7 +45,9 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
         app = typer.Typer(add_completion=False)
         title = "Example" if len(examples) == 1 else "Examples"
         app.command(cls=Command, epilog=f"{title}:  {'  |  '.join(examples)}" if examples else None)(run)
-        return typer.main.get_command(app)
+        made = typer.main.get_command(app)
+        made.options = options  # type: ignore[attr-defined]  # for the reference
+        return made
 
     return decorate
 
@@ -71,7 +74,7 @@ def _build(group: type, values: Mapping[str, Any]) -> Any:
             continue
         value = values[each.name]
         if each.default is REQUIRED and value is None:
-            raise UsageError(f"missing {_flags(each)[0]}")
+            raise UsageError(f"missing {flags_of(each)[0]}")
         is_tuple = get_origin(each.kind) is tuple
         fields[each.name] = tuple(_plain(part) for part in value or ()) if is_tuple else _plain(value)
     return group(**fields)
@@ -89,7 +92,7 @@ def _parameter(each: Declared) -> Parameter:
     repeated = get_origin(kind) is tuple
     if repeated:
         kind = get_args(kind)[0]
-    choices = get_args(kind) if get_origin(kind) is Literal else option.choices and option.choices()
+    choices = choices_of(each)
     if choices:
         kind = _choice(each.name, choices)
         default = kind(default) if isinstance(default, str) else default
@@ -97,7 +100,7 @@ def _parameter(each: Declared) -> Parameter:
         kind, default = GenericAlias(list, (kind,)), (default if default is REQUIRED else list(default) or None)
     facts = {name: getattr(option, name) for name in ("help", "metavar", "min", "max")}
     facts |= {"envvar": option.env, "rich_help_panel": option.panel, "show_default": default not in (None, REQUIRED)}
-    declaration = typer.Argument(**facts) if option.positional else typer.Option(*_flags(each), **facts)
+    declaration = typer.Argument(**facts) if option.positional else typer.Option(*flags_of(each), **facts)
     return Parameter(
         each.name,
         Parameter.KEYWORD_ONLY,
@@ -111,7 +114,16 @@ def _choice(name: str, choices: Iterable[str]) -> Any:
     return Enum(name, {choice: choice for choice in choices}, type=str)
 
 
-def _flags(each: Declared) -> tuple[str, ...]:
+def choices_of(each: Declared) -> tuple[str, ...]:
+    """The values that an option may have; empty for any."""
+    if each.option.choices is not None:
+        return tuple(each.option.choices())
+    kinds = (each.kind, *get_args(each.kind))
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+
+def flags_of(each: Declared) -> tuple[str, ...]:
+    """What is typed for an option."""
     name = each.name.replace("_", "-")
     is_switch = each.kind in (bool, bool | None) and each.default is not False
     return each.option.flags or (f"--{name}/--no-{name}" if is_switch else f"--{name}",)

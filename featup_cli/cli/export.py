@@ -22,7 +22,9 @@ class ExportOptions:
     PANEL = OUTPUT
 
     files: tuple[Path, ...] = argument("Feature files; lerf and f3rm join them in this order.", metavar="FILE")
-    to: str = option(REQUIRED, " ".join(f.about for f in FORMATS.values() if f.about), choices=lambda: FORMATS)
+    to: str = option(
+        REQUIRED, "; ".join(f"{f.name}: {f.about}" for f in FORMATS.values()) + ".", choices=lambda: FORMATS
+    )
     output: Path | None = option(
         None, "Folder, or the name of a file where one is written. (default: beside each file)", "-o", "--output"
     )

@@ -138,7 +138,11 @@ class ImplicitOptions:
         return implicit_config(self.preset, {}, self.settings)
 
 
-@optional_fields(ImplicitConfig, prefix="implicit: ", first=("max_steps", "views"))
+@optional_fields(
+    ImplicitConfig,
+    prefix="implicit: ",
+    first=("max_steps", "views", "downsampler", "uncertainty", "tv_weight", "color_features", "frequencies"),
+)
 class ChangedSettings(Given):
     """Settings of the implicit fit that have options of their own."""
 
