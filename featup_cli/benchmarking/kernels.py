@@ -20,10 +20,10 @@ from torch import Tensor
 
 from featup_cli.benchmarking.attention import flex_filter
 from featup_cli.benchmarking.check import check_result
-from featup_cli.benchmarking.measure import Call, Timing, copies_for, copy_bandwidths, time_calls, weigh
+from featup_cli.benchmarking.measure import Call, copies_for, copy_bandwidths, time_calls, weigh
 from featup_cli.benchmarking.settings import Settings
 from featup_cli.core.errors import UsageError
-from featup_cli.core.memory import MIB, Peak, why_it_does_not_fit
+from featup_cli.core.memory import MIB, why_it_does_not_fit
 from featup_cli.core.progress import Announce
 
 # Buffers of a size (of inputs and output; of the unfolded windows) that one call holds at most, forward and backward:
@@ -31,6 +31,7 @@ from featup_cli.core.progress import Announce
 PLAIN_BUFFERS = {False: 4, True: 6}
 UNFOLDED_BUFFERS = {False: 2, True: 4}
 QUICK_S = 1.0
+PEAK = "peak_above_inputs_mib"
 
 
 class Sizes:
@@ -73,22 +74,6 @@ class Contestant:
     inputs: tuple[Tensor, ...]
     needed_bytes: int
     compiles: bool = False
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What was measured of a contestant; `copies` of its inputs were rotated over."""
-
-    timing: Timing
-    peak: Peak
-    copies: int
-    first_call_s: float
-
-    def record(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            **self.timing.record(), "copies": self.copies, "first_call_s": self.first_call_s, **self.peak.record()
-        }  # fmt: skip
 
 
 def resolve_backend(case: Case, asked: str, device: torch.device) -> str:
@@ -160,16 +145,15 @@ def _check_and_measure(
     check = check_result(case, backend, inputs)
     note(f"{label}: timing {backend}")
     ours = measure(_kernel(backend, case, inputs), case, settings, device)
-    floor_ms = 1e3 * sizes.moved / copy_bytes_per_s
+    floor_ms, results_mib, peak_mib = 1e3 * sizes.moved / copy_bytes_per_s, sizes.results / MIB, ours[PEAK]
     record = {
-        "check": check, **ours.record(),
-        "rotating_mib": ours.copies * sizes.inputs / MIB, "moved_mib": sizes.moved / MIB,
-        "floor_ms": floor_ms, "floor_share": floor_ms / ours.timing.median_ms,
-        "inputs_mib": sizes.inputs / MIB, "results_mib": sizes.results / MIB, "scratch_mib": None,
+        "check": check, **ours,
+        "rotating_mib": ours["copies"] * sizes.inputs / MIB, "moved_mib": sizes.moved / MIB,
+        "floor_ms": floor_ms, "floor_share": floor_ms / ours["time_ms"],
+        "inputs_mib": sizes.inputs / MIB, "results_mib": results_mib,
+        "scratch_mib": None if peak_mib is None else max(0.0, peak_mib - results_mib),
         "baselines": {},
     }  # fmt: skip
-    if ours.peak.above_bytes is not None:
-        record["scratch_mib"] = max(0.0, (ours.peak.above_bytes - sizes.results) / MIB)
     for name in settings.baselines:
         if name == backend:
             continue
@@ -177,11 +161,9 @@ def _check_and_measure(
         try:
             contestant = make_baseline(name, case, inputs)
             reason = why_it_does_not_fit(contestant.needed_bytes - sizes.inputs, device)
-            if reason is None:
-                theirs = measure(contestant, case, settings, device)
-                found = theirs.record() | {"ratio": theirs.timing.median_ms / ours.timing.median_ms}
-            else:
-                found = {"skipped": reason}
+            found = {"skipped": reason} if reason else measure(contestant, case, settings, device)
+            if "time_ms" in found:
+                found["ratio"] = found["time_ms"] / ours["time_ms"]
         except Exception as error:  # a baseline that can't run, for whatever reason, must not stop the rest
             found = {"skipped": first_line(error)}
         record["baselines"][name] = found
@@ -229,8 +211,8 @@ def make_baseline(name: str, case: Case, inputs: tuple[Tensor, ...]) -> Contesta
     )
 
 
-def measure(contestant: Contestant, case: Case, settings: Settings, device: torch.device) -> Figures:
-    """Peak memory and time of a contestant.
+def measure(contestant: Contestant, case: Case, settings: Settings, device: torch.device) -> dict[str, Any]:
+    """Time and peak memory of a contestant, `copies` of whose inputs are rotated over, as JSON values.
 
     Forward: both of the function. Backward: memory of the function and its gradients together; time of the gradients
     alone (all inputs), on graphs that were kept.
@@ -253,7 +235,7 @@ def measure(contestant: Contestant, case: Case, settings: Settings, device: torc
         copies = copies_for(rotating, contestant.needed_bytes, device)
         call = rotating_call(function, leaves, d_out, copies, case.backward)
         timing = time_calls(call, device, repeat=settings.repeat, budget_s=settings.budget_s)
-        return Figures(timing, peak, copies, first_call_s)
+        return timing.record() | {"copies": copies, "first_call_s": first_call_s} | peak.record()
 
 
 def rotating_call(

@@ -28,17 +28,8 @@ EXTRA_BASELINES = ("torchscript", "flex")
 class Settings:
     """A benchmark: one case or one suite, and how to measure.
 
-    Attributes:
-        case: what to measure; None with a suite.
-        suite: one of `SUITES`; None with a case.
-        dtype: number format of the suites.
-        device: `auto`, `cpu`, `cuda`, ...
-        backend: of the kernels; one of `BACKENDS`.
-        repeat: timed calls.
-        budget_s: seconds for each measurement; a call that takes longer is timed once.
-        threads: CPU threads; None leaves PyTorch's choice.
-        baselines: those of `BASELINES` and `EXTRA_BASELINES` to run beside the kernel.
-        seed: of the random inputs.
+    Either `case` or `suite` is None. `budget_s` are seconds for each measurement; `dtype` is that of suites. The rest
+    is as in `benchmark`.
     """
 
     case: Case | None = None
@@ -117,9 +108,8 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     """
     if text in ("all", "none"):
         return BASELINES if text == "all" else ()
-    names = tuple(text.split(","))
-    known = (*BASELINES, *EXTRA_BASELINES)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UsageError(f"--baselines {text}: no {unknown[0]!r}; choose all, none, or from {', '.join(known)}")
+    names, known = tuple(text.split(",")), (*BASELINES, *EXTRA_BASELINES)
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--baselines {text}: no {name!r}; choose all, none, or from {', '.join(known)}")
     return names
