@@ -7,14 +7,14 @@ the run is element x + dy * stride + dx of the window. The elements between two 
 
 Loops over a run are written for LLVM's vectoriser: the buffers have distances known when compiled, so that few checks
 for overlap are left, and pointers take the place of arrays, whose negative indices would need a branch.
-
-Numba's cache does not notice a change of a function that another file calls: after editing this file delete the
-folders `__pycache__`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -28,15 +28,21 @@ Pointer = Any  # what `pointer` and `advance` return
 _intrinsic: Any = extending.intrinsic  # its functions are written for types and called with values
 # Products may be fused with sums and sums reordered; NaN and infinity keep their meaning.
 FAST_MATH = {"contract", "reassoc", "nsz"}
+_STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile on first use, and keep the result on disk where there is a place to write."""
     options |= {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
     try:
-        return numba.njit(function, cache=True, **options)
+        compiled: Any = numba.njit(function, cache=True, **options)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
         return numba.njit(function, **options)
+    # Numba compiles again what has changed in its own file only; kernels call functions of this one.
+    with suppress(AttributeError):
+        index = compiled._cache._cache_file
+        index._source_stamp = index._source_stamp, _STAMP
+    return compiled
 
 
 def inline(function: Callable[..., Any]) -> Any:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -107,6 +108,27 @@ def test_kernels_compile_where_no_cache_can_be_written(monkeypatch: pytest.Monke
         return 2 * x
 
     assert tiles.jit(twice)(3.0) == 6.0
+
+
+def test_kernels_are_compiled_again_when_what_they_call_has_changed(tmp_path: Path) -> None:
+    """The cache of a kernel holds for one version of `tiles.py`."""
+    code = """
+import sys
+from featup_kernels import tiles
+tiles._STAMP = sys.argv[2]
+sys.path.insert(0, sys.argv[1])
+import kernel
+kernel.twice(3.0)
+print(sum(kernel.twice.stats.cache_hits.values()))
+"""
+    (tmp_path / "kernel.py").write_text(
+        "from featup_kernels.tiles import jit\n\n@jit\ndef twice(x):\n    return 2 * x\n"
+    )
+    hits = []
+    for stamp in ("first", "first", "second"):
+        command = [sys.executable, "-c", code, str(tmp_path), stamp]
+        hits.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    assert hits == ["0", "1", "0"]
 
 
 def test_tiles_fit_into_their_buffers() -> None:
