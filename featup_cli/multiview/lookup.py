@@ -6,33 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def linear_taps(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Cells [N, 2] and weights [N, 2] of linear interpolation at coordinates [N] in 0 to 1, clamped at the border."""
-    cell = x * size - 0.5
-    first = cell.floor()
-    t = cell - first
-    cells = torch.stack((first, first + 1), 1).clamp(0, size - 1).long()
-    return cells, torch.stack((1 - t, t), 1)
+from featup_cli.core.shapes import Size
+from featup_cli.ops.taps import cubic_kernel
 
 
-def cubic_taps(x: Tensor, size: int, a: float = -0.75) -> tuple[Tensor, Tensor]:
-    """Cells [N, 4] and weights [N, 4] of cubic convolution (Keys, 1981) at coordinates [N] in 0 to 1, clamped."""
-    cell = x * size - 0.5
-    first = cell.floor()
-    offsets = torch.arange(-1, 3, device=x.device)
-    distance = ((cell - first)[:, None] - offsets).abs()
-    near = ((a + 2) * distance - (a + 3)) * distance.square() + 1
-    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
-    cells = (first[:, None] + offsets).clamp(0, size - 1).long()
-    return cells, torch.where(distance <= 1, near, far)
+def _axis_taps(x: Tensor, size: int, cubic: bool) -> tuple[Tensor, Tensor]:
+    """Cells [N, T] and weights [N, T] of linear (T = 2) or cubic (T = 4) interpolation at [N] in 0 to 1, clamped."""
+    position = x * size - 0.5
+    first = position.floor()
+    share = (position - first)[:, None]
+    if cubic:
+        offsets = torch.arange(-1, 3, device=x.device)
+        weights = cubic_kernel((share - offsets).abs(), -0.75)
+    else:
+        offsets = torch.arange(2, device=x.device)
+        weights = torch.cat((1 - share, share), 1)
+    return (first[:, None] + offsets).clamp(0, size - 1).long(), weights
 
 
-def grid_taps(position: Tensor, size: tuple[int, int], cubic: bool) -> tuple[Tensor, Tensor]:
+def grid_taps(position: Tensor, size: Size, cubic: bool) -> tuple[Tensor, Tensor]:
     """Flat cell numbers [N, T] and weights [N, T] of a look-up in a grid of `size` at positions [N, 2] in 0 to 1."""
-    taps = cubic_taps if cubic else linear_taps
-    rows, row_weights = taps(position[:, 0], size[0])
-    cols, col_weights = taps(position[:, 1], size[1])
+    rows, row_weights = _axis_taps(position[:, 0], size[0], cubic)
+    cols, col_weights = _axis_taps(position[:, 1], size[1], cubic)
     cells = rows[:, :, None] * size[1] + cols[:, None]
     return cells.flatten(1), (row_weights[:, :, None] * col_weights[:, None]).flatten(1)
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featup_cli.core.shapes import Size
 from featup_cli.ops.taps import in_unit_range
 
 
@@ -27,8 +28,8 @@ class Views:
     device of its positions.
     """
 
-    image_size: tuple[int, int]
-    view_size: tuple[int, int]
+    image_size: Size
+    view_size: Size
     boxes: Tensor
     flips: Tensor
 
@@ -70,11 +71,7 @@ class Views:
         top, left, height, width = self.boxes[index].tolist()
         rows = mirror_index(torch.arange(top, top + height, device=picture.device), self.image_size[0])
         cols = mirror_index(torch.arange(left, left + width, device=picture.device), self.image_size[1])
-        crop = picture[:, rows][:, :, cols]
-        if (height, width) != self.view_size:
-            crop = F.interpolate(crop[None], size=self.view_size, mode="bicubic", antialias=True, align_corners=False)[
-                0
-            ].clamp(0, 1)
+        crop = resize_picture(picture[:, rows][:, :, cols], self.view_size)
         return crop.flip(-1) if bool(self.flips[index]) else crop
 
 
@@ -92,8 +89,8 @@ def mirror_index(index: Tensor, size: int) -> Tensor:
 
 def draw_views(
     count: int,
-    image_size: tuple[int, int],
-    view_size: tuple[int, int],
+    image_size: Size,
+    view_size: Size,
     *,
     max_pad: float,
     max_zoom: float,
@@ -127,7 +124,7 @@ def draw_views(
     return Views(image_size, view_size, boxes, flipped)
 
 
-def view_source(picture: Tensor, network_size: tuple[int, int], max_zoom: float) -> Tensor:
+def view_source(picture: Tensor, network_size: Size, max_zoom: float) -> Tensor:
     """The picture [3, H, W] at a size that serves all views: no larger than the largest zoom can show, and no
     smaller than the network's input."""
     height = min(max(picture.shape[1], network_size[0]), round(network_size[0] * max_zoom))
@@ -135,7 +132,7 @@ def view_source(picture: Tensor, network_size: tuple[int, int], max_zoom: float)
     return resize_picture(picture, (height, width))
 
 
-def resize_picture(picture: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_picture(picture: Tensor, size: Size) -> Tensor:
     """[3, H, W] in [0, 1], or uint8, to another size, antialiased bicubic: floats in [0, 1]."""
     if tuple(picture.shape[1:]) == size:
         return in_unit_range(picture)

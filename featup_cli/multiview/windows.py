@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from featup_cli.core.shapes import Size
 from featup_cli.multiview.views import mirror
 
 
@@ -36,7 +37,7 @@ def stratified_offsets(
     return (lattice + torch.rand(count, positions, 2, generator=generator, device=device)) / side * 2 - 1
 
 
-def half_window(kernel_size: float, stride: int, view_size: tuple[int, int]) -> tuple[float, float]:
+def half_window(kernel_size: float, stride: int, view_size: Size) -> tuple[float, float]:
     """Half sides of a token's window, in units of view height and width.
 
     `kernel_size` is the window's side in pixels at stride 16; it scales with `stride`, the pixels per token.
@@ -45,7 +46,7 @@ def half_window(kernel_size: float, stride: int, view_size: tuple[int, int]) -> 
     return window / view_size[0] / 2, window / view_size[1] / 2
 
 
-def window_positions(row: Tensor, col: Tensor, offset: Tensor, grid: tuple[int, int], half: Tensor) -> Tensor:
+def window_positions(row: Tensor, col: Tensor, offset: Tensor, grid: Size, half: Tensor) -> Tensor:
     """Positions in a view of offsets around its tokens.
 
     Args:
