@@ -29,7 +29,7 @@ class Claims:
     """Locks on pictures, one byte each of a hidden file in the output folder.
 
     The system drops the locks of a process when it ends, however it ends, and network file systems keep them across
-    machines. Where locks can't be had every claim is granted: a picture may be made twice, but its files are whole.
+    machines. Where locks are unavailable, every claim is granted: a picture may be made twice, but its files are whole.
     Locks belong to a process: the threads of one must not claim the same picture.
 
     Args:

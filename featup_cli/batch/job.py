@@ -7,12 +7,11 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
@@ -39,12 +38,8 @@ class Stopped(BaseException):
     """Ends the work on a picture when the run is stopped; nothing catches it on the way."""
 
 
-class Queue(Protocol):
-    """Where a worker gets its items."""
-
-    def take(self, wait: bool) -> Item | None:
-        """The next item; None if there is none now, and with `wait` only if there never will be one."""
-        ...
+Take = Callable[[bool], Item | None]
+"""Gives a worker its next item; None if there is none now, and when it is told to wait only if there will be none."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Job:
         settings: of the pipeline.
         output: which files to write.
         folder: of the outputs, where the claims are.
-        overwrite: make what is up to date anew.
+        overwrite: process again what is up to date.
         batch: pictures that the backbone sees at once; None for 8 on an accelerator and 2 on a CPU.
         threads: that read, and that write; None for the number of cores, at most 8.
     """
@@ -92,7 +87,7 @@ class Worker:
         progress: called as the work on a picture goes on, by several threads if there are several pictures.
         claims: on the pictures; None for new ones.
     Raises:
-        UsageError, WeightsError: the settings can't be obeyed, or weights can't be had.
+        UsageError, WeightsError: the settings can't be obeyed, or weights are unavailable.
     """
 
     def __init__(
@@ -140,13 +135,13 @@ class Worker:
     def records(self, items: Sequence[Item]) -> Iterator[Record]:
         """Records of all items; those that another run works on are asked for again until they are done."""
         queue = ItemQueue(items)
-        for record in self.stream(queue):
+        for record in self.stream(queue.take):
             if record.status == "busy":
                 queue.put_back(record.item)
             else:
                 yield record
 
-    def stream(self, queue: Queue) -> Iterator[Record]:
+    def stream(self, take: Take) -> Iterator[Record]:
         """Records in the order of the items; those that another run works on come back as `busy`.
 
         Closing the iterator breaks off the work within a step of it, and leaves no partial file.
@@ -162,7 +157,7 @@ class Worker:
         try:
             while True:
                 while len(reading) < self.ahead and self._has_room(len(reading) + len(writing), largest):
-                    item = queue.take(wait=not reading and not writing)
+                    item = take(not reading and not writing)
                     if item is None:
                         break
                     reading.append(readers.submit(self._read, item))

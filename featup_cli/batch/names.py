@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from featup_cli.batch.inputs import Inputs, Source
@@ -82,13 +83,11 @@ def _refuse_replacing(items: Sequence[Item], inputs: Inputs, folder: str) -> Non
             f"{folder}: is searched for pictures, and the next run would take STEM.png for some; "
             "choose another --output, or --no-picture"
         )
-    folders: dict[str, str] = {}
+    real_folder = cache(os.path.realpath)
 
     def real(path: str) -> str:
         head, tail = os.path.split(path)
-        if head not in folders:
-            folders[head] = os.path.realpath(head)
-        return os.path.join(folders[head], tail)
+        return os.path.join(real_folder(head), tail)
 
     taken = {real(item.picture) for item in items}
     taken |= {os.path.realpath(source.path) for source in inputs.sources if source.named}

@@ -1,4 +1,4 @@
-"""The items of a run, in order; those that another run is at come again later."""
+"""The items of a run, in order; those that another run is processing come again later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from featup_cli.batch.records import Item
 
-PAUSE = 0.5  # seconds until a picture that another run is at is asked for again
+PAUSE = 0.5  # seconds until a picture that another run is processing is asked for again
 
 
 class ItemQueue:

@@ -25,7 +25,7 @@ TASK = 32  # pictures that a worker gets at once, at most
 TASKS = 8  # that each worker gets, at least if there are enough pictures, so that all end at about the same time
 PATIENCE = 10.0  # seconds in which a cluster must answer
 OBJECTS = 200_000_000  # bytes that a local cluster keeps for messages, which are small
-# Nothing is sent to Ray's makers, and of what it notices nothing is printed, on stdout not even workers that die.
+# Nothing is sent to Ray's makers, and its messages are suppressed, on stdout even those about workers that die.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
 OPTIONS = {
     "enable_progress_bars": False,

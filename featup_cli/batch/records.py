@@ -22,8 +22,8 @@ class Record:
 
     Attributes:
         item: the picture and its feature file.
-        status: `done`; `skipped`: up to date already; `failed`; `busy`: another run is at it, ask again later (only
-            inside a run).
+        status: `done`; `skipped`: up to date already; `failed`; `busy`: another run is processing it, ask again
+            later (only inside a run).
         files: what was written or is up to date, by kind: `output`, and `picture` and `model` if they were asked for.
         shape: [C, H, W] of the features, if they were made.
         seconds: wall time of its features, if they were made.

@@ -9,6 +9,7 @@ from typing import Any
 
 from featup_cli.batch.records import Item
 from featup_cli.core.errors import InputError
+from featup_cli.core.settings import differences
 from featup_cli.io.digest import file_sha256
 from featup_cli.io.tensors import read_provenance
 
@@ -34,7 +35,8 @@ def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -
     if not isinstance(recorded, dict):
         return "the features don't record what was asked for"
     if recorded != request:
-        return f"made with other settings: {_differences(recorded, request)}"
+        changes = (f"{key} {before} -> {after}" for key, before, after in differences(recorded, request))
+        return f"made with other settings: {', '.join(changes)}"
     for kind, path in files.items():
         if not os.path.isfile(path) or os.path.getsize(path) == 0:
             return f"no {kind} yet"
@@ -52,17 +54,3 @@ def _sha256(path: str) -> str | None:
         return file_sha256(Path(path))
     except OSError:
         return None  # reading it as a picture will say what is wrong
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str:
-    """`method nearest -> bilinear, seed 0 -> 1`, for people."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if before == after:
-            continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines.append(_differences(before, after, f"{prefix}{key}."))
-        else:
-            lines.append(f"{prefix}{key} {before} -> {after}")
-    return ", ".join(lines)

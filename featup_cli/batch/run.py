@@ -30,6 +30,39 @@ from featup_cli.io.atomic import check_writable
 
 
 @dataclass(frozen=True)
+class BatchOptions:
+    """How a run goes over its pictures; fields are those of `featup upsample`.
+
+    Attributes:
+        recursive: search subfolders.
+        devices: one worker for each: `0,1`, `cpu:2`; None for one on the device of the settings.
+        shard: the share of this run among several; None for all pictures.
+        overwrite: process again what is up to date.
+        batch: pictures that the backbone sees at once; None to choose by device.
+        threads: of a worker that read, and that write; None to choose by cores.
+        engine: `local`, or `ray` for the workers of a Ray cluster, which must see all paths.
+        workers: of Ray; None for one on each GPU of the cluster, or one on each machine if it has none.
+    Raises:
+        UsageError: options that exclude each other.
+    """
+
+    recursive: bool = False
+    devices: str | None = None
+    shard: Shard | None = None
+    overwrite: bool = False
+    batch: int | None = None
+    threads: int | None = None
+    engine: str = "local"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine == "ray" and (self.devices is not None or self.shard is not None):
+            raise UsageError("--engine ray shares the work out itself: leave --devices and --shard, give --workers")
+        if self.engine != "ray" and self.workers is not None:
+            raise UsageError("--workers: is for --engine ray; on one machine give --devices 0,1 or cpu:2")
+
+
+@dataclass(frozen=True)
 class Preview:
     """What a run would do with a picture: `skip`, `make`, `redo`, or `fail` if there is no such picture; and why."""
 
@@ -72,7 +105,7 @@ class Run:
             announce: told of backbone and downloads; None for silence.
             progress: called as the work on a single picture goes on; not with several workers.
         Raises:
-            UsageError, WeightsError: the settings can't be obeyed, or weights can't be had.
+            UsageError, WeightsError: the settings can't be obeyed, or weights are unavailable.
             OutputError: the output folder can't be written.
         """
         yield from self.problems
@@ -119,34 +152,19 @@ class Run:
 
 
 def plan_run(
-    inputs: Iterable[str | Path],
-    folder: Path | str,
-    settings: Upsampling,
-    output: Output,
-    *,
-    recursive: bool = False,
-    devices: str | None = None,
-    shard: Shard | None = None,
-    overwrite: bool = False,
-    batch: int | None = None,
-    threads: int | None = None,
-    engine: str = "local",
-    workers: int | None = None,
+    inputs: Iterable[str | Path], folder: Path | str, settings: Upsampling, output: Output, options: BatchOptions
 ) -> Run:
     """Find the pictures, name their outputs, and make a job for each worker; see `upsample_many`."""
-    if engine == "ray" and (devices is not None or shard is not None):
-        raise UsageError("--engine ray shares the work out itself: leave --devices and --shard, give --workers")
-    if engine != "ray" and workers is not None:
-        raise UsageError("--workers: is for --engine ray; on one machine give --devices 0,1 or cpu:2")
     inputs = list(inputs)
     for path in (*inputs, folder):
         refuse_address(path)
-    found = find_inputs(inputs, recursive, skip=folder)
+    found = find_inputs(inputs, options.recursive, skip=folder)
     if not found.sources and not found.problems:
         raise InputError("no pictures were given")
     items = name_outputs(found, folder, picture=output.picture, model=output.model)
-    job = Job(settings, output, str(folder), overwrite, batch, threads)
-    return Run((shard or Shard()).of(items), found.problems, split_job(job, devices), engine, workers)
+    job = Job(settings, output, str(folder), options.overwrite, options.batch, options.threads)
+    share = (options.shard or Shard()).of(items)
+    return Run(share, found.problems, split_job(job, options.devices), options.engine, options.workers)
 
 
 def split_job(job: Job, devices: str | None) -> list[Job]:
@@ -214,19 +232,9 @@ def upsample_many(
         folder: for the outputs; made if missing.
         settings: what to do with each picture.
         output: which files to write.
-        recursive: search subfolders.
-        devices: one worker for each: `0,1`, `cpu:2`; None for one on `settings.device`.
-        shard: the share of this run among several.
-        overwrite: make what is up to date anew.
-        batch: pictures that the backbone sees at once; None to choose by device.
-        threads: of a worker that read, and that write; None to choose by cores.
-        engine: `local`, or `ray` for the workers of a Ray cluster, which must see all paths.
-        workers: of Ray; None for one on each GPU of the cluster, or one on each machine if it has none.
+        recursive, devices, shard, overwrite, batch, threads, engine, workers: as of `BatchOptions`.
     Raises:
         UsageError, InputError, WeightsError, OutputError: nothing can be done at all; before the first record.
     """
-    run = plan_run(
-        inputs, folder, settings or Upsampling(), output or Output(), recursive=recursive, devices=devices, shard=shard,
-        overwrite=overwrite, batch=batch, threads=threads, engine=engine, workers=workers,
-    )  # fmt: skip
-    return run.records()
+    options = BatchOptions(recursive, devices, shard, overwrite, batch, threads, engine, workers)
+    return plan_run(inputs, folder, settings or Upsampling(), output or Output(), options).records()

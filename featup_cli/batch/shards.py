@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 
+from featup_cli.core.distributed import join_workers
 from featup_cli.core.errors import UsageError
 
 T = TypeVar("T")
@@ -85,7 +86,5 @@ def join_shards(text: str | None) -> Iterator[Callable[[int], int]]:
     if text != "auto" or "RANK" not in os.environ:
         yield lambda status: status
         return
-    from featup_cli.core.distributed import join_workers
-
     with join_workers() as workers:
         yield lambda status: max(workers.gather(status))

@@ -59,7 +59,7 @@ def _serve(job: Job, threads: int, connection: Connection) -> None:
         worker = Worker(job, announce=connection.send)
         connection.send(_Ready(worker.depth, worker.about))
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        for record in worker.stream(_PipeQueue(connection)):
+        for record in worker.stream(_PipeQueue(connection).take):
             connection.send(record)
     except (KeyboardInterrupt, BrokenPipeError, ConnectionResetError):
         pass  # told to stop, or the parent is gone
@@ -125,7 +125,7 @@ class _Fleet:
                 self._feed(slot)
             if not (len(self._queue) or self._suspects or any(slot.held for slot in self._slots)):
                 return
-            # Pictures that another run is at come back after a pause, with no message.
+            # Pictures that another run is processing come back after a pause, with no message.
             for ready in wait([slot.connection for slot in self._slots], timeout=PAUSE if len(self._queue) else None):
                 slot = next(slot for slot in self._slots if slot.connection is ready)
                 try:

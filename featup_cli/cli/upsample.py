@@ -116,7 +116,7 @@ def upsample(
         raise UsageError(f"--save-model: method {method.method} fits no model; use --method {DEFAULT_METHOD}")
     chosen = backbone.config()
 
-    from featup_cli.batch.run import plan_run
+    from featup_cli.batch.run import BatchOptions, plan_run
     from featup_cli.batch.shards import join_shards, local_device, parse_shard
     from featup_cli.cli.running import report_preview, report_run
     from featup_cli.core.memory import parse_bytes
@@ -139,14 +139,16 @@ def upsample(
             memory=None if run.memory is None else parse_bytes(run.memory),
         ),
         Output(files.features.dtype, files.features.storage, model=files.save_model, picture=files.picture),
-        recursive=pictures.recursive,
-        devices=run.devices,
-        shard=parse_shard(run.shard) if run.shard is not None else None,
-        overwrite=files.overwrite,
-        batch=run.batch,
-        threads=run.jobs,
-        engine=run.engine,
-        workers=run.workers,
+        BatchOptions(
+            recursive=pictures.recursive,
+            devices=run.devices,
+            shard=parse_shard(run.shard) if run.shard is not None else None,
+            overwrite=files.overwrite,
+            batch=run.batch,
+            threads=run.jobs,
+            engine=run.engine,
+            workers=run.workers,
+        ),
     )
     if run.dry_run:
         raise typer.Exit(report_preview(planned, console))

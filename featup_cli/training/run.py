@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from featup_cli.core.describe import choose_device, describe_device, versions
 from featup_cli.core.distributed import Workers, join_workers
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
+from featup_cli.core.settings import differences
 from featup_cli.io.atomic import atomic_path, check_writable
 from featup_cli.io.digest import file_sha256
 from featup_cli.pictures.panels import save_png
@@ -210,9 +210,8 @@ class _Run:
 
     def _refuse_changes(self, saved: State | None) -> None:
         """Raise UsageError if settings, as far as they are known, differ from those of the run to resume."""
-        old, new = _flatten(saved["settings"] if saved is not None else self.settings), _flatten(self.settings)
-        known = [key for key in {**new, **old} if key.partition(".")[0] in self.settings]
-        changed = [f"{key} was {old.get(key)}, now {new.get(key)}" for key in known if old.get(key) != new.get(key)]
+        found = differences(saved["settings"], self.settings) if saved is not None else ()
+        changed = [f"{key} was {old}, now {new}" for key, old, new in found if key.partition(".")[0] in self.settings]
         if changed:
             raise UsageError(f"--resume: {self.training.folder} holds a run with other settings: {', '.join(changed)}")
 
@@ -284,10 +283,3 @@ class _Run:
 
     def _describe(self, row: Row) -> str:
         return f"explains {row.explained_variance:.1%} of {self.goal} (bilinear {row.bilinear_explained_variance:.1%})"
-
-
-def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in facts.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

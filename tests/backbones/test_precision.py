@@ -19,7 +19,7 @@ from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.precision import Precision, computes_in, relative_error
 from featup_cli.backbones.registry import load_backbone
-from featup_cli.batch.run import plan_run
+from featup_cli.batch.run import BatchOptions, plan_run
 from featup_cli.core.errors import PrecisionError, UsageError
 from featup_cli.engine.pipeline import Output, Pipeline, Upsampling
 from featup_cli.evaluation.source import FeatureSource, Request
@@ -251,7 +251,7 @@ def test_resume_and_caches_go_by_what_was_asked(tmp_path: Path, monkeypatch: pyt
 
     def statuses(precision: str) -> list[str]:
         settings = Upsampling(BackboneConfig(precision=precision), "nearest", resize="32x48", device="cpu")
-        run = plan_run([str(picture)], tmp_path / "out", settings, Output(picture=False))
+        run = plan_run([str(picture)], tmp_path / "out", settings, Output(picture=False), BatchOptions())
         return [record.status for record in run.records()]
 
     assert [statuses(p)[0] for p in ("auto", "auto", "float32", "bfloat16", "bfloat16")] == [

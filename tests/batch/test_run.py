@@ -1,4 +1,4 @@
-"""Runs over folders: what is done, skipped, made anew, and what a failure does."""
+"""Runs over folders: what is done, skipped, made again, and what a failure does."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from featup_cli.batch.run import plan_run
+from featup_cli.batch.run import BatchOptions, plan_run
 from featup_cli.engine.pipeline import Output, Upsampling
 from tests.batch.runs import (
     KILLED_BY_A_PICTURE,
@@ -172,7 +172,7 @@ def test_a_folder_that_becomes_read_only_ends_the_run_in_one_line_and_keeps_what
 
 def test_pictures_that_vanish_between_listing_and_reading_fail_alone(twelve: Path, tmp_path: Path) -> None:
     settings = Upsampling(method="bilinear", resize=32, device="cpu")
-    run = plan_run([twelve], tmp_path / "out", settings, Output())
+    run = plan_run([twelve], tmp_path / "out", settings, Output(), BatchOptions())
     gone = {f"{twelve}/{name}" for name in ("00.png", "07.png")}
     for path in gone:
         os.unlink(path)
