@@ -65,10 +65,10 @@ def keywords(input: InputOptions, backbone: BackboneOptions, methods: MethodsOpt
         if not (method and equals and weights):
             raise UsageError(f"--upsampler {text}: expected METHOD=WEIGHTS, for example jbu=upsampler.safetensors")
         upsamplers[method] = weights
-    return {
-        "backbone": chosen, "resize": input.resize, "methods": methods.methods, "implicit": implicit,
-        "upsamplers": upsamplers, "allow_other_backbone": methods.allow_other_backbone,
-    }  # fmt: skip
+    return dict(
+        backbone=chosen, resize=input.resize, methods=methods.methods, implicit=implicit,
+        upsamplers=upsamplers, allow_other_backbone=methods.allow_other_backbone,
+    )  # fmt: skip
 
 
 def refuse_given(values: Mapping[str, Any], reason: str) -> None:
