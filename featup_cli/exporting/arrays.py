@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def write_npz(target: Path, source: Source) -> None:
     Not compressed, so that members can be read in part.
     """
     small = {name: tensor.numpy() for name, tensor in source.maps().items()}
-    small["provenance"] = np.array(source.provenance_text)
+    small["provenance"] = np.array(json.dumps(source.provenance))
     with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open(zipfile.ZipInfo("features.npy"), "w", force_zip64=True) as member:
             write_array(member, source.shape, source.dtype_name, source.planes(target.parent))

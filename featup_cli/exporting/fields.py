@@ -44,11 +44,6 @@ def write_pca_dict(target: Path, pca: PCA) -> None:
     save_piecewise(target, {name: PiecewiseTensor.of(tensor) for name, tensor in parts.items()})
 
 
-def lerf_name(sources: Sequence[Source]) -> str:
-    """`dino.npy`, as LERF's `DinoDataloader` caches its features."""
-    return "dino.npy"
-
-
 def write_lerf(target: Path, sources: Sequence[Source]) -> None:
     """One array [N, H, W, C] of all views, and beside it `.info`, the config that LERF compares (`FeatureDataloader`).
 

@@ -15,7 +15,7 @@ class Format:
         suffix: of its files.
         write: of a path and a `Source`; of a path and all sources if it joins them.
         joins: all sources go into one file.
-        file_name: of the sources of a file, to its name; by default the stem of the first, and `suffix`.
+        file_name: a name, or a function that makes it of the sources; by default the stem of the first, and `suffix`.
         beside: suffix of a second file that is written with it.
         basis: name of a file for the basis of projected features, where the format has no place for it.
         write_basis: of the path of that file and the basis.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -36,4 +37,4 @@ def write_hdf5(target: Path, source: Source) -> None:
             features[:, y : y + band.shape[1]] = band.numpy()
         for name, tensor in small.items():
             file[name] = tensor.numpy()
-        file["provenance"] = source.provenance_text
+        file["provenance"] = json.dumps(source.provenance)

@@ -28,7 +28,7 @@ _OWN = (
         ".npy",
         f"{_HERE}.fields:write_lerf",
         joins=True,
-        file_name=f"{_HERE}.fields:lerf_name",
+        file_name="dino.npy",
         beside=".info",
         basis="pca.npz",
     ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -80,29 +81,16 @@ def export(
     chosen = _checked_format(to, dtype, components)
     if not files:
         raise UsageError("no feature files given")
-    report = on_failed or _raise
-    sources = _read_headers(files, chosen, dtype, _raise if chosen.joins else report)
-    if not sources:
-        return []
-    jobs = _jobs(sources, chosen, None if output is None else Path(output))
-    stores_basis = components and chosen.basis
-    basis_files = sorted({job.target.parent / chosen.basis for job in jobs}) if stores_basis else []
-    _check_targets(jobs, basis_files, chosen, [Path(file) for file in files], overwrite)
-    pca = _fit(sources, components) if components else None
-    if pca is not None:
-        jobs = [Job(target, [replace(source, pca=pca) for source in group]) for target, group in jobs]
-    spools = [source.bytes for job in jobs for source in job.sources if source.spooled]
-    check_room(jobs[0].target, sum(source.bytes for job in jobs for source in job.sources) + max(spools, default=0))
-    for path in basis_files:
-        resolve(chosen.write_basis)(path, pca)
-    write = resolve(chosen.write)
-    written: list[Path] = []
+    paths = [Path(file) for file in files]
+    sources: list[Source] = []
+    for path in paths:
+        with _failures(path, None if chosen.joins else on_failed):
+            sources.append(_read_header(path, chosen, dtype))
+    jobs = _prepare(sources, chosen, paths, Path(output) if output else None, components, overwrite) if sources else []
+    write, written = resolve(chosen.write), []
     for number, job in enumerate(jobs, 1):
-        try:
+        with _failures(job.sources[0].path, on_failed):
             write(job.target, job.sources if chosen.joins else job.sources[0])
-        except FeatUpError as error:
-            report(job.sources[0].path, error)
-        else:
             written.append(job.target)
             if on_written is not None:
                 on_written(job.target)
@@ -112,10 +100,6 @@ def export(
 
 export_features = export
 """The name that `export` had first."""
-
-
-def _raise(path: Path, error: FeatUpError) -> None:
-    raise error
 
 
 def _checked_format(to: str, dtype: str | None, components: int | None) -> Format:
@@ -133,31 +117,53 @@ def _checked_format(to: str, dtype: str | None, components: int | None) -> Forma
     return chosen
 
 
-def _read_headers(
-    files: Sequence[Path | str], chosen: Format, dtype: str | None, report: Callable[[Path, FeatUpError], None]
-) -> list[Source]:
-    sources: list[Source] = []
-    for path in map(Path, files):
-        try:
-            with open_features(path) as features:
-                sources.append(_source(features, chosen, dtype))
-        except InputError as error:
-            report(path, error)
-    return sources
+@contextmanager
+def _failures(path: Path, on_failed: Callable[[Path, FeatUpError], None] | None) -> Iterator[None]:
+    try:
+        yield
+    except FeatUpError as error:
+        if on_failed is None:
+            raise
+        on_failed(path, error)
 
 
-def _source(features: MappedFeatures, chosen: Format, dtype: str | None) -> Source:
+def _read_header(path: Path, chosen: Format, dtype: str | None) -> Source:
     wanted = dtype or chosen.dtype
-    kind: torch.dtype = getattr(torch, wanted) if wanted else features.stored_dtype
-    if kind == torch.bfloat16 and not chosen.bfloat16:
-        kind = torch.float32
-    channels, height, width = features.shape
-    return Source(features.path, channels, (height, width), kind, features.provenance, features.storage == "full")
+    with open_features(path) as features:
+        kind: torch.dtype = getattr(torch, wanted) if wanted else features.stored_dtype
+        if kind == torch.bfloat16 and not chosen.bfloat16:
+            kind = torch.float32
+        channels, height, width = features.shape
+        return Source(path, channels, (height, width), kind, features.provenance, features.storage == "full")
 
 
-def _jobs(sources: Sequence[Source], chosen: Format, output: Path | None) -> list[Job]:
-    """Each file to be written, and what goes into it."""
-    groups = [list(sources)] if chosen.joins else [[source] for source in sources]
+def _prepare(
+    sources: list[Source],
+    chosen: Format,
+    inputs: Sequence[Path],
+    output: Path | None,
+    components: int | None,
+    overwrite: bool,
+) -> list[Job]:
+    """Each file to be written, and what goes into it; what can't be obeyed is refused, and the basis is written."""
+    jobs = _jobs(sources, chosen, output)
+    folders = {job.target.parent for job in jobs} if components and chosen.basis else set()
+    basis_files = [folder / chosen.basis for folder in sorted(folders)]
+    beside = [job.target.with_suffix(chosen.beside) for job in jobs if chosen.beside]
+    _check_targets([*(job.target for job in jobs), *beside, *basis_files], inputs, overwrite)
+    if components:
+        pca = _fit(sources, components)
+        jobs = [Job(target, [replace(source, pca=pca) for source in group]) for target, group in jobs]
+    every = [source for job in jobs for source in job.sources]
+    spools = [source.bytes for source in every if source.spooled]
+    check_room(jobs[0].target, sum(source.bytes for source in every) + max(spools, default=0))
+    for path in basis_files:
+        resolve(chosen.write_basis)(path, every[0].pca)
+    return jobs
+
+
+def _jobs(sources: list[Source], chosen: Format, output: Path | None) -> list[Job]:
+    groups = [sources] if chosen.joins else [[source] for source in sources]
     given = {source.dtype_name for source in sources}
     if chosen.joins and len(given) > 1:
         raise InputError(f"the files are of {', '.join(sorted(given))}; give --dtype, since they are joined")
@@ -168,18 +174,15 @@ def _jobs(sources: Sequence[Source], chosen: Format, output: Path | None) -> lis
     jobs: list[Job] = []
     for group in groups:
         path = group[0].path
-        name = resolve(chosen.file_name)(group) if chosen.file_name else f"{path.stem}{chosen.suffix}"
-        jobs.append(Job((path.parent if output is None else output) / name, group))
+        name = resolve(chosen.file_name)(group) if ":" in chosen.file_name else chosen.file_name
+        jobs.append(Job((output or path.parent) / (name or f"{path.stem}{chosen.suffix}"), group))
     return jobs
 
 
-def _check_targets(
-    jobs: Sequence[Job], basis_files: Sequence[Path], chosen: Format, inputs: Sequence[Path], overwrite: bool
-) -> None:
+def _check_targets(targets: Sequence[Path], inputs: Sequence[Path], overwrite: bool) -> None:
     """Refuse what can't be written, before any work."""
-    beside = [job.target.with_suffix(chosen.beside) for job in jobs if chosen.beside]
     seen: set[Path] = set()
-    for target in [*(job.target for job in jobs), *beside, *basis_files]:
+    for target in targets:
         if target in seen:
             raise UsageError(f"{target}: two files would be written there; give a folder for each of them")
         seen.add(target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -132,11 +131,6 @@ class Source:
             if tensor is not None
         }
         return found | ({} if self.pca is None else {"pca_basis": self.pca.basis, "pca_mean": self.pca.mean})
-
-    @property
-    def provenance_text(self) -> str:
-        """The provenance as one JSON object."""
-        return json.dumps(self.provenance)
 
     @property
     def picture_path(self) -> str:
