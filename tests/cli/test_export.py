@@ -13,9 +13,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from featup_cli.cli import export as command
 from featup_cli.cli.app import app
-from featup_cli.exporting.registry import FORMATS
 from featup_cli.io.tensors import save_features
 
 PACKAGED = Path(__file__).parents[2] / "featup_cli" / "weights"
@@ -44,10 +42,6 @@ def test_help_loads_no_torch() -> None:
         "assert not {'torch', 'numpy', 'h5py'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_the_command_offers_every_format() -> None:
-    assert [choice.value for choice in command.Format] == list(FORMATS)
 
 
 def test_export_prints_what_it_wrote(file: Path, tmp_path: Path) -> None:
