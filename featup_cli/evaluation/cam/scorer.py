@@ -68,23 +68,6 @@ def keep_top(cam: Tensor, image: Tensor, blurred: Tensor, share: float = KEPT) -
     return torch.where(kept.view(cam.shape), image, blurred)
 
 
-def average_drop(confidence: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """max(0, Y - O) / Y of each picture, in percent: what Average Drop averages (section 6.10, first formula).
-
-    The formula as printed lacks the division by the number of pictures, which its name and its values in table 1 have.
-
-    Args:
-        confidence: Y [N], the classifier's probability of the class; `masked` is O [N], that of the masked picture.
-    """
-    drop: np.ndarray = 100 * np.maximum(confidence - masked, 0) / confidence
-    return drop
-
-
-def average_increase(confidence: np.ndarray, masked: np.ndarray) -> np.ndarray:
-    """100 where Y < O, else 0: what Average Increase averages (section 6.10, second formula)."""
-    return 100.0 * (confidence < masked)
-
-
 class CamScorer(Scorer):
     """Average Drop and Average Increase of maps from upsampled features, at the size of the network's input.
 
@@ -127,11 +110,16 @@ class CamScorer(Scorer):
         }
 
     def score(self, rows: Arrays, counts: np.ndarray, probe: int = 0) -> Scores:
-        """Average Drop and Average Increase, in percent."""
-        each = {"average_drop": average_drop, "average_increase": average_increase}
+        """Average Drop, max(0, Y - O) / Y, and Average Increase, the share with Y < O, in percent (section 6.10).
+
+        The first formula as printed lacks the division by the number of pictures, which its name and its values in
+        table 1 have.
+        """
+        confidence, masked = rows["confidence"], rows["masked"]
+        drop, increase = 100 * np.maximum(confidence - masked, 0) / confidence, 100.0 * (confidence < masked)
         return {
-            name: float(np.average(of_picture(rows["confidence"], rows["masked"]), weights=counts))
-            for name, of_picture in each.items()
+            "average_drop": float(np.average(drop, weights=counts)),
+            "average_increase": float(np.average(increase, weights=counts)),
         }
 
     def details(self, rows: Arrays) -> dict[str, Any]:

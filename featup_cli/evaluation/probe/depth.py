@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from featup_cli.core.errors import InputError
 from featup_cli.core.shapes import Size
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
-from featup_cli.evaluation.data import Pair, find_pairs, read_array, read_numbers
+from featup_cli.evaluation.data import find_pairs, read_array, read_numbers
 from featup_cli.evaluation.probe.linear import LinearProbe, minimise
 from featup_cli.evaluation.probe.task import DEPTH, DepthOptions
-from featup_cli.evaluation.probe.training import ProbeScorer, TrainingTokens, run_probe
+from featup_cli.evaluation.probe.training import ProbeScorer, Training, TrainingTokens, run_probe
 from featup_cli.evaluation.source import FeatureSource, Look, Request
 
 DEPTH_SUFFIXES = (".npy", ".npz", ".png", ".tif", ".tiff")
@@ -59,6 +60,7 @@ def cell_depth(depth: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
     Returns:
         [h, w], zero where nothing is known; and [h, w].
     """
+    depth = depth.float()
     known = (~depth.isnan()).to(depth)
     total, share = (F.adaptive_avg_pool2d(x[None], grid)[0] for x in (depth.nan_to_num(0.0), known))
     return total / share.clamp_min(1e-6), share
@@ -146,25 +148,9 @@ class DepthScorer(ProbeScorer):
     name = DEPTH.name
 
     def __init__(self, scale: float) -> None:
-        super().__init__({"depth_scale": scale, "delta": DELTA}, {"depth_scale": scale, "noise": NOISE})
-        self.scale = scale
-
-    def find(self, data: Path, split: str, limit: int | None = None) -> list[Pair]:
-        """Pictures of a split with depth."""
-        return find_pairs(data, split, limit, "depth", DEPTH_SUFFIXES)
-
-    def read(self, path: Path) -> Tensor:
-        """Depth [H, W], NaN where unknown."""
-        return read_depth(path, self.scale)
-
-    def targets(self, labels: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
-        """Mean depths of the cells of the tokens, and the shares of their pixels that are known."""
-        cells, weights = cell_depth(labels.float(), grid)
-        return cells.flatten(), weights.flatten()
-
-    def fit(self, tokens: TrainingTokens) -> LinearProbe:
-        """Scale- and shift-invariant regression."""
-        return fit_depth(tokens)
+        settings = {"depth_scale": scale}
+        training = Training(partial(read_depth, scale=scale), cell_depth, fit_depth, settings | {"noise": NOISE})
+        super().__init__(training, settings | {"delta": DELTA})
 
     def measure(self, source: FeatureSource, look: Look, method: str, prepared: Tensor) -> Arrays:
         """`rmse` and `delta` [probes] of `depth_errors`, and `seconds` of the method."""
@@ -180,4 +166,5 @@ class DepthScorer(ProbeScorer):
 
 def run(options: DepthOptions, request: Request) -> dict[str, Any]:
     """Score depth; see `run.evaluate`."""
-    return run_probe(DepthScorer(options.depth_scale or 1.0), options, request)
+    find = partial(find_pairs, label_folder="depth", suffixes=DEPTH_SUFFIXES)
+    return run_probe(DepthScorer(options.depth_scale or 1.0), options, request, find)

@@ -46,14 +46,6 @@ class LinearProbe:
     bias: Tensor
     convergence: Convergence
 
-    def logits(self, features: Tensor) -> Tensor:
-        """[C, H, W] to [classes, H, W]."""
-        return torch.einsum("kc,chw->khw", self.weight, features.float()) + self.bias[:, None, None]
-
-    def predict(self, features: Tensor) -> Tensor:
-        """[C, H, W] to class ids [H, W]."""
-        return self.logits(features).argmax(0)
-
 
 def class_mixes(labels: Tensor, grid: Size, classes: int) -> tuple[Tensor, Tensor]:
     """Share of each class in every cell of a low-resolution grid.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from featup_cli.core.shapes import Size
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
-from featup_cli.evaluation.data import Classes, Pair, find_pairs, load_classes, read_class_labels
+from featup_cli.evaluation.data import Classes, load_classes, read_class_labels
 from featup_cli.evaluation.probe.linear import (
-    LinearProbe,
     boundary_band,
     class_mixes,
     confusion_matrix,
@@ -23,7 +22,7 @@ from featup_cli.evaluation.probe.linear import (
     segmentation_scores,
 )
 from featup_cli.evaluation.probe.task import SEGMENTATION, SegmentationOptions
-from featup_cli.evaluation.probe.training import ProbeScorer, TrainingTokens, run_probe
+from featup_cli.evaluation.probe.training import ProbeScorer, Training, run_probe
 from featup_cli.evaluation.source import FeatureSource, Look, Request
 
 BAND_RADIUS = 3
@@ -36,25 +35,12 @@ class SegmentationScorer(ProbeScorer):
 
     def __init__(self, classes: Classes) -> None:
         described = classes.describe()
-        super().__init__({"classes": described, "band_radius": BAND_RADIUS}, {"classes": described})
+        training = Training(
+            partial(read_class_labels, classes=classes), partial(class_mixes, classes=len(classes.names)),
+            lambda tokens: fit_probe(tokens.features, tokens.targets, tokens.weights), {"classes": described},
+        )  # fmt: skip
+        super().__init__(training, {"classes": described, "band_radius": BAND_RADIUS})
         self.classes = classes
-
-    def find(self, data: Path, split: str, limit: int | None = None) -> list[Pair]:
-        """Pictures of a split with class labels."""
-        return find_pairs(data, split, limit)
-
-    def read(self, path: Path) -> Tensor:
-        """Class ids [H, W]."""
-        return read_class_labels(path, self.classes)
-
-    def targets(self, labels: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
-        """Mixes of classes in the cells of the tokens, and the shares of their pixels that are valid."""
-        mixes, weights = class_mixes(labels, grid, len(self.classes.names))
-        return mixes.flatten(0, 1), weights.flatten()
-
-    def fit(self, tokens: TrainingTokens) -> LinearProbe:
-        """Logistic regression."""
-        return fit_probe(tokens.features, tokens.targets, tokens.weights)
 
     def measure(self, source: FeatureSource, look: Look, method: str, prepared: Tensor) -> Arrays:
         """Confusion matrices [probes, classes, classes] of the whole picture and of the band along boundaries."""

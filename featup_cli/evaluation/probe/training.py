@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from featup_cli.core.shapes import Size
 from featup_cli.evaluation.bootstrap import resample_counts
 from featup_cli.evaluation.cache import Arrays, cached_sha256
-from featup_cli.evaluation.data import Pair, check_pairs
+from featup_cli.evaluation.data import Pair, check_pairs, find_pairs
 from featup_cli.evaluation.probe.linear import Convergence, LinearProbe
 from featup_cli.evaluation.probe.task import ProbeOptions
 from featup_cli.evaluation.run import Evaluation, Scorer
@@ -39,37 +39,35 @@ class TrainingTokens:
     picture: Tensor
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a probe learns.
+
+    Attributes:
+        read: labels [H, W] of a file; raises InputError if they can't be used.
+        targets: of labels and a grid (h, w), to what its tokens should give [h, w, ...] and the weights [h, w] with
+            which they count.
+        fit: solves the problem; the result must not depend on a random start.
+        settings: what fixes these, as JSON values.
+    """
+
+    read: Callable[[Path], Tensor]
+    targets: Callable[[Tensor, Size], tuple[Tensor, Tensor]]
+    fit: Callable[[TrainingTokens], LinearProbe]
+    settings: dict[str, Any]
+
+
 class ProbeScorer(Scorer):
     """Frozen linear probes applied to upsampled features at the size of the labels.
 
     Args:
-        settings: what fixes labels and scores, as JSON values.
-        fixed: what fixes the training, as JSON values.
+        training: what they learn.
+        settings: what fixes their scores besides, as JSON values.
     """
 
-    def __init__(self, settings: dict[str, Any], fixed: dict[str, Any]) -> None:
+    def __init__(self, training: Training, settings: dict[str, Any]) -> None:
+        self.training = training
         self.settings = settings
-        self.fixed = {"task": self.name, **fixed}
-
-    def find(self, data: Path, split: str, limit: int | None = None) -> list[Pair]:
-        """Pictures of a split with their labels; arguments and errors as `find_pairs`."""
-        raise NotImplementedError
-
-    def read(self, path: Path) -> Tensor:
-        """Labels [H, W] of a file.
-
-        Raises:
-            InputError: they can't be used.
-        """
-        raise NotImplementedError
-
-    def targets(self, labels: Tensor, grid: Size) -> tuple[Tensor, Tensor]:
-        """What the tokens of a picture should give, [h * w, ...], and the weights [h * w] with which they count."""
-        raise NotImplementedError
-
-    def fit(self, tokens: TrainingTokens) -> LinearProbe:
-        """Solve the problem; the result must not depend on a random start."""
-        raise NotImplementedError
 
     def use(self, probes: Sequence[LinearProbe], trained_on: dict[str, Any]) -> None:
         """Take trained probes, of which the first is the main one, and facts about their training as JSON values."""
@@ -80,7 +78,7 @@ class ProbeScorer(Scorer):
 
     def prepare(self, source: FeatureSource, look: Look, item: Pair) -> Tensor:
         """Labels [H, W] of the picture."""
-        return self.read(item.label)
+        return self.training.read(item.label)
 
     def predict(self, source: FeatureSource, look: Look, method: str, labels: Tensor) -> tuple[Tensor, float]:
         """What all probes say, one after the other, at the size of the labels; and `seconds` of the method."""
@@ -94,7 +92,7 @@ class ProbeScorer(Scorer):
         """
         source, cache = evaluation.source, evaluation.cache
         facts = {
-            "task": "train probes", "settings": self.fixed, "resamples": resamples, "seed": source.request.seed,
+            "task": "train probes", "settings": {"task": self.name, **self.training.settings}, "resamples": resamples, "seed": source.request.seed,
             "source": source.identity(), "files": [[cached_sha256(path) for path in pair.files] for pair in pairs],
         }  # fmt: skip
         arrays = cache.get(facts)
@@ -117,7 +115,8 @@ class ProbeScorer(Scorer):
             evaluation.progress("training pictures", number, len(pairs), pair.picture.name)
             look = evaluation.source.look(pair.picture)
             tokens = look.lr_feats[0].flatten(1).T
-            of_picture, weights = (x.to(tokens.device) for x in self.targets(self.read(pair.label), look.grid))
+            targets = self.training.targets(self.training.read(pair.label), look.grid)
+            of_picture, weights = (x.flatten(0, 1).to(tokens.device) for x in targets)
             parts.append((tokens, of_picture, weights, torch.full_like(weights, number, dtype=torch.long)))
         evaluation.progress("training pictures", len(pairs), len(pairs), "")
         return TrainingTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -129,7 +128,7 @@ class ProbeScorer(Scorer):
         for number, counts in enumerate(draws):
             evaluation.progress("probes", number, len(draws), "")
             weights = tokens.weights * torch.from_numpy(counts).to(tokens.weights)[tokens.picture]
-            probes.append(self.fit(replace(tokens, weights=weights)))
+            probes.append(self.training.fit(replace(tokens, weights=weights)))
         evaluation.progress("probes", len(draws), len(draws), "")
         ends = [(p.convergence.iterations, p.convergence.gradient, p.convergence.loss) for p in probes]
         return {
@@ -139,11 +138,13 @@ class ProbeScorer(Scorer):
         }
 
 
-def run_probe(scorer: ProbeScorer, options: ProbeOptions, request: Request) -> dict[str, Any]:
+def run_probe(
+    scorer: ProbeScorer, options: ProbeOptions, request: Request, find: Callable[..., list[Pair]] = find_pairs
+) -> dict[str, Any]:
     """Train probes on one split and score them on another; see `run.evaluate`."""
-    train = scorer.find(options.data, options.train_split, options.train_limit)
-    pairs = scorer.find(options.data, options.split, options.limit)
-    check_pairs([*train, *pairs], scorer.read)
+    train = find(options.data, options.train_split, options.train_limit)
+    pairs = find(options.data, options.split, options.limit)
+    check_pairs([*train, *pairs], scorer.training.read)
     evaluation = Evaluation(request)
     scorer.train(evaluation, train, options.seeds)
     for fit in scorer.settings["probe"]["fits"]:
