@@ -120,7 +120,7 @@ def find_pairs(
     """
     for list_file in (Path(split), data / f"{split}.txt"):
         if list_file.is_file():
-            pairs = list(_read_list(list_file, data, label_folder, suffixes))
+            pairs = list(_read_pairs(list_file, data, label_folder, suffixes))
             break
     else:
         folders = data / "images" / split, data / label_folder / split
@@ -140,10 +140,24 @@ def find_pairs(
     return spread_evenly(pairs, limit)
 
 
-def _read_list(list_file: Path, data: Path, label_folder: str, suffixes: Sequence[str]) -> Iterator[Pair]:
+def read_list(path: Path, form: str) -> list[tuple[str, list[str]]]:
+    """Words of each line of a text file that has any, and where it stands: `path:number`.
+
+    Args:
+        form: that lines should have, for messages.
+    Raises:
+        InputError: the file can't be read.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path}: can't be read as a list of `{form}` lines") from None
+    return [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _read_pairs(list_file: Path, data: Path, label_folder: str, suffixes: Sequence[str]) -> Iterator[Pair]:
     of_pictures = sorted(picture_suffixes())
-    for number, line in enumerate(list_file.read_text().splitlines(), 1):
-        words = line.split()
+    for place, words in read_list(list_file, "picture label"):
         if len(words) == 2:
             yield Pair(data / words[0], data / words[1])
         elif len(words) == 1:
@@ -152,8 +166,8 @@ def _read_list(list_file: Path, data: Path, label_folder: str, suffixes: Sequenc
             yield Pair(
                 _with_suffix(data / "images" / stem, of_pictures), _with_suffix(data / label_folder / stem, suffixes)
             )
-        elif words:
-            raise InputError(f"{list_file}:{number}: expected `picture label`, without spaces in their names")
+        else:
+            raise InputError(f"{place}: expected `picture label`, without spaces in their names")
 
 
 def _with_suffix(stem: Path, suffixes: Sequence[str]) -> Path:
@@ -274,10 +288,8 @@ def check_pairs(pairs: Sequence[Pair], read: Callable[[Path], Tensor]) -> None:
         try:
             (height, width), size = read(pair.label).shape[-2:], load_image(pair.picture).size
             if (height, width) != size:
-                raise InputError(
-                    f"{pair.label}: {height}x{width} pixels, but its picture {pair.picture.name} has "
-                    f"{size[0]}x{size[1]}"
-                )
+                has = f"its picture {pair.picture.name} has {size[0]}x{size[1]}"
+                raise InputError(f"{pair.label}: {height}x{width} pixels, but {has}")
         except FeatUpError as error:
             problems.append(str(error))
     if problems:

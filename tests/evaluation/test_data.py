@@ -111,3 +111,9 @@ def test_ids_of_palette_pictures_are_indices(tmp_path: Path) -> None:
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.save(tmp_path / "l.png")
     assert torch.equal(read_class_labels(tmp_path / "l.png", CLASSES), torch.tensor([[0, 1]]))
+
+
+def test_lists_that_are_no_text_are_named(seg_data: Path) -> None:
+    (seg_data / "bad.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=r"bad\.txt: can't be read as a list"):
+        find_pairs(seg_data, "bad")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from featup_cli.core.errors import UsageError, WeightsError
 from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
-from featup_cli.evaluation.cache import Arrays, Cache
+from featup_cli.evaluation.cache import Arrays, Cache, code_sha256
 from featup_cli.evaluation.data import Item
 from featup_cli.evaluation.report import make_tables
 from featup_cli.evaluation.run import Evaluation, Scorer
@@ -21,6 +23,8 @@ from featup_cli.evaluation.source import FeatureSource, Look, Request, affine, c
 from featup_cli.upsamplers.api import is_linear
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS
+from featup_cli.upsamplers.weights.file import load_upsampler, save_upsampler
+from featup_cli.upsamplers.weights.find import SHIPPED
 
 SMALL = Request(resize=64, device="cpu")
 
@@ -90,6 +94,26 @@ def test_an_interrupted_run_resumes_and_other_settings_do_not_reuse_it(
     changed.settings = {"another": 1}
     run(changed, items)
     assert len(changed.measured) == 6
+
+
+def test_weights_are_among_the_facts_of_a_method_before_it_is_loaded(source: FeatureSource, tmp_path: Path) -> None:
+    packaged = FeatureSource(SMALL, source.backbone)
+    facts = packaged.describe_method("jbu")
+    assert facts["upsampler"]["sha256"]
+    packaged.upsampler("jbu")
+    assert packaged.describe_method("jbu") == facts
+    module, metadata = load_upsampler(SHIPPED / facts["upsampler"]["file"])
+    save_upsampler(tmp_path / "other.safetensors", module, metadata | {"note": "the same weights in another file"})
+    request = replace(SMALL, upsamplers={"jbu": str(tmp_path / "other.safetensors")})
+    other = FeatureSource(request, source.backbone).describe_method("jbu")
+    assert other["upsampler"]["sha256"] != facts["upsampler"]["sha256"]
+
+
+def test_the_digest_of_the_code_imports_none_of_it() -> None:
+    program = "import sys\nfrom featup_cli.evaluation.cache import code_sha256\nprint(code_sha256())\n"
+    program += "assert not {'featup_kernels', 'torch'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == code_sha256()
 
 
 def test_a_damaged_cache_file_is_done_again(tmp_path: Path) -> None:

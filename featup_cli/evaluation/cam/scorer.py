@@ -24,7 +24,7 @@ from featup_cli.core.errors import InputError, UsageError
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.cam.task import TASK, CamOptions
-from featup_cli.evaluation.data import Item, find_images, name_of
+from featup_cli.evaluation.data import Item, find_images, name_of, read_list
 from featup_cli.evaluation.run import Evaluation, Scorer
 from featup_cli.evaluation.source import FeatureSource, Look, Request
 
@@ -133,17 +133,10 @@ def read_targets(path: Path) -> dict[Path, int]:
     Raises:
         InputError: no such file, or a line of another form.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path}: can't be read as a list of `picture class` lines") from None
     targets = {}
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words:
-            continue
+    for place, words in read_list(path, "picture class"):
         if len(words) != 2 or not words[1].isdecimal():
-            raise InputError(f"{path}:{number}: expected `picture class`, the class being a number from 0")
+            raise InputError(f"{place}: expected `picture class`, the class being a number from 0")
         targets[(path.parent / words[0]).resolve()] = int(words[1])
     return targets
 

@@ -92,8 +92,9 @@ class ProbeScorer(Scorer):
         """
         source, cache = evaluation.source, evaluation.cache
         facts = {
-            "task": "train probes", "settings": {"task": self.name, **self.training.settings}, "resamples": resamples, "seed": source.request.seed,
-            "source": source.identity(), "files": [[cached_sha256(path) for path in pair.files] for pair in pairs],
+            "task": "train probes", "settings": {"task": self.name, **self.training.settings},
+            "resamples": resamples, "seed": source.request.seed, "source": source.identity(),
+            "files": [[cached_sha256(path) for path in pair.files] for pair in pairs],
         }  # fmt: skip
         arrays = cache.get(facts)
         if arrays is None:
