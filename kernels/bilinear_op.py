@@ -12,6 +12,8 @@ from typing import Any
 from featup_kernels.registration import implementation, register
 from torch import Tensor
 
+Gradients = tuple[Tensor | None, ...]
+
 
 def register_bilinear(operation: str) -> Callable[[Tensor, Tensor, str], Tensor]:
     """Register featup::OPERATION(source, taps, backend) with its gradients and fake kernels.
@@ -29,59 +31,51 @@ def register_bilinear(operation: str) -> Callable[[Tensor, Tensor, str], Tensor]
     def d_taps_kernel(d_out: Tensor, source: Tensor, k: int, backend: str) -> Tensor:
         return implementation(operation, backend).d_taps(d_out.contiguous(), source.contiguous(), k)
 
-    def forward_fake(source: Tensor, taps: Tensor, backend: str) -> Tensor:
-        return source.new_empty(source.shape[0], source.shape[1], taps.shape[2], taps.shape[3])
+    def of_source(source: Tensor, d_out: Tensor, taps: Tensor, backend: str) -> Tensor:
+        return d_source(d_out, taps, source.shape[2], source.shape[3], backend)
 
-    def d_source_fake(d_out: Tensor, taps: Tensor, height: int, width: int, backend: str) -> Tensor:
-        return d_out.new_empty(d_out.shape[0], d_out.shape[1], height, width)
+    def of_taps(taps: Tensor, d_out: Tensor, source: Tensor, backend: str) -> Tensor:
+        return d_taps(d_out, source, round(taps.shape[1] ** 0.5), backend)
 
-    def d_taps_fake(d_out: Tensor, source: Tensor, k: int, backend: str) -> Tensor:
-        return d_out.new_empty(d_out.shape[0], k * k, d_out.shape[2], d_out.shape[3])
-
-    def side(taps: Tensor) -> int:
-        return round(taps.shape[1] ** 0.5)
-
-    def save_two(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], inputs[1])
-        ctx.backend = inputs[-1]
-
-    def forward_backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def forward_backward(ctx: Any, d: Tensor) -> Gradients:
         source, taps = ctx.saved_tensors
-        wants_source, wants_taps = ctx.needs_input_grad[:2]
-        return (
-            d_source(d_out, taps, source.shape[2], source.shape[3], ctx.backend) if wants_source else None,
-            d_taps(d_out, source, side(taps), ctx.backend) if wants_taps else None,
-            None,
-        )
+        return _wanted(ctx, (of_source, source, d, taps), (of_taps, taps, d, source), 1)
 
-    def d_source_backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def d_source_backward(ctx: Any, d: Tensor) -> Gradients:
         d_out, taps = ctx.saved_tensors
-        wants_out, wants_taps = ctx.needs_input_grad[:2]
-        return (
-            forward(d, taps, ctx.backend) if wants_out else None,
-            d_taps(d_out, d, side(taps), ctx.backend) if wants_taps else None,
-            None, None, None,
-        )  # fmt: skip
+        return _wanted(ctx, (forward, d, taps), (of_taps, taps, d_out, d), 3)
 
-    def d_taps_backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def d_taps_backward(ctx: Any, d: Tensor) -> Gradients:
         d_out, source = ctx.saved_tensors
-        wants_out, wants_source = ctx.needs_input_grad[:2]
-        return (
-            forward(source, d, ctx.backend) if wants_out else None,
-            d_source(d_out, d, source.shape[2], source.shape[3], ctx.backend) if wants_source else None,
-            None, None,
-        )  # fmt: skip
+        return _wanted(ctx, (forward, source, d), (of_source, source, d_out, d), 2)
 
-    forward = register(
-        f"{operation}(Tensor source, Tensor taps, str backend) -> Tensor",
-        forward_kernel, forward_fake, forward_backward, save_two,
-    )  # fmt: skip
-    d_source = register(
-        f"{operation}_d_source(Tensor d_out, Tensor taps, SymInt height, SymInt width, str backend) -> Tensor",
-        d_source_kernel, d_source_fake, d_source_backward, save_two,
-    )  # fmt: skip
-    d_taps = register(
-        f"{operation}_d_taps(Tensor d_out, Tensor source, SymInt k, str backend) -> Tensor",
-        d_taps_kernel, d_taps_fake, d_taps_backward, save_two,
-    )  # fmt: skip
+    schema = f"{operation}(Tensor source, Tensor taps, str backend) -> Tensor"
+    forward = register(schema, forward_kernel, _forward_fake, forward_backward, _save)
+    schema = f"{operation}_d_source(Tensor d_out, Tensor taps, SymInt height, SymInt width, str backend) -> Tensor"
+    d_source = register(schema, d_source_kernel, _d_source_fake, d_source_backward, _save)
+    schema = f"{operation}_d_taps(Tensor d_out, Tensor source, SymInt k, str backend) -> Tensor"
+    d_taps = register(schema, d_taps_kernel, _d_taps_fake, d_taps_backward, _save)
     return forward
+
+
+def _forward_fake(source: Tensor, taps: Tensor, backend: str) -> Tensor:
+    return source.new_empty(source.shape[0], source.shape[1], taps.shape[2], taps.shape[3])
+
+
+def _d_source_fake(d_out: Tensor, taps: Tensor, height: int, width: int, backend: str) -> Tensor:
+    return d_out.new_empty(d_out.shape[0], d_out.shape[1], height, width)
+
+
+def _d_taps_fake(d_out: Tensor, source: Tensor, k: int, backend: str) -> Tensor:
+    return d_out.new_empty(d_out.shape[0], k * k, d_out.shape[2], d_out.shape[3])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+    ctx.backend = inputs[-1]
+
+
+def _wanted(ctx: Any, first: tuple[Any, ...], second: tuple[Any, ...], others: int) -> Gradients:
+    """Calls (function, tensors) that make the gradients of both tensors, if wanted; None for the `others`."""
+    calls = zip((first, second), ctx.needs_input_grad[:2], strict=True)
+    return *(make(*x, ctx.backend) if wanted else None for (make, *x), wanted in calls), *(None,) * others

@@ -13,6 +13,7 @@ CALLS = {
     "featup_cli.upsamplers.registry:make_upsampler",
     "featup_cli.engine.pipeline:upsample",
     "featup_cli.batch.run:upsample_many",
+    "featup_cli.benchmarking.run:benchmark",
 }
 """Public calls that mirror a command: keywords are what their users want."""
 FORMATS_SKIPPED = 300
