@@ -20,25 +20,39 @@ environment() {
     "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"
 }
 
-# Copy what is installed from into $1, so that several installations at once don't meet in build/.
-copy_source() {
-    git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$1"
+# Copy the checkout into $1, or what of it the pathspecs that follow choose.
+copy() {
+    local target=$1
+    shift
+    mkdir -p "$target"
+    git ls-files -z --cached --others --exclude-standard -- "$@" | xargs -0 cp --parents -t "$target"
 }
 
-# Print the path of an environment with the lowest versions and this project; $1 is its Python. The packages are kept
-# in the user's cache until they are others (gigabytes and minutes); the project is installed every time.
+# Build the wheel with the Python $2 into the folder $1, of a copy, so that nothing is left in the checkout; print it.
+wheel() {
+    copy "$1/source"
+    "$2" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$1" "$1/source"
+    rm -rf "$1/source"
+    echo "$1"/*.whl
+}
+
+# Copy all but the packages into $1: there the tests and the documented commands find the installed wheel alone.
+copy_without_packages() {
+    copy "$1" ':!featup_cli' ':!kernels'
+    [ ! -d ../shared ] || ln -s "$(realpath ../shared)" "$(dirname "$1")/shared"
+}
+
+# Print the path of an environment with the lowest versions and the wheel $2; $1 is its Python. The packages are kept in
+# the user's cache until they are others (gigabytes and minutes); the project is installed every time.
 lowest_environment() {
-    local python=$1 key venv source
+    local python=$1 wheel=$2 key venv
     key=$({ "$python" -VV; cat .ci/lowest.txt pyproject.toml; } | sha256sum | cut -c1-12)
     venv="${XDG_CACHE_HOME:-$HOME/.cache}/featup-ci/lowest-$key"
-    source=$(mktemp -d)
-    copy_source "$source"
     if [ ! -e "$venv/complete" ]; then
         rm -rf "$(dirname "$venv")"/lowest-*
-        environment "$venv" "$python" --constraint .ci/lowest.txt "$source[test]"
+        environment "$venv" "$python" --constraint .ci/lowest.txt "$wheel[test]"
         touch "$venv/complete"
     fi
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$source"
-    rm -rf "$source"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps "$wheel"
     echo "$venv"
 }

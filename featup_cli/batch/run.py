@@ -207,7 +207,7 @@ def parse_devices(text: str) -> list[str]:
     return names
 
 
-def upsample_many(
+def upsample_many(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
     inputs: Iterable[str | Path],
     folder: Path | str = "features",
     *,

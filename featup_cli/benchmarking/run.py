@@ -22,7 +22,7 @@ from featup_cli.core.plugins import resolve
 from featup_cli.core.progress import Announce, no_announcement
 
 
-def benchmark(
+def benchmark(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
     shape: str | None = None,
     *,
     suite: str | None = None,

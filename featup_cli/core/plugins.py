@@ -13,7 +13,8 @@ class Record(Protocol):
     """Something that is declared once, by name."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """By which it is asked for."""
 
 
 R = TypeVar("R", bound=Record)

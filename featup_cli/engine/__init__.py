@@ -1,0 +1,1 @@
+"""One picture: read, extract, upsample, write."""

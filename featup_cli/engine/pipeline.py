@@ -237,7 +237,7 @@ class Pipeline:
         }  # fmt: skip
 
 
-def upsample(
+def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
     image: Any,
     *,
     backbone: str | BackboneConfig | Backbone = "tiny",

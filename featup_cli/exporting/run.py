@@ -34,7 +34,7 @@ class Job(NamedTuple):
     sources: list[Source]
 
 
-def export(
+def export(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
     files: Sequence[Path | str],
     to: str,
     *,

@@ -61,7 +61,7 @@ def check_method(name: str, upsampler: Path | str = "auto") -> Method:
     return method
 
 
-def make_upsampler(
+def make_upsampler(  # noqa: PLR0913 (a public call: keywords are what its users want)
     method: str,
     *,
     backbone: Extract | None = None,

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+import featup_cli
 from featup_cli.cli.app import app
 from featup_cli.io.tensors import save_features
 
-PACKAGED = Path(__file__).parents[2] / "featup_cli" / "weights"
+PACKAGED = Path(featup_cli.__file__).parent / "weights"
 PROVENANCE = {"input": {"path": "photo.jpg", "size": [12, 14]}, "backbone": {"name": "tiny"}, "method": "jbu"}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-RECORD = '''
+RECORD = """
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ TASK = Task(
     "toy", "Mean magnitude of the features.", "nobody (2026)", "no labels", "featup_toy.scorer:run", ToyOptions,
     (Column("magnitude", "magnitude"),), ("featup eval toy photos/",),
 )
-'''
-SCORER = '''
+"""
+SCORER = """
 import numpy as np
 
 from featup_cli.evaluation.data import find_images, name_of
@@ -50,12 +50,13 @@ class ToyScorer(Scorer):
 
     def measure(self, source, look, method, prepared):
         features, seconds = source.features(method, look, prepared)
-        return {"magnitude": np.array(self.settings["gain"] * float(features.abs().mean())), "seconds": np.array(seconds)}
+        magnitude = self.settings["gain"] * float(features.abs().mean())
+        return {"magnitude": np.array(magnitude), "seconds": np.array(seconds)}
 
 
 def run(options, request):
     return Evaluation(request).score(ToyScorer(options.gain), find_images(options.images), data=name_of(options.images))
-'''
+"""
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+import featup_cli
 from featup_cli.backbones.tiny.network import TinyNet, load_tiny
 from tools.distill_tiny import (
     Sample,
@@ -105,5 +106,5 @@ def test_packaged_weights_are_small_and_give_stride_16() -> None:
         features = network(torch.rand(2, 3, 64, 96))
     assert features.shape == (2, 96, 4, 6)
     assert bool(torch.isfinite(features).all())
-    packaged = Path(__file__).parents[2] / "featup_cli" / "weights" / "tiny.safetensors"
+    packaged = Path(featup_cli.__file__).parent / "weights" / "tiny.safetensors"
     assert packaged.stat().st_size < 4_000_000

@@ -1,0 +1,1 @@
+"""The backbone that comes with the package: no download."""

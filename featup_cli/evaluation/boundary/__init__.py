@@ -1,0 +1,1 @@
+"""How well edges of features agree with those of the picture's segments."""

@@ -1,0 +1,1 @@
+"""How alike a picture's features are after it moved."""

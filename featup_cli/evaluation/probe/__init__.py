@@ -1,0 +1,1 @@
+"""What a frozen probe reads off upsampled features: segmentation, depth, normals."""

@@ -1,0 +1,1 @@
+"""Finding the same point or region in another picture."""

@@ -1,0 +1,1 @@
+"""The backbone itself with a smaller stride of its patches."""

@@ -1,0 +1,1 @@
+"""Weights of feed-forward upsamplers: files, hub, the authors' own."""

@@ -122,6 +122,7 @@ def _prefix(state: Iterable[str], telling: str) -> str | None:
 
 
 def shape_of(path: Path, state: State, name: str, rank: int) -> torch.Size:
+    """Shape of a tensor that must be there and have this many dimensions; WeightsError if not."""
     if name not in state or state[name].ndim != rank:
         problem = "is missing" if name not in state else f"has the shape {list(state[name].shape)}"
         raise WeightsError(f"{path}: {name} {problem}; its tensors are {some(state)}")
@@ -129,6 +130,7 @@ def shape_of(path: Path, state: State, name: str, rank: int) -> torch.Size:
 
 
 def some(names: Iterable[str]) -> str:
+    """The first names and how many more there are, for messages."""
     listed = list(names)
     more = f" and {len(listed) - 4} more" if len(listed) > 4 else ""
     return f"{', '.join(listed[:4])}{more}" if listed else "none"
