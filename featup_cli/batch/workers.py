@@ -24,14 +24,6 @@ FRUITLESS = 3  # deaths in a row without a finished picture after which a worker
 PATIENCE = 20.0  # seconds that a worker has to clean up when it is told to stop
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """A worker's first word: how many items it holds at once, and a line about its backbone."""
-
-    depth: int
-    about: str
-
-
 class _PipeQueue:
     """The items that the parent sends; ends with None, or with the parent."""
 
@@ -57,7 +49,7 @@ def _serve(job: Job, threads: int, connection: Connection) -> None:
     torch.set_num_threads(threads)
     try:
         worker = Worker(job, announce=connection.send)
-        connection.send(_Ready(worker.depth, worker.about))
+        connection.send((worker.depth, worker.about))
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         for record in worker.stream(_PipeQueue(connection).take):
             connection.send(record)
@@ -135,13 +127,13 @@ class _Fleet:
                     continue
                 if isinstance(message, Record):
                     yield from self._note(slot, message)
-                elif isinstance(message, _Ready):
-                    slot.depth = message.depth
-                    self._tell(message.about)
                 elif isinstance(message, Exception):
                     raise message
-                else:
+                elif isinstance(message, str):
                     self._tell(message)
+                else:  # it has loaded
+                    slot.depth, about = message
+                    self._tell(about)
 
     def _feed(self, slot: _Slot) -> None:
         if not slot.depth or any(item in self._suspected for item in slot.held):

@@ -61,6 +61,15 @@ class Batch:
     positions: Tensor
     observed: Tensor
 
+    @cached_property
+    def standardised(self) -> Tensor:
+        """`lr_feats` [B, C, h, w] with mean 0 and variance 1."""
+        return self.statistics.standardise(self.lr_feats)
+
+    def project(self, features: Tensor) -> Tensor:
+        """The directions [B, K, H, W] of standardised features [B, C, H, W]."""
+        return torch.einsum("bchw,ck->bkhw", features, self.projection)
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))

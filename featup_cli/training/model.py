@@ -119,11 +119,10 @@ class MultiViewModel(nn.Module):
 
     def _compare_with_teacher(self, batch: Batch, teacher: PretrainedUpsampler) -> Comparison:
         """As `_compare`, for every pixel of what the teacher makes of the crops."""
-        read = partial(_project, batch)
-        hr_feats = self._upsample(batch, read)
+        hr_feats = self._upsample(batch, batch.project)
         # The teacher is linear in the features, so they may be projected before it.
-        taught = teacher(batch.images, read(_standardised(batch)), self._output_size(batch))
-        maps = (hr_feats, self._interpolate(batch, read), taught)
+        taught = teacher(batch.images, batch.project(batch.standardised), self._output_size(batch))
+        maps = (hr_feats, self._interpolate(batch, batch.project), taught)
         return Comparison(hr_feats, *(m.movedim(1, 3).flatten(0, 2) for m in maps))
 
     def _upsample(self, batch: Batch, read: Read) -> Tensor:
@@ -132,18 +131,14 @@ class MultiViewModel(nn.Module):
         kind = batch.lr_feats.device.type
         # Only the upsampler is dear enough for half precision; what it is compared with stays exact.
         half = self.config.precision == "bfloat16" or (self.config.precision == "auto" and kind == "cuda")
-        if not getattr(self.upsampler, "shares_weights", True):
-            with torch.autocast(kind, torch.bfloat16, enabled=half):
-                hr_feats = self.upsampler(*inputs)
-            return read(batch.statistics.standardise(hr_feats))
-        values = read(_standardised(batch))
+        values = (read(batch.standardised),) if getattr(self.upsampler, "shares_weights", True) else ()
         with torch.autocast(kind, torch.bfloat16, enabled=half):
-            hr_values = self.upsampler(*inputs, values)
-        return hr_values.float()
+            hr_values = self.upsampler(*inputs, *values)
+        return hr_values.float() if values else read(batch.statistics.standardise(hr_values))
 
     def _interpolate(self, batch: Batch, read: Read) -> Tensor:
         """As `_upsample`, by bilinear interpolation."""
-        return self.bilinear(batch.images, read(_standardised(batch)), self._output_size(batch))
+        return self.bilinear(batch.images, read(batch.standardised), self._output_size(batch))
 
     def _output_size(self, batch: Batch) -> Size:
         height, width = batch.lr_feats.shape[2:]
@@ -167,21 +162,12 @@ def freeze_parameters(module: nn.Module, names: list[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def _standardised(batch: Batch) -> Tensor:
-    return batch.statistics.standardise(batch.lr_feats)
-
-
-def _project(batch: Batch, standardised: Tensor) -> Tensor:
-    """The batch's directions [B, K, H, W] of standardised features [B, C, H, W]."""
-    return torch.einsum("bchw,ck->bkhw", standardised, batch.projection)
-
-
 def _read(batch: Batch, downsampler: SimpleDownsampler, standardised: Tensor) -> Tensor:
     """Projected features [B, K, H, W], and behind them the saliency if there is one.
 
     Saliency is linear in all channels, of which the projection keeps a few; so it is read beside it.
     """
-    projected = _project(batch, standardised)
+    projected = batch.project(standardised)
     if not isinstance(downsampler, AttentionDownsampler):
         return projected
     salience = downsampler.saliency(standardised.movedim(1, 3)).movedim(3, 1)
