@@ -66,7 +66,7 @@ def compare(
         (['bilinear', 'guided'], 3)
     """
     evaluation = Evaluation(Request(methods, backbone, **options))
-    source, names = evaluation.source, evaluation.methods
+    source = evaluation.source
     look = source.look(image)
     size = resolve_output_size(output_size, look.picture.size, look.network_size, look.grid)
     colours = fit_colours([sample_tokens(look.lr_feats[0], MAP_TOKENS)], DEFAULT_COMPONENTS)
@@ -76,8 +76,7 @@ def compare(
     ]
     captions = ["", f"{look.seconds:.2f} s (backbone)"]
     rows: list[dict[str, Any]] = []
-    for number, method in enumerate(names):
-        evaluation.progress("methods", number, len(names), method)
+    for method in evaluation.each("methods", evaluation.methods):
         made: list[tuple[Tensor, float]] = []
 
         def make(method: str = method, made: list[tuple[Tensor, float]] = made) -> None:
@@ -92,7 +91,6 @@ def compare(
         }  # fmt: skip
         captions.append(f"{row['seconds']:.2f} s" + (f", {row['peak_mib']:.0f} MiB" if peak.above_bytes else ""))
         rows.append(row)
-    evaluation.progress("methods", len(names), len(names), "")
     panel = panel_size(size)
     fitted = [(title, resize_rgb(rgb, panel)) for title, rgb in panels]
     return Comparison(side_by_side(fitted, panel[0], captions), rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from featup_cli.core.errors import UsageError
 from featup_cli.core.plugins import collect
 from featup_cli.evaluation.boundary.task import TASK as BOUNDARY
 from featup_cli.evaluation.cam.task import TASK as CAM
@@ -23,14 +22,3 @@ OVER_BASELINE = f"over_{BASELINE}"
 """Key of such a difference in a run."""
 COMPARED = ",".join(method.name for method in (BILINEAR, JBU, RESFU, IMPLICIT))
 """What `compare` shows unless told otherwise."""
-
-
-def find_task(name: str) -> Task:
-    """The task by name.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if name not in TASKS:
-        raise UsageError(f"unknown task {name!r}; one of: {', '.join(TASKS)}")
-    return TASKS[name]

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.errors import UsageError
 from featup_cli.core.options import declared
 from featup_cli.core.plugins import resolve
+from featup_cli.core.settings import check_within
 from featup_cli.evaluation.bootstrap import Scores, differences, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache, cached_sha256
 from featup_cli.evaluation.data import Item
-from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE, find_task
+from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE, TASKS
 from featup_cli.evaluation.source import FeatureSource, Look, Request, choose_methods
+
+T = TypeVar("T")
 
 
 def evaluate(
@@ -57,14 +61,23 @@ def evaluate(
         >>> run["pictures"], list(run["methods"]["bilinear"]["scores"])
         (1, ['explained'])
     """
-    record = find_task(task)
+    if task not in TASKS:
+        raise UsageError(f"unknown task {task!r}; one of: {', '.join(TASKS)}")
+    record = TASKS[task]
     shared = {each.name for each in fields(Request)} & options.keys()
     own = {name: value for name, value in options.items() if name not in shared}
-    (holds,) = (each for each in declared(record.options) if each.option.positional)
-    several = [data] if isinstance(data, (str, Path)) else data
-    own[holds.name] = Path(several[0]) if holds.kind is Path else tuple(map(Path, several))
+    paths = tuple(map(Path, [data] if isinstance(data, (str, Path)) else data))
+    single = record.data.kind is Path
+    if not paths or (single and len(paths) > 1):
+        raise UsageError(f"task {task} takes {'one path' if single else 'paths'}, not {len(paths)}")
+    asked = record.options(**own, **{record.data.name: paths[0] if single else paths})
+    for each in declared(record.options):
+        low, high = each.option.min, each.option.max
+        if isinstance(getattr(asked, each.name), (int, float)):
+            ends = -math.inf if low is None else low, math.inf if high is None else high
+            check_within(asked, **{each.name: ends})
     request = Request(methods, backbone, **{name: options[name] for name in shared})
-    run: dict[str, Any] = resolve(record.run)(record.options(**own), request)
+    run: dict[str, Any] = resolve(record.run)(asked, request)
     return run
 
 
@@ -117,14 +130,20 @@ class Evaluation:
         self.cache = Cache(request.cache)
         self.progress, self.note = request.progress, request.note
 
+    def each(self, stage: str, items: Sequence[T]) -> Iterator[T]:
+        """The items one by one; progress is told."""
+        for number, item in enumerate(items):
+            self.progress(stage, number, len(items), item.picture.name if isinstance(item, Item) else str(item))
+            yield item
+        self.progress(stage, len(items), len(items), "")
+
     def measure(self, scorer: Scorer, items: Sequence[Item]) -> dict[str, Arrays]:
         """Arrays [pictures, ...] of each method, one picture at a time; what the cache has is not done again."""
         source, cache = self.source, self.cache
         rows: dict[str, list[Arrays]] = {method: [] for method in self.methods}
         common = {"task": scorer.name, "settings": scorer.settings, "source": source.identity()}
-        for number, item in enumerate(items):
+        for item in self.each("pictures", items):
             facts = common | {"files": [cached_sha256(path) for path in item.files]}
-            self.progress("pictures", number, len(items), item.picture.name)
             keys = {method: facts | {"method": source.describe_method(method)} for method in rows}
             known = {method: cache.get(key) for method, key in keys.items()}
             if None in known.values():
@@ -135,7 +154,6 @@ class Evaluation:
                     arrays = scorer.measure(source, look, method, prepared)
                     cache.put(keys[method], arrays)
                 rows[method].append(arrays)
-        self.progress("pictures", len(items), len(items), "")
         return {m: {key: np.stack([a[key] for a in of_m]) for key in of_m[0]} for m, of_m in rows.items()}
 
     def score(self, scorer: Scorer, items: Sequence[Item], **record: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featup_cli.core.options import argument, option
+from featup_cli.core.options import Declared, argument, declared, option
 
 INPUT, METHOD, RUN = "Input", "Method", "Run"
 """Headings of the help, under which a task's own options stand before the others."""
@@ -52,6 +52,12 @@ class Task:
     choice: str = ""
     required: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> Declared:
+        """The option that holds the data."""
+        (holds,) = (each for each in declared(self.options) if each.option.positional)
+        return holds
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from featup_cli.core.errors import InputError
 from featup_cli.evaluation.probe.depth import NOISE, DepthScorer, cell_depth, depth_errors, fit_depth, read_depth
-from featup_cli.evaluation.probe.linear import Convergence, LinearProbe, minimise
+from featup_cli.evaluation.probe.linear import minimise
 from featup_cli.evaluation.probe.training import TrainingTokens
 from featup_cli.evaluation.run import evaluate
 from featup_cli.evaluation.source import FeatureSource, Look, Request
@@ -45,9 +45,8 @@ def test_depth_below_zero_is_wrong_by_any_factor() -> None:
 
 
 def test_scores_are_means_over_pictures() -> None:
-    probe = LinearProbe(torch.zeros(1, 3), torch.zeros(1), Convergence(1, 0.0, 0.0))
     task = DepthScorer(1.0)
-    task.use([probe, probe], {})
+    task.use(torch.zeros(2, 1, 3), torch.zeros(2, 1), {})
     rows = {"rmse": np.array([[1.0, 5.0], [4.0, 6.0]]), "delta": np.array([[0.5, 0.1], [0.8, 0.3]])}
     assert task.score(rows, np.array([2, 1])) == pytest.approx({"rmse": 2.0, "delta": 60.0})
     assert task.score(rows, np.array([1, 1]), probe=1) == pytest.approx({"rmse": 5.5, "delta": 20.0})
@@ -55,12 +54,11 @@ def test_scores_are_means_over_pictures() -> None:
 
 def test_a_probe_that_reads_depth_scores_its_tokens(source: FeatureSource) -> None:
     # One channel that is the depth of two tokens, copied to 2x2 blocks; one pixel of the second is really deeper.
-    probe = LinearProbe(torch.tensor([[-3.0]]), torch.tensor([7.0]), Convergence(1, 0.0, 0.0))
     look = Look(Picture(np.zeros((2, 4, 3), dtype=np.uint8)), torch.zeros(1, 3, 2, 4), (2, 4),
                 torch.tensor([[[[1.0, 3.0]]]]), 0.0)  # fmt: skip
     truth = torch.tensor([[1.0, 1.0, 3.0, 3.0], [1.0, 1.0, 3.0, 7.0]], dtype=torch.float64)
     task = DepthScorer(1.0)
-    task.use([probe], {})
+    task.use(torch.tensor([[[-3.0]]]), torch.tensor([[7.0]]), {})
     arrays = task.measure(source, look, "nearest", truth)
     # Aligned: 1 and 4. Errors 0 four times, 1 three times, 3 once; 3 and 4 differ by 1.33.
     assert arrays["rmse"].tolist() == pytest.approx([(12 / 8) ** 0.5])

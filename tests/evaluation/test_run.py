@@ -18,7 +18,7 @@ from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache, code_sha256
 from featup_cli.evaluation.data import Item
 from featup_cli.evaluation.report import make_tables
-from featup_cli.evaluation.run import Evaluation, Scorer
+from featup_cli.evaluation.run import Evaluation, Scorer, evaluate
 from featup_cli.evaluation.source import FeatureSource, Look, Request, affine, choose_methods
 from featup_cli.upsamplers.api import is_linear
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
@@ -179,3 +179,16 @@ def test_methods_are_taken_from_the_registry_and_wrong_names_refused(source: Fea
     for text in ("bilinear,hopeful", "bilinear,bilinear"):
         with pytest.raises(UsageError, match="--methods"):
             chosen(text)
+
+
+def test_data_and_options_that_a_task_does_not_take_are_refused(photo: Path) -> None:
+    with pytest.raises(UsageError, match="unknown task 'probe'; one of: probe-seg, "):
+        evaluate("probe", photo)
+    with pytest.raises(UsageError, match="takes one path, not 2"):
+        evaluate("retrieval", [photo, photo])
+    with pytest.raises(UsageError, match="limit=0: must lie between 1"):
+        evaluate("consistency", photo, limit=0)
+    with pytest.raises(UsageError, match="blur=2: must lie between 0.001 and 1.0"):
+        evaluate("cam", photo, blur=2)
+    with pytest.raises(TypeError, match="thin"):
+        evaluate("boundary", photo, thin="box")

@@ -7,13 +7,10 @@ import pytest
 import torch
 
 from featup_cli.evaluation.data import Classes, find_pairs, load_classes
-from featup_cli.evaluation.probe.linear import Convergence, LinearProbe
 from featup_cli.evaluation.probe.segmentation import SegmentationScorer
 from featup_cli.evaluation.run import Evaluation
 from featup_cli.evaluation.source import FeatureSource, Look, Request
 from featup_cli.pictures.read import Picture
-
-ENDED = Convergence(1, 0.0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +20,8 @@ def source() -> FeatureSource:
 
 def test_the_scores_of_two_pictures_are_those_computed_by_hand(source: FeatureSource) -> None:
     # One feature; the probe says class 1 where it is above 0.5. Tokens are copied to 2x2 blocks.
-    probe = LinearProbe(torch.tensor([[0.0], [1.0]]), torch.tensor([0.5, 0.0]), ENDED)
     task = SegmentationScorer(Classes(("ground", "box"), (9,), (1,)))
-    task.use([probe], {})
+    task.use(torch.tensor([[[0.0], [1.0]]]), torch.tensor([[0.5, 0.0]]), {})
 
     def measure(tokens: list[list[float]], labels: list[list[int]]) -> dict[str, np.ndarray]:
         pixels = np.zeros((2, 4, 3), dtype=np.uint8)

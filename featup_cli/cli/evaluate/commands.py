@@ -12,7 +12,7 @@ from featup_cli.cli.command import command
 from featup_cli.cli.console import EXIT_FAILED, Console
 from featup_cli.cli.evaluate.options import EvaluationOptions, refuse_given
 from featup_cli.cli.evaluate.report import finish
-from featup_cli.cli.groups import BACKBONE, INPUT, METHOD, OUTPUT, RUN
+from featup_cli.cli.groups import INPUT, METHOD, OUTPUT, RUN
 from featup_cli.core.options import GROUP, REQUIRED, Declared, declared, like, option
 from featup_cli.evaluation.task import Task
 
@@ -20,7 +20,7 @@ Instead = Callable[[Mapping[str, Any], EvaluationOptions, Console], bool]
 """Of all that was given, to whether it has done the work in another way."""
 
 SHOWN_PROBLEMS = 20
-_SECTIONS = ((None, INPUT, BACKBONE), (METHOD,), (OUTPUT,), (RUN,))
+_SECTIONS = {METHOD: 1, OUTPUT: 2, RUN: 3}
 
 
 def make_command(tasks: Sequence[Task], extra: type | None = None, instead: Instead | None = None) -> Any:
@@ -31,9 +31,9 @@ def make_command(tasks: Sequence[Task], extra: type | None = None, instead: Inst
         instead: is asked before the task is run.
     """
     if len(tasks) > 1:
-        help = " ".join(f"{task.choice}: {task.needs}." for task in tasks)
         choices = Literal[tuple(task.choice for task in tasks)]  # type: ignore[valid-type]
-        extra = make_dataclass("Choice", [("task", choices, option(REQUIRED, help, panel=INPUT))])
+        about = " ".join(f"{task.choice}: {task.needs}." for task in tasks)
+        extra = make_dataclass("Choice", [("task", choices, option(REQUIRED, about, panel=INPUT))])
 
     def run(options: Any) -> None:
         given = vars(options)
@@ -43,7 +43,7 @@ def make_command(tasks: Sequence[Task], extra: type | None = None, instead: Inst
             belongs = {name: given[name] for name in _flat(other.options) if name not in own}
             refuse_given(belongs, f"belongs to --task {other.choice}")
         shared = _fill(EvaluationOptions, given)
-        console = shared.console.console()
+        console = Console(shared.quiet, shared.as_json)
         if instead is None or not instead(given, shared, console):
             _evaluate(task, own, shared, console)
 
@@ -54,14 +54,14 @@ def make_command(tasks: Sequence[Task], extra: type | None = None, instead: Inst
 
 def _evaluate(task: Task, own: dict[str, Any], shared: EvaluationOptions, console: Console) -> None:
     keywords = shared.keywords() | {"cache": None if shared.no_cache else shared.cache}
-    (holds,) = (each.name for each in declared(task.options) if each.option.positional)
+    data = own.pop(task.data.name)
 
     from featup_cli.evaluation.data import DataError
     from featup_cli.evaluation.run import evaluate
 
     try:
         with console.progress() as progress:
-            run = evaluate(task.name, own.pop(holds), progress=progress, note=console.note, **keywords, **own)
+            run = evaluate(task.name, data, progress=progress, note=console.note, **keywords, **own)
     except DataError as error:
         for problem in error.problems[:SHOWN_PROBLEMS]:
             console.error(problem)
@@ -72,21 +72,19 @@ def _evaluate(task: Task, own: dict[str, Any], shared: EvaluationOptions, consol
 
 
 def _options(tasks: Sequence[Task], extra: type | None) -> type:
-    """A class of all options, in the order of the help: under each heading first those of the tasks."""
+    """A class of all options: first those of input and backbone, and under each heading first those of the tasks."""
     own = {name: found for task in tasks for name, found in _flat(task.options).items()}
     more = _flat(extra) if extra is not None else {}
     shared = {name: more.pop(name, found) for name, found in _flat(EvaluationOptions).items()}
     required = {name: shared.pop(name) for name in tasks[0].required}
-    holding = {name: found for name, found in own.items() if found[1].option.positional}
-    special = {**holding, **required, **more, **own}
+    holding = {tasks[0].data.name: own[tasks[0].data.name]}
     for name in tasks[0].unused:
         del shared[name]
+    every = [*{**holding, **required, **more, **own}.items(), *shared.items()]
+    every.sort(key=lambda item: _SECTIONS.get(item[1][1].option.panel or "", 0))
     fields = [
-        (name, each.kind, like(owner, name, **({"default": REQUIRED} if name in required else {})))
-        for panels in _SECTIONS
-        for part in (special, shared)
-        for name, (owner, each) in part.items()
-        if each.option.panel in panels
+        (name, each.kind, like(owner, name, default=REQUIRED if name in required else each.default))
+        for name, (owner, each) in every
     ]
     return make_dataclass("Options", fields, frozen=True)
 

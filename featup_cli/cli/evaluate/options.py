@@ -13,13 +13,6 @@ from featup_cli.core.options import group, like, option
 
 
 @dataclass(frozen=True)
-class RunConsole(ConsoleOptions):
-    """What is printed of a run."""
-
-    as_json: bool = like(ConsoleOptions, "as_json", help="The run as JSON on stdout; no table, no progress bars.")
-
-
-@dataclass(frozen=True)
 class EvaluationOptions:
     """Options of every command of `featup eval` that its tasks have a use for."""
 
@@ -42,15 +35,13 @@ class EvaluationOptions:
     )
     no_cache: bool = option(False, "Neither read nor write it.")
     device: str = like(RunOptions, "device")
-    console: RunConsole = group()
+    quiet: bool = like(ConsoleOptions, "quiet")
+    as_json: bool = like(ConsoleOptions, "as_json", help="The run as JSON on stdout; no table, no progress bars.")
 
     def keywords(self) -> dict[str, Any]:
         """Keywords of the library's calls but `cache`; errors as `keywords`."""
-        return keywords(self.input, self.backbone, self.methods) | {
-            "seed": self.seed,
-            "fast": self.fast,
-            "device": self.device,
-        }
+        asked = keywords(self.input, self.backbone, self.methods)
+        return asked | dict(seed=self.seed, fast=self.fast, device=self.device)
 
 
 def keywords(input: InputOptions, backbone: BackboneOptions, methods: MethodsOptions) -> dict[str, Any]:
@@ -65,10 +56,9 @@ def keywords(input: InputOptions, backbone: BackboneOptions, methods: MethodsOpt
         if not (method and equals and weights):
             raise UsageError(f"--upsampler {text}: expected METHOD=WEIGHTS, for example jbu=upsampler.safetensors")
         upsamplers[method] = weights
-    return dict(
-        backbone=chosen, resize=input.resize, methods=methods.methods, implicit=implicit,
-        upsamplers=upsamplers, allow_other_backbone=methods.allow_other_backbone,
-    )  # fmt: skip
+    other = methods.allow_other_backbone
+    shared = dict(methods=methods.methods, implicit=implicit, upsamplers=upsamplers, allow_other_backbone=other)
+    return dict(backbone=chosen, resize=input.resize, **shared)
 
 
 def refuse_given(values: Mapping[str, Any], reason: str) -> None:

@@ -153,13 +153,11 @@ def keep_recognised(
         if item.picture.resolve() not in targets:
             raise InputError(f"{item.picture}: is not in the list of true classes")
     kept = []
-    for number, item in enumerate(items):
-        evaluation.progress("classes", number, len(items), item.picture.name)
+    for item in evaluation.each("classes", items):
         look = evaluation.source.look(item.picture)
         probabilities = classifier.probabilities(look.picture.resized(look.network_size)[None])[0]
         if int(probabilities.argmax()) == targets[item.picture.resolve()]:
             kept.append(item)
-    evaluation.progress("classes", len(items), len(items), "")
     if not kept:
         raise InputError("no picture is classified as the list says: is the order of its classes the network's own?")
     evaluation.note(f"{len(kept)} of {len(items)} pictures are classified as labelled; others are left out")

@@ -13,14 +13,7 @@ from torch import Tensor
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.data import Classes, load_classes, read_class_labels
-from featup_cli.evaluation.probe.linear import (
-    boundary_band,
-    class_mixes,
-    confusion_matrix,
-    fit_probe,
-    iou,
-    segmentation_scores,
-)
+from featup_cli.evaluation.probe import linear
 from featup_cli.evaluation.probe.task import SEGMENTATION, SegmentationOptions
 from featup_cli.evaluation.probe.training import ProbeScorer, Training, run_probe
 from featup_cli.evaluation.source import FeatureSource, Look, Request
@@ -36,8 +29,8 @@ class SegmentationScorer(ProbeScorer):
     def __init__(self, classes: Classes) -> None:
         described = classes.describe()
         training = Training(
-            partial(read_class_labels, classes=classes), partial(class_mixes, classes=len(classes.names)),
-            lambda tokens: fit_probe(tokens.features, tokens.targets, tokens.weights), {"classes": described},
+            partial(read_class_labels, classes=classes), partial(linear.class_mixes, classes=len(classes.names)),
+            lambda tokens: linear.fit_probe(tokens.features, tokens.targets, tokens.weights), {"classes": described},
         )  # fmt: skip
         super().__init__(training, {"classes": described, "band_radius": BAND_RADIUS})
         self.classes = classes
@@ -47,9 +40,9 @@ class SegmentationScorer(ProbeScorer):
         labels, count = prepared.to(source.device), len(self.classes.names)
         logits, seconds = self.predict(source, look, method, labels)
         predictions = logits.unflatten(0, (-1, count)).argmax(1)
-        masks = {"confusion": None, "band": boundary_band(labels, BAND_RADIUS)}
+        masks = {"confusion": None, "band": linear.boundary_band(labels, BAND_RADIUS)}
         matrices = {
-            key: torch.stack([confusion_matrix(p, labels, count, mask) for p in predictions]).cpu().numpy()
+            key: torch.stack([linear.confusion_matrix(p, labels, count, mask) for p in predictions]).cpu().numpy()
             for key, mask in masks.items()
         }
         return {**matrices, "seconds": np.array(seconds)}
@@ -57,16 +50,16 @@ class SegmentationScorer(ProbeScorer):
     def score(self, rows: Arrays, counts: np.ndarray, probe: int = 0) -> Scores:
         """mIoU, accuracy, mIoU of thin classes and of the band, in percent, of the summed confusion matrices."""
         whole, band = (torch.from_numpy(np.tensordot(counts, rows[k][:, probe], 1)) for k in ("confusion", "band"))
-        scores = segmentation_scores(whole, self.classes.thin)
+        scores = linear.segmentation_scores(whole, self.classes.thin)
         if int(band.sum()):
-            scores["band_miou"] = segmentation_scores(band)["miou"]
+            scores["band_miou"] = linear.segmentation_scores(band)["miou"]
         return scores
 
     def details(self, rows: Arrays) -> dict[str, Any]:
         """IoU of each class that occurs, in percent."""
         total = torch.from_numpy(rows["confusion"][:, 0].sum(0))
         present = total.sum(1) > 0
-        named = zip(self.classes.names, iou(total).tolist(), present.tolist(), strict=True)
+        named = zip(self.classes.names, linear.iou(total).tolist(), present.tolist(), strict=True)
         return {"iou": {name: 100 * value for name, value, occurs in named if occurs}}
 
 

@@ -69,11 +69,10 @@ class ProbeScorer(Scorer):
         self.training = training
         self.settings = settings
 
-    def use(self, probes: Sequence[LinearProbe], trained_on: dict[str, Any]) -> None:
-        """Take trained probes, of which the first is the main one, and facts about their training as JSON values."""
-        self.probes = len(probes) - 1
-        self.weight = torch.cat([probe.weight for probe in probes])
-        self.bias = torch.cat([probe.bias for probe in probes])
+    def use(self, weight: Tensor, bias: Tensor, trained_on: dict[str, Any]) -> None:
+        """Take probes, the main one first: weights [P, K, C], biases [P, K], facts of their training as JSON values."""
+        self.probes = len(weight) - 1
+        self.weight, self.bias = weight.flatten(0, 1), bias.flatten()
         self.settings = self.settings | {"probe": trained_on}
 
     def prepare(self, source: FeatureSource, look: Look, item: Pair) -> Tensor:
@@ -100,37 +99,33 @@ class ProbeScorer(Scorer):
         if arrays is None:
             arrays = self._train(evaluation, self.collect(evaluation, pairs), resamples)
             cache.put(facts, arrays)
-        weights, biases = (torch.from_numpy(arrays[key]).to(source.device) for key in ("weight", "bias"))
+        weight, bias = (torch.from_numpy(arrays[key]).to(source.device) for key in ("weight", "bias"))
         ends = [Convergence(int(steps), float(slope), float(loss)) for steps, slope, loss in arrays["convergence"]]
         record = {
             "training_pictures": len(pairs),
             "weights_sha256": hashlib.sha256(arrays["weight"].tobytes() + arrays["bias"].tobytes()).hexdigest(),
             "fits": [asdict(end) | {"converged": end.reached} for end in ends],
         }
-        self.use([LinearProbe(*probe) for probe in zip(weights, biases, ends, strict=True)], record)
+        self.use(weight, bias, record)
 
     def collect(self, evaluation: Evaluation, pairs: Sequence[Pair]) -> TrainingTokens:
         """Run the backbone on every training picture; all tokens are held in memory."""
-        parts = []
-        for number, pair in enumerate(pairs):
-            evaluation.progress("training pictures", number, len(pairs), pair.picture.name)
+        parts: list[tuple[Tensor, ...]] = []
+        for pair in evaluation.each("training pictures", pairs):
             look = evaluation.source.look(pair.picture)
             tokens = look.lr_feats[0].flatten(1).T
             targets = self.training.targets(self.training.read(pair.label), look.grid)
             of_picture, weights = (x.flatten(0, 1).to(tokens.device) for x in targets)
-            parts.append((tokens, of_picture, weights, torch.full_like(weights, number, dtype=torch.long)))
-        evaluation.progress("training pictures", len(pairs), len(pairs), "")
+            parts.append((tokens, of_picture, weights, torch.full_like(weights, len(parts), dtype=torch.long)))
         return TrainingTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _train(self, evaluation: Evaluation, tokens: TrainingTokens, resamples: int) -> Arrays:
         pictures = int(tokens.picture.max()) + 1
         draws = [np.ones(pictures), *resample_counts(pictures, evaluation.source.request.seed + 1, resamples)]
         probes = []
-        for number, counts in enumerate(draws):
-            evaluation.progress("probes", number, len(draws), "")
-            weights = tokens.weights * torch.from_numpy(counts).to(tokens.weights)[tokens.picture]
+        for number in evaluation.each("probes", range(len(draws))):
+            weights = tokens.weights * torch.from_numpy(draws[number]).to(tokens.weights)[tokens.picture]
             probes.append(self.training.fit(replace(tokens, weights=weights)))
-        evaluation.progress("probes", len(draws), len(draws), "")
         ends = [(p.convergence.iterations, p.convergence.gradient, p.convergence.loss) for p in probes]
         return {
             "weight": torch.stack([p.weight for p in probes]).cpu().numpy(),

@@ -95,11 +95,8 @@ def _similarities(
     evaluation: Evaluation, first: Look, second: Look, points: Sequence[Point]
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Of each method, similarities [points, H, W] of `second` to the features at the points of `first`, and seconds."""
-    source, methods = evaluation.source, evaluation.methods
-    maps: dict[str, Tensor] = {}
-    seconds: dict[str, float] = {}
-    for number, method in enumerate(methods):
-        evaluation.progress("methods", number, len(methods), method)
+    source, maps, seconds = evaluation.source, {}, {}
+    for method in evaluation.each("methods", evaluation.methods):
         features, took = source.features(method, first, first.network_size)
         rows, cols = (
             torch.tensor([int((point[1 - axis] + 0.5) * into / of) for point in points])
@@ -111,7 +108,6 @@ def _similarities(
         maps[method] = cosine_similarity(queries, features).cpu()
         seconds[method] = took + more
         del features
-    evaluation.progress("methods", len(methods), len(methods), "")
     return maps, seconds
 
 
