@@ -24,7 +24,7 @@ from featup_kernels.range_taps import configs as range_taps
 from featup_kernels.resampled_conv import configs as resampled_conv
 
 from featup_cli.benchmarking.table6 import ROWS
-from featup_cli.upsamplers.jbu.stack import grid_sizes
+from featup_cli.upsamplers.jbu.plan import grid_sizes
 
 COPY = 2.8e12  # bytes a second that a large copy reaches, of 3.35e12
 FLOPS = 67e12  # float32, without tensor cores

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from featup_kernels.resampled_conv.axis import cubic_kernel, place_centres, resized_axis
 from torch import Tensor
 
-Size = tuple[int, int]
+from featup_cli.core.shapes import Size
 
 
 def in_unit_range(image: Tensor) -> Tensor:
@@ -24,22 +24,30 @@ def in_unit_range(image: Tensor) -> Tensor:
 # Not frozen: the compiler of PyTorch 2.9 and older loses the fields of frozen records that it makes and calls.
 @dataclass
 class RowTaps:
-    """Which rows of a source each output row mixes: `cells` int64 [size, T], with `weights` [size, T]."""
+    """Which rows of a source each output row mixes: `cells` int64 [size, T], with `weights` [size, T].
+
+    The source has `height` rows.
+    """
 
     cells: Tensor
     weights: Tensor
+    height: int
 
     def __getitem__(self, part: slice) -> RowTaps:
-        return RowTaps(self.cells[part], self.weights[part])
+        return RowTaps(self.cells[part], self.weights[part], self.height)
 
-    def span(self) -> tuple[int, int]:
-        """The source rows that are read: first, and one after the last."""
-        return int(self.cells.min()), int(self.cells.max()) + 1
+    def part(self, top: int, bottom: int) -> tuple[RowTaps, slice]:
+        """The taps of some rows, and the rows of the source that they read, from the first of which they count."""
+        if (top, bottom) == (0, len(self.cells)):  # known without looking, which a compiler couldn't
+            return self, slice(0, self.height)
+        cells = self.cells[top:bottom]
+        first, stop = int(cells.min()), int(cells.max()) + 1
+        return RowTaps(cells - first, self.weights[top:bottom], stop - first), slice(first, stop)
 
-    def __call__(self, maps: Tensor, first: int = 0) -> Tensor:
-        """Mix the rows of `maps` [B, C, n, w], which are those of the source from `first` on: [B, C, size, w]."""
+    def __call__(self, maps: Tensor) -> Tensor:
+        """Mix the rows of `maps` [B, C, height, w]: [B, C, size, w]."""
         dtype = torch.float32 if maps.dtype == torch.uint8 else maps.dtype
-        cells, weights = (self.cells - first).unbind(1), self.weights.to(dtype)[..., None].unbind(1)
+        cells, weights = self.cells.unbind(1), self.weights.to(dtype)[..., None].unbind(1)
         out = in_unit_range(maps.index_select(2, cells[0]))
         if len(cells) == 1:
             return out
@@ -54,7 +62,7 @@ def interpolating_rows(mode: str, size: int, cells: int, like: Tensor) -> RowTap
 
     `like` gives dtype and device.
     """
-    return RowTaps(*resized_axis(mode, size, cells, like))
+    return RowTaps(*resized_axis(mode, size, cells, like), cells)
 
 
 def averaging_rows(size: int, cells: int, like: Tensor) -> RowTaps:
@@ -64,7 +72,7 @@ def averaging_rows(size: int, cells: int, like: Tensor) -> RowTaps:
     count = torch.div((rows + 1) * cells + size - 1, size, rounding_mode="floor") - first
     offsets = torch.arange(-(-cells // size) + (cells % size > 0), device=like.device)  # at most as many
     weights = (offsets < count[:, None]).to(like.dtype) / count[:, None]
-    return RowTaps((first[:, None] + offsets).clamp(max=cells - 1), weights)
+    return RowTaps((first[:, None] + offsets).clamp(max=cells - 1), weights, cells)
 
 
 def antialiased_rows(size: int, cells: int, like: Tensor) -> RowTaps:
@@ -77,46 +85,47 @@ def antialiased_rows(size: int, cells: int, like: Tensor) -> RowTaps:
     rows = first[:, None] + torch.arange(2 * math.ceil(support) + 1, device=like.device)  # at most as many
     weights = cubic_kernel(((rows + 0.5 - centres[:, None]) / scale).abs(), -0.5)
     weights = weights.masked_fill(rows >= stop[:, None], 0)
-    return RowTaps(rows.clamp(max=cells - 1), weights / weights.sum(1, keepdim=True))
+    return RowTaps(rows.clamp(max=cells - 1), weights / weights.sum(1, keepdim=True), cells)
 
 
-def resize_rows(maps: Tensor, taps: RowTaps, width: int, mode: str, first: int = 0) -> Tensor:
-    """Rows of `F.interpolate(maps, mode=mode)`.
+def interpolate(maps: Tensor, size: Size, mode: str) -> Tensor:
+    """Bring [B, C, h, w] to `size`; `mode` is nearest (exact), bilinear or bicubic, with centres at half units."""
+    if mode == "nearest":
+        return F.interpolate(maps, size=size, mode="nearest-exact")
+    return F.interpolate(maps, size=size, mode=mode, align_corners=False)
+
+
+def resize_rows(maps: Tensor, taps: RowTaps, width: int, mode: str) -> Tensor:
+    """Rows of `interpolate`, equal to it up to rounding.
 
     Args:
-        maps: [B, C, n, w], rows of the source from `first` on.
+        maps: [B, C, h, w].
         taps: of `interpolating_rows` with the same mode; the part for the rows that are wanted.
         width: of the result.
         mode: nearest (exact), bilinear or bicubic.
     Returns:
         [B, C, rows, width].
     """
-    rows = taps(maps, first)
-    if mode == "nearest":
-        return F.interpolate(rows, size=(rows.shape[2], width), mode="nearest-exact")
-    return F.interpolate(rows, size=(rows.shape[2], width), mode=mode, align_corners=False)
+    rows = taps(maps)
+    return interpolate(rows, (rows.shape[2], width), mode)
 
 
 def guidance_rows(guidance: Tensor, size: Size, top: int, bottom: int) -> Tensor:
     """Rows `top` to `bottom` of `resize_guidance(guidance, size)`: [B, G, bottom - top, size[1]]."""
     height, width = guidance.shape[2:]
-    pooled = min(height, size[0]), min(width, size[1])
-    linear = interpolating_rows("bilinear", size[0], pooled[0], guidance)[top:bottom]
-    if pooled[0] == size[0]:
-        first, stop = top, bottom
-    else:  # of the whole, the answer is known without looking, which a compiler couldn't
-        first, stop = (0, pooled[0]) if (top, bottom) == (0, size[0]) else linear.span()
-    if pooled[0] == height:
-        maps = in_unit_range(guidance[:, :, first:stop])
+    pooled, seen = (min(height, size[0]), min(width, size[1])), slice(top, bottom)
+    if grows := pooled[0] < size[0]:
+        linear, seen = interpolating_rows("bilinear", size[0], height, guidance).part(top, bottom)
+        maps = in_unit_range(guidance[:, :, seen])
+    elif pooled[0] == height:
+        maps = in_unit_range(guidance[:, :, seen])
     else:
-        maps = averaging_rows(pooled[0], height, guidance)[first:stop](guidance)
+        maps = averaging_rows(pooled[0], height, guidance)[seen](guidance)
     if pooled[1] != width:
-        maps = F.adaptive_avg_pool2d(maps, (stop - first, pooled[1]))
-    if pooled == size:
-        return maps
-    if pooled[0] == size[0]:
-        return F.interpolate(maps, size=(bottom - top, size[1]), mode="bilinear", align_corners=False)
-    return resize_rows(maps, linear, size[1], "bilinear", first)
+        maps = F.adaptive_avg_pool2d(maps, (maps.shape[2], pooled[1]))
+    if grows:
+        return resize_rows(maps, linear, size[1], "bilinear")
+    return maps if pooled[1] == size[1] else interpolate(maps, (bottom - top, size[1]), "bilinear")
 
 
 def picture_rows(picture: Tensor, size: Size, top: int, bottom: int) -> Tensor:

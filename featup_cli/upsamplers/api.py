@@ -17,6 +17,9 @@ from featup_cli.core.shapes import Size
 Extract = Callable[[Tensor], Tensor]
 """A backbone: images [B, 3, H, W] in [0, 1] to features [B, C, h, w]."""
 
+Rows = Callable[[int, int], Tensor]
+"""Rows `top` to `bottom` of a result, top to bottom and none twice: [B, C, bottom - top, W]."""
+
 P = ParamSpec("P")
 
 FLOAT = 4  # bytes of a float32
@@ -102,20 +105,64 @@ def without_gradients(make: Callable[P, Iterator[Tensor]]) -> Callable[P, Iterat
     return bands
 
 
-class UpsamplerModule(nn.Module):
-    """A network that makes any rows of its result: `forward` is all rows at once, with gradients; `bands` loops.
+class RowUpsampler:
+    """An upsampler that makes any rows of its result: the call makes all of them at once, `bands` loops.
 
-    A subclass gives `prepare`, `rows` and `band_bytes`.
+    A subclass gives `prepare` and `band_bytes`; gradients flow unless it stops them.
+    """
+
+    linear_in_features = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.details = Details()
+
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Any:
+        """All that rows share (statistics of the whole picture, weights of early stages, a fit): `Rows` that hold it.
+
+        Args:
+            image: [B, 3, H', W'] in [0, 1], at any size; without gradients uint8 in 0 to 255 too.
+            lr_feats: [B, C, h, w].
+            size: (H, W) of the result.
+        Raises:
+            ShapeError: a tensor of another shape.
+        """
+        raise NotImplementedError
+
+    def rows(self, prepared: Any, top: int, bottom: int) -> Tensor:
+        """`Rows` of what was prepared, or of anything else that a subclass prepares."""
+        made: Tensor = prepared(top, bottom)
+        return made
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """Estimated peak of `bands`; see `Upsampler.band_bytes`."""
+        raise NotImplementedError
+
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+        """Upsample features to [B, C, H, W]; arguments and errors as `prepare`."""
+        return self.rows(self.prepare(image, lr_feats, output_size), 0, output_size[0])
+
+    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        prepared = self.prepare(image, lr_feats, output_size)
+        for top in range(start, output_size[0], rows):
+            yield self.rows(prepared, top, min(top + rows, output_size[0]))
+
+
+class UpsamplerModule(nn.Module, RowUpsampler):
+    """A network that is a `RowUpsampler`.
 
     Attributes:
         Config: class of its settings.
         config: its settings.
         channels: of the features; None for any number.
+        shares_weights: all channels are mixed with the same weights, so that others may take their place.
     """
 
     Config: ClassVar[type[Any]]
     config: Any
     channels: int | None
+    shares_weights = True
 
     def __init__(self, channels: int | None = None, config: Any = None) -> None:
         super().__init__()
@@ -123,44 +170,36 @@ class UpsamplerModule(nn.Module):
         self.config = config if config is not None else self.Config()
         self.details = Details()
 
-    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None = None) -> Any:
-        """All that rows share: statistics of the whole picture, weights of early stages.
+    def prepare(
+        self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None = None, *, whole: bool = True
+    ) -> Any:
+        """As `RowUpsampler.prepare`.
 
         Args:
-            image: [B, 3, H', W'] in [0, 1], at any size; without gradients uint8 in 0 to 255 too.
-            lr_feats: [B, C, h, w].
-            size: (H, W) of the result.
+            image, lr_feats, size: as there.
             values: [B, K, h, w], mixed in place of `lr_feats` with the same weights: a linear map of them, say.
-        Raises:
-            ShapeError: a tensor of another shape.
+            whole: all rows will be asked for at once, so that maps as large as the result may be kept; else in bands,
+                and without gradients.
         """
-        raise NotImplementedError
-
-    def rows(self, prepared: Any, top: int, bottom: int) -> Tensor:
-        """Rows `top` to `bottom` of the result, top to bottom and none twice: [B, C, bottom - top, W]."""
         raise NotImplementedError
 
     def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size, values: Tensor | None = None) -> Tensor:
-        """Upsample features; arguments and errors as `prepare`.
-
-        Returns:
-            [B, C, H, W], or [B, K, H, W] with `values`.
-        """
+        """Upsample features to [B, C, H, W], or [B, K, H, W] with `values`; arguments and errors as `prepare`."""
         return self.rows(self.prepare(image, lr_feats, output_size, values), 0, output_size[0])
 
-    @without_gradients
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
-        """The result of the call in bands of rows; see `Upsampler.bands`."""
-        prepared = self.prepare(image, lr_feats, output_size)
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0,
+        values: Tensor | None = None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """The result of the call in bands of rows, without gradients; see `Upsampler.bands`."""
+        # Nothing is decorated that yields: the caller's own gradients stay as they are between bands.
+        prepare, make = torch.no_grad()(self.prepare), torch.no_grad()(self.rows)
+        prepared = prepare(image, lr_feats, output_size, values, whole=False)
         for top in range(start, output_size[0], rows):
-            yield self.rows(prepared, top, min(top + rows, output_size[0]))
-
-    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """Estimated peak of `bands`; see `Upsampler.band_bytes`."""
-        raise NotImplementedError
+            yield make(prepared, top, min(top + rows, output_size[0]))
 
     @classmethod
-    def from_arguments(cls, *, channels: int | None = None, **settings: Any) -> nn.Module:
+    def from_arguments(cls, *, channels: int | None = None, **settings: Any) -> UpsamplerModule:
         """A module with random weights, of what `arguments` gives; settings that are left out have their defaults."""
         return cls(channels, cls.Config(**settings))
 

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featup_cli.core.errors import ShapeError
 from featup_cli.core.shapes import Size
-from featup_cli.upsamplers.api import Details, check_inputs, without_gradients
+from featup_cli.upsamplers.api import Details, UpsamplerModule, check_inputs, is_linear
 from featup_cli.upsamplers.guidance import like_features
 
 
 class PretrainedUpsampler:
-    """A feed-forward upsampler behind the call that all share (`Upsampler`); it follows the features' device.
+    """A network without gradients behind the call that all share (`Upsampler`); it follows the features' device.
 
     Attributes:
         module: the network, in eval mode.
@@ -23,28 +23,29 @@ class PretrainedUpsampler:
         linear_in_features: the result is one linear map of every channel.
     """
 
-    def __init__(self, module: nn.Module, provenance: dict[str, Any], notes: list[str]) -> None:
+    def __init__(self, module: UpsamplerModule, provenance: dict[str, Any], notes: list[str]) -> None:
         self.module = module.eval()
         self.provenance = provenance
-        self.linear_in_features = bool(getattr(module, "linear_in_features", False))
+        self.linear_in_features = is_linear(module)
         self.details = Details(notes=notes)
 
     @torch.no_grad()
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
         """Upsample [B, C, h, w] to [B, C, *output_size]; arguments and errors as for every `Upsampler`."""
-        return self._module_for(image, lr_feats, output_size)(image.to(lr_feats), lr_feats, output_size)
+        module = self._module_for(image, lr_feats, output_size)
+        out: Tensor = module(like_features(image, lr_feats), lr_feats, output_size)
+        return out
 
-    @without_gradients
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `Upsampler.bands`."""
         module = self._module_for(image, lr_feats, output_size)
-        yield from module.bands(like_features(image, lr_feats), lr_feats, output_size, rows, start)  # type: ignore[operator]
+        yield from module.bands(like_features(image, lr_feats), lr_feats, output_size, rows, start)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """As the network itself estimates; see `Upsampler.band_bytes`."""
-        return int(self.module.band_bytes(lr_shape, output_size, rows))  # type: ignore[operator]
+        return self.module.band_bytes(lr_shape, output_size, rows)
 
-    def _module_for(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> nn.Module:
+    def _module_for(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> UpsamplerModule:
         """The network, on the features' device, once the arguments are checked."""
         check_inputs(image, lr_feats, output_size)
         channels = self.provenance["config"].get("channels")  # none: any number will do

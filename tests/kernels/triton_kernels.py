@@ -15,9 +15,9 @@ from featup_kernels import adaptive_conv, resampled_conv
 from featup_kernels.resampled_conv.axis import Axis, window_axis
 from featup_kernels.resampled_conv.op import resampled_conv_runs_fused
 
-from featup_cli.ops.taps import interpolating_rows
 from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.jbu.stage import Band, filter_band, filter_stage
+from featup_cli.upsamplers.jbu.stack import filter_band, window_rows
+from featup_cli.upsamplers.jbu.stage import Band
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
 from tests.kernels.cases import DTYPES, Case, assert_matches_reference
 from tests.kernels.test_resampled_conv import exact, make
@@ -172,15 +172,13 @@ def test_jbu_is_that_of_the_reference(device: str, monkeypatch: pytest.MonkeyPat
 
 def test_a_band_of_a_stage_is_its_rows(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source, taps = torch.randn(1, 2, 6, 5, device=device), torch.rand(1, 9, 12, 9, device=device)
-    rows = interpolating_rows("bicubic", 12, 6, source)
+    fine = F.pad(F.interpolate(source, size=(12, 9), mode="bicubic"), (1,) * 4, mode="reflect")
     for top, bottom in ((0, 3), (4, 9), (9, 12)):
         band = Band((12, 9), top, bottom, 1)
-        own = rows[band.first : band.stop]
-        first, stop = own.span()
+        rows, seen = window_rows("bicubic", band, 6, source)
         monkeypatch.setenv("FEATUP_KERNELS", "triton")
-        out = filter_band(source[:, :, first:stop], taps[:, :, top:bottom], "bicubic", band, own, first)
-        monkeypatch.setenv("FEATUP_KERNELS", "reference")
-        expected = filter_stage(source, taps, "bicubic")[:, :, top:bottom]
+        out = filter_band(source[:, :, seen], taps[:, :, top:bottom], "bicubic", band, rows)
+        expected = adaptive_conv(fine, taps, backend="reference")[:, :, top:bottom]
         torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -17,7 +17,7 @@ from featup_cli.upsamplers.baselines.carafe import CARAFE
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
-from featup_cli.upsamplers.jbu import bands as jbu_bands
+from featup_cli.upsamplers.jbu import plan
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.released import ReleasedJBU
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
@@ -65,7 +65,7 @@ def test_bands_are_the_whole(
     picture_size: tuple[int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jbu_bands, "WHOLE_BYTES", 4 * 2 * 8 * 100)  # stages of more than 100 pixels by bands
+    monkeypatch.setattr(plan, "WHOLE_BYTES", 4 * 2 * 8 * 100)  # stages of more than 100 pixels by bands
     upsampler = make(name)
     if isinstance(upsampler, nn.Module):
         upsampler.double()  # in float32 a sharp kernel turns rounding of the keys into 1e-4 of the weights
@@ -95,7 +95,7 @@ def test_bands_of_a_basis_are_the_whole() -> None:
     model, image, feats = jbu().double(), torch.rand(1, 3, 40, 40).double(), torch.randn(1, 200, 3, 3).double()
     with torch.no_grad():
         whole = model(image, feats, (31, 40))
-        assert jbu_bands.BandedStack(feats, [(31, 40)], 3, "bicubic", lambda i, band: torch.empty(0)).mix is not None
+        assert model.prepare(image, feats, (31, 40)).mix is not None
         bands = torch.cat(list(model.bands(image, feats, (31, 40), 6)), 2)
     torch.testing.assert_close(bands, whole, atol=1e-7, rtol=0)
 

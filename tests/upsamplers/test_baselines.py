@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from featup_cli.core.errors import ShapeError, UsageError, WeightsError
 from featup_cli.upsamplers.baselines.carafe import CARAFE
 from featup_cli.upsamplers.baselines.config import DySampleConfig, FADEConfig, SAPAConfig
-from featup_cli.upsamplers.baselines.deconv import Deconv
+from featup_cli.upsamplers.baselines.convolution import Deconv, PixelShuffle, ResizeConv
 from featup_cli.upsamplers.baselines.doubling import doublings
 from featup_cli.upsamplers.baselines.dysample import DySample
 from featup_cli.upsamplers.baselines.fade import FADE
 from featup_cli.upsamplers.baselines.mixing import PixelMixer, Reassembler, bilinear_taps, reassemble
-from featup_cli.upsamplers.baselines.pixelshuffle import PixelShuffle
-from featup_cli.upsamplers.baselines.resize_conv import ResizeConv
 from featup_cli.upsamplers.baselines.sapa import SAPA, similarity
 from featup_cli.upsamplers.registry import make_upsampler
 from featup_cli.upsamplers.weights.file import build_upsampler, load_upsampler, save_upsampler

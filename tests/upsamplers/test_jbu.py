@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from featup_cli.core.errors import ShapeError, UsageError
 from featup_cli.upsamplers.guidance import resize_guidance
 from featup_cli.upsamplers.jbu.config import JBUConfig
+from featup_cli.upsamplers.jbu.plan import basis_is_cheaper, grid_sizes
 from featup_cli.upsamplers.jbu.released import IMAGENET_MEAN, IMAGENET_STD, ReleasedJBU
-from featup_cli.upsamplers.jbu.stack import apply_stack, basis_is_cheaper, grid_sizes
-from featup_cli.upsamplers.jbu.stage import JBUStage
+from featup_cli.upsamplers.jbu.stage import Band, JBUStage
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
 
 PAPER = JBUConfig(
@@ -70,7 +70,8 @@ def plain_stage(stage: JBUStage, guidance: Tensor, source: Tensor, resize: str, 
         similar = (-temperature / 2 * torch.linalg.vector_norm(near - keys[:, :, None], dim=1) ** 2).exp()
     else:
         similar = (-temperature / 2 * (1 - F.cosine_similarity(near, keys[:, :, None], dim=1)) ** 2).exp()
-    y, x = torch.meshgrid(torch.linspace(-1, 1, k), torch.linspace(-1, 1, k), indexing="ij")
+    axis = torch.linspace(-1, 1, k, dtype=keys.dtype)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
     spatial = (-(y**2 + x**2) / (2 * stage.sigma_spatial**2)).exp().view(-1, 1, 1)
     taps = similar * spatial
     taps = taps / taps.sum(1, keepdim=True)
@@ -98,15 +99,18 @@ def test_matches_the_plain_formulation(config: JBUConfig) -> None:
         expected = expected + config.sharpen_lr_wide * (blurred[1] - blurred[3])
     for coarseness, size in ((1, (12, 16)), (0, (24, 32))):
         expected = plain_stage(model.stages[0], cell_mean(image, size), expected, config.resize, coarseness)
-    torch.testing.assert_close(model(image, feats, (24, 32)), expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():  # resized while it is filtered
+        fused = model(image, feats, (24, 32))
+    for out in (model(image, feats, (24, 32)), fused, torch.cat(list(model.bands(image, feats, (24, 32), 5)), 2)):
+        torch.testing.assert_close(out, expected, atol=1e-7, rtol=1e-7)  # strengths are stored in float32
 
 
 def test_before_training_the_kernel_is_the_classical_gaussian_of_colours() -> None:
     sigma = 0.05
     image = torch.rand(1, 3, 24, 24) * 0.3 + 0.35
-    (taps,) = JBUUpsampler(JBUConfig(temperature=1 / sigma**2)).taps_of(image, [(24, 24)])
     classical = replace(PAPER, radius=3, mlp=False, range_kernel="euclidean", temperature=1 / sigma**2)
-    (expected,) = JBUUpsampler(classical).taps_of(image, [(24, 24)])
+    configs = (JBUConfig(temperature=1 / sigma**2), classical)
+    taps, expected = (JBUStage(config)(image, Band((24, 24), 0, 24, 3)) for config in configs)
     torch.testing.assert_close(taps, expected, atol=0.02, rtol=0)
 
 
@@ -162,20 +166,19 @@ def test_is_linear_in_the_features_and_treats_channels_alike() -> None:
 
 def test_the_basis_path_equals_the_direct_path() -> None:
     model, image, feats = make(VARIANTS[-1]), torch.rand(2, 3, 32, 32), torch.randn(2, 60, 2, 3)
-    sizes = grid_sizes((2, 3), (17, 20))
-    taps = model.taps_of(image, sizes)
-    assert basis_is_cheaper(60, 6, taps[0].shape[1], sizes)
-    assert not basis_is_cheaper(5, 6, taps[0].shape[1], sizes)
-    direct = torch.cat([model.apply_taps(taps, part) for part in feats.split(5, 1)], 1)
-    torch.testing.assert_close(model.apply_taps(taps, feats), direct, atol=1e-5, rtol=1e-5)
+    sizes, window = grid_sizes((2, 3), (17, 20)), (2 * model.config.radius + 1) ** 2
+    assert basis_is_cheaper(60, 6, window, sizes)
+    assert not basis_is_cheaper(5, 6, window, sizes)
+    direct = torch.cat([model(image, part, (17, 20)) for part in feats.split(5, 1)], 1)
+    torch.testing.assert_close(model(image, feats, (17, 20)), direct, atol=1e-5, rtol=1e-5)
 
 
-def test_chunks_of_channels_equal_all_at_once() -> None:
+def test_chunks_of_channels_equal_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATUP_KERNELS", "reference")  # the others take all channels at once
     model, image, feats = make(), torch.rand(1, 3, 32, 32), torch.randn(1, 37, 8, 8)
-    taps = [t.detach() for t in model.taps_of(image, [(16, 16), (31, 29)])]
     with torch.no_grad():
-        in_chunks = apply_stack(taps, feats, "bicubic")
-    torch.testing.assert_close(in_chunks, apply_stack(taps, feats, "bicubic"), atol=1e-6, rtol=0)
+        in_chunks = model(image, feats, (31, 29))
+    torch.testing.assert_close(in_chunks, model(image, feats, (31, 29)), atol=1e-6, rtol=0)
 
 
 def test_eval_repeats_itself_and_training_drops_channels() -> None:
@@ -253,7 +256,7 @@ def test_items_of_a_batch_do_not_mix() -> None:
 
 def test_contrast_gives_negative_weights_that_sum_to_one() -> None:
     model = make(replace(PAPER, mlp=False, range_kernel="euclidean", temperature=500.0, contrast=0.5))
-    (taps,) = model.taps_of(torch.rand(1, 3, 16, 16), [(16, 16)])
+    taps = model.stages[0](torch.rand(1, 3, 16, 16), Band((16, 16), 0, 16, 1))
     assert taps.min() < 0
     torch.testing.assert_close(taps.sum(1), torch.ones(1, 16, 16))
 

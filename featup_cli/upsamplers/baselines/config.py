@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from featup_cli.core.errors import UsageError
+from featup_cli.core.settings import check_positive
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,8 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, bool) and value <= 0:
-                raise UsageError(f"{field.name}={value}: must be above 0")
+            if not isinstance(value, bool):
+                check_positive(self, field.name)
             if field.name.endswith("_size") and value % 2 == 0:
                 raise UsageError(f"{field.name}={value}: must be odd")
             if field.name == "kernel_size" and value < 3:

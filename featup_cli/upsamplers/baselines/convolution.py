@@ -1,22 +1,20 @@
-"""What baselines that convolve share: a C x C convolution in two parts, around features that keep their scale."""
+"""Baselines that convolve: a C x C convolution in two parts, around features that keep their scale."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featup_cli.core.shapes import Size
-from featup_cli.upsamplers.baselines.config import ConvolutionConfig
+from featup_cli.upsamplers.baselines.config import DeconvConfig, PixelShuffleConfig, ResizeConvConfig
 from featup_cli.upsamplers.baselines.doubling import DoublingUpsampler, doublings, resize
 from featup_cli.upsamplers.guidance import at_least_float32
 
 _LEAST_VARIANCE = 1e-12
-
-MakeLayer = Callable[[int, int], nn.Module]
-"""A layer from (channels, groups): [B, channels, h, w] to [B, channels, 2 h, 2 w]."""
 
 
 class ConvolutionalUpsampler(DoublingUpsampler):
@@ -27,24 +25,23 @@ class ConvolutionalUpsampler(DoublingUpsampler):
     full layer between two 1x1 convolutions, with a GELU, that starts at zero. Each channel is seen relative to its
     mean in the picture, in units of its standard deviation there: features of any scale train alike, and constants
     are kept.
-
-    Args:
-        channels: C, of the features.
-        config: settings.
-        make_layer: the layer that doubles the grid.
     """
 
     shares_weights = False
 
-    def __init__(self, channels: int, config: ConvolutionConfig | None, make_layer: MakeLayer) -> None:
+    def __init__(self, channels: int, config: Any = None) -> None:
         super().__init__(channels, config)
-        config = self.config
-        self.depthwise = make_layer(channels, channels)
-        self.reduce = nn.Conv2d(channels, config.hidden, 1)
-        self.full = make_layer(config.hidden, 1)
-        self.expand = nn.Conv2d(config.hidden, channels, 1)
+        self.depthwise = self.make_layer(channels, channels)
+        self.reduce = nn.Conv2d(channels, self.config.hidden, 1)
+        self.full = self.make_layer(self.config.hidden, 1)
+        self.expand = nn.Conv2d(self.config.hidden, channels, 1)
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.get_parameter("bias"))
+
+    @staticmethod
+    @abstractmethod
+    def make_layer(channels: int, groups: int) -> nn.Module:
+        """A layer [B, channels, h, w] to [B, channels, 2 h, 2 w]; with a group a channel it starts as interpolation."""
 
     def upsample(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None) -> Tensor:
         """Convolve, doubling by doubling; neither picture nor `values` are looked at."""
@@ -59,3 +56,72 @@ class ConvolutionalUpsampler(DoublingUpsampler):
     def enlarge(self, maps: Tensor) -> Tensor:
         """Double the grid of [B, C, h, w]."""
         return self.depthwise(maps) + self.expand(F.gelu(self.full(self.reduce(maps))))
+
+
+class PixelShuffle(ConvolutionalUpsampler):
+    """Sub-pixel convolution (Shi et al., *Real-Time Single Image and Video Super-Resolution Using an Efficient
+    Sub-Pixel Convolutional Neural Network*, 2016), adapted as `ConvolutionalUpsampler` describes.
+
+    A 3x3 convolution makes four values of each pixel and channel, which become its four new pixels. It starts as
+    nearest-neighbour interpolation: the kernels of the four are equal (ICNR; Aitken et al., 2017).
+    """
+
+    Config = PixelShuffleConfig
+
+    @staticmethod
+    def make_layer(channels: int, groups: int) -> nn.Module:
+        """Convolve, and rearrange channels."""
+        convolution = _convolution(channels, 4 * channels, groups)
+        for values in (convolution.weight, convolution.get_parameter("bias")):
+            with torch.no_grad():
+                values.copy_(values[::4].repeat_interleave(4, 0))
+        return nn.Sequential(convolution, nn.PixelShuffle(2))
+
+
+class Deconv(ConvolutionalUpsampler):
+    """Transposed convolution (Noh et al., *Learning Deconvolution Network for Semantic Segmentation*, 2015; Dumoulin
+    and Visin, *A Guide to Convolution Arithmetic for Deep Learning*, 2016), adapted as `ConvolutionalUpsampler`
+    describes; the border repeats its pixels.
+
+    Each pixel is spread over 4x4 new ones by a learned kernel. It starts as bilinear interpolation.
+    """
+
+    Config = DeconvConfig
+
+    @staticmethod
+    def make_layer(channels: int, groups: int) -> nn.Module:
+        """Repeat the border, and spread."""
+        # Of the repeated border only what it adds to the inside is kept: a padding of 3 new pixels is cut off.
+        convolution = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=3, groups=groups)
+        if groups == channels:
+            axis = torch.tensor([0.25, 0.75, 0.75, 0.25])
+            with torch.no_grad():
+                convolution.weight.copy_(axis[:, None] * axis)
+                nn.init.zeros_(convolution.get_parameter("bias"))
+        return nn.Sequential(nn.ReplicationPad2d(1), convolution)
+
+
+class ResizeConv(ConvolutionalUpsampler):
+    """Resize-convolution (Odena et al., *Deconvolution and Checkerboard Artifacts*, 2016), adapted as
+    `ConvolutionalUpsampler` describes.
+
+    Bilinear interpolation to twice the size, then a 3x3 convolution, which starts as the identity.
+    """
+
+    Config = ResizeConvConfig
+
+    @staticmethod
+    def make_layer(channels: int, groups: int) -> nn.Module:
+        """Resize, and convolve."""
+        enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+        return nn.Sequential(enlarge, _convolution(channels, channels, groups))
+
+
+def _convolution(channels: int, out: int, groups: int) -> nn.Conv2d:
+    """A 3x3 convolution; of single channels it starts as copies."""
+    convolution = nn.Conv2d(channels, out, 3, padding=1, padding_mode="replicate", groups=groups)
+    if groups == channels:
+        with torch.no_grad():
+            convolution.weight.zero_()[:, :, 1, 1] = 1
+            nn.init.zeros_(convolution.get_parameter("bias"))
+    return convolution

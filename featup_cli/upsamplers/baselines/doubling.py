@@ -13,7 +13,7 @@ from torch import Tensor
 from featup_cli.core.errors import ShapeError, UsageError
 from featup_cli.core.shapes import Size
 from featup_cli.ops.taps import in_unit_range
-from featup_cli.upsamplers.api import FLOAT, UpsamplerModule, check_inputs
+from featup_cli.upsamplers.api import FLOAT, Rows, UpsamplerModule, check_inputs
 
 _GUIDANCE_MAPS = 256  # maps of the output's size that may be held at once, besides features
 
@@ -43,17 +43,16 @@ class DoublingUpsampler(UpsamplerModule):
     def upsample(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None) -> Tensor:
         """The result [B, C, *size], or [B, K, *size] with `values`; arguments as `UpsamplerModule.prepare`."""
 
-    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None = None) -> Tensor:
-        """The whole result; see `UpsamplerModule.prepare`."""
+    def prepare(
+        self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None = None, *, whole: bool = True
+    ) -> Rows:
+        """The whole result, of which rows are parts."""
         self.check_call(image, lr_feats, size)
-        return self.upsample(in_unit_range(image), lr_feats, size, values)
-
-    def rows(self, prepared: Tensor, top: int, bottom: int) -> Tensor:
-        """Rows of it."""
-        return prepared[:, :, top:bottom]
+        result = self.upsample(in_unit_range(image), lr_feats, size, values)
+        return lambda top, bottom: result[:, :, top:bottom]
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """Estimated peak of making the whole; `rows` don't matter. See `Upsampler.band_bytes`."""
+        """Of making the whole: `rows` don't matter."""
         batch, channels, height, width = lr_shape
         pixels = height * width * 4 ** doublings((height, width), output_size)
         return FLOAT * batch * (pixels * (3 * channels + _GUIDANCE_MAPS) + math.prod(output_size) * channels)

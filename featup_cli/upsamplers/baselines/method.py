@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
-from featup_cli.upsamplers.baselines import config
+from typing import Any
+
+from featup_cli.upsamplers.baselines import config as of
 from featup_cli.upsamplers.method import Method, Needs
 
-_HERE = "featup_cli.upsamplers.baselines"
+_FILTER = ("adaptive_conv",)
 
+
+def _baseline(
+    name: str, file: str, config: type[Any], how: str, source: str, kernels: tuple[str, ...] = (),
+    needs: Needs = Needs.FEATURES,
+) -> Method:  # fmt: skip
+    """A record; `file` has the class that goes by the name of its settings, and `source` is `Authors (year)`."""
+    about = f"doublings by {how} ({source.replace(' (', ', ')}; to be trained"
+    network = f"featup_cli.upsamplers.baselines.{file}:{config.__name__.removesuffix('Config')}"
+    return Method(name, about, source, network=network, config=config, needs=needs, kernels=kernels)
+
+
+_PICTURE = Needs.PICTURE
 METHODS = (
-    Method(
-        "carafe",
-        "doublings by kernels that the features predict (Wang et al., 2019); to be trained",
-        "Wang et al. (2019)",
-        network=f"{_HERE}.carafe:CARAFE",
-        config=config.CARAFEConfig,
-        needs=Needs.FEATURES,
-        kernels=("adaptive_conv",),
-    ),
-    Method(
-        "sapa",
-        "doublings by likeness of picture and features (Lu et al., 2022); to be trained",
-        "Lu et al. (2022)",
-        network=f"{_HERE}.sapa:SAPA",
-        config=config.SAPAConfig,
-        kernels=("adaptive_conv",),
-    ),
-    Method(
+    _baseline("carafe", "carafe", of.CARAFEConfig, "kernels that the features predict", "Wang et al. (2019)", _FILTER),
+    _baseline("sapa", "sapa", of.SAPAConfig, "likeness of picture and features", "Lu et al. (2022)", _FILTER, _PICTURE),
+    _baseline(
         "fade",
-        "doublings by kernels that picture and features predict (Lu et al., 2022); to be trained",
+        "fade",
+        of.FADEConfig,
+        "kernels that picture and features predict",
         "Lu et al. (2022)",
-        network=f"{_HERE}.fade:FADE",
-        config=config.FADEConfig,
-        kernels=("adaptive_conv",),
+        _FILTER,
+        _PICTURE,
     ),
-    Method(
-        "dysample",
-        "doublings by sampling at predicted points (Liu et al., 2023); to be trained",
-        "Liu et al. (2023)",
-        network=f"{_HERE}.dysample:DySample",
-        config=config.DySampleConfig,
-        needs=Needs.FEATURES,
-    ),
-    Method(
-        "pixelshuffle",
-        "doublings by sub-pixel convolution (Shi et al., 2016); to be trained",
-        "Shi et al. (2016)",
-        network=f"{_HERE}.pixelshuffle:PixelShuffle",
-        config=config.PixelShuffleConfig,
-        needs=Needs.FEATURES,
-    ),
-    Method(
-        "deconv",
-        "doublings by transposed convolution (Noh et al., 2015); to be trained",
-        "Noh et al. (2015)",
-        network=f"{_HERE}.deconv:Deconv",
-        config=config.DeconvConfig,
-        needs=Needs.FEATURES,
-    ),
-    Method(
-        "resize-conv",
-        "doublings by interpolation and convolution (Odena et al., 2016); to be trained",
-        "Odena et al. (2016)",
-        network=f"{_HERE}.resize_conv:ResizeConv",
-        config=config.ResizeConvConfig,
-        needs=Needs.FEATURES,
+    _baseline("dysample", "dysample", of.DySampleConfig, "sampling at predicted points", "Liu et al. (2023)"),
+    _baseline("pixelshuffle", "convolution", of.PixelShuffleConfig, "sub-pixel convolution", "Shi et al. (2016)"),
+    _baseline("deconv", "convolution", of.DeconvConfig, "transposed convolution", "Noh et al. (2015)"),
+    _baseline(
+        "resize-conv", "convolution", of.ResizeConvConfig, "interpolation and convolution", "Odena et al. (2016)"
     ),
 )

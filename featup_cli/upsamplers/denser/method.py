@@ -8,7 +8,7 @@ STRIDED = Method(
     "strided",
     "runs a ViT with overlapping patches (Amir et al., 2021; FeatUp, section 6.2); seconds a picture",
     "Amir et al. (2021); FeatUp, section 6.2",
-    "featup_cli.upsamplers.denser.upsampler:build_strided",
+    "featup_cli.upsamplers.denser.upsampler:build",
     needs=Needs.BACKBONE,
     per_picture=True,
 )
@@ -16,7 +16,7 @@ LARGE_IMAGE = Method(
     "large-image",
     "runs the backbone on an enlarged picture (FeatUp, section 4); up to 64 times its cost",
     "FeatUp, section 4",
-    "featup_cli.upsamplers.denser.upsampler:build_large_image",
+    "featup_cli.upsamplers.denser.upsampler:build",
     needs=Needs.BACKBONE,
     per_picture=True,
 )

@@ -6,7 +6,7 @@ Both are those of FeatUp's tables 1 and 2 and its figure 5. Between the denser t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,14 +15,12 @@ from torch import Tensor
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.footprint import TYPICAL_BYTES
 from featup_cli.core.errors import UsageError
-from featup_cli.core.shapes import MAX_TOKENS
+from featup_cli.core.shapes import MAX_TOKENS, Size
 from featup_cli.multiview.views import resize_picture
-from featup_cli.upsamplers.api import FLOAT, Details, Extract, check_inputs
+from featup_cli.upsamplers.api import FLOAT, Details, Extract, Rows, RowUpsampler, check_inputs
 from featup_cli.upsamplers.denser.method import LARGE_IMAGE, STRIDED
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.method import Making, Method
-
-Size = tuple[int, int]
 
 FACTORS = (1, 2, 4, 8)  # that are chosen unasked, up to the largest of the paper's figure 17
 DEFAULT_GIB = 1.5  # the factor that is chosen unasked stays below this
@@ -50,17 +48,12 @@ class Estimate:
         """Attention and activations in GiB."""
         return (self.attention_bytes + self.activation_bytes) / 2**30
 
-    @property
-    def feasible(self) -> bool:
-        """Whether it is run at all."""
-        return self.tokens <= MAX_TOKENS and self.gib <= LIMIT_GIB
-
     def __str__(self) -> str:
         attention = f", attention of {self.attention_bytes / 2**30:.2g} GiB a layer" if self.attention_bytes else ""
         return f"{self.tokens:,} tokens{attention}, activations of about {self.activation_bytes / 2**30:.2g} GiB"
 
 
-class DenserTokens(ABC):
+class DenserTokens(RowUpsampler, ABC):
     """Tokens of the backbone on a finer grid, then bilinear interpolation to the exact size.
 
     Args:
@@ -75,57 +68,55 @@ class DenserTokens(ABC):
     method: Method
 
     def __init__(self, backbone: Extract, network_size: Size, factor: int | None = None) -> None:
+        super().__init__()
         if not isinstance(backbone, Backbone):
             raise UsageError(f"method {self.method.name} needs a loaded backbone, not a function")
         if factor is not None and factor < 1:
             raise UsageError(f"{self.method.name}: factor {factor} must be at least 1")
-        self.backbone = backbone
-        self.network_size = network_size
-        self.factor = factor
-        self.details = Details()
+        self.backbone, self.network_size, self.factor = backbone, network_size, factor
         self._interpolation = Interpolation("bilinear")
+        self.check()
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise UsageError for a backbone, or a factor, that can't be."""
 
     @abstractmethod
     def plan(self, factor: int) -> tuple[int, Size]:
         """Patch stride, and (height, width) of the network's input, for tokens `factor` times finer."""
 
-    @torch.no_grad()
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """Run the backbone again, for more tokens.
+        """Run the backbone again, for more tokens, and interpolate; arguments, result and errors as `tokens`."""
+        return self._interpolation(image, self.tokens(image, lr_feats, output_size), output_size)
+
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
+        """The tokens; rows are interpolated."""
+        return self._interpolation.prepare(image, self.tokens(image, lr_feats, size), size)
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """A run of the backbone, and the interpolation."""
+        batch, channels = lr_shape[:2]
+        stride, size, estimate = self._choose((lr_shape[2], lr_shape[3]), output_size)[1:]
+        tokens = (batch, channels, size[0] // stride, size[1] // stride)
+        return batch * estimate.activation_bytes + self._interpolation.band_bytes(tokens, output_size, rows)
+
+    @torch.no_grad()
+    def tokens(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+        """The backbone's tokens on the finer grid.
 
         Args:
             image: [B, 3, H, W] in [0, 1], the picture at its own size.
             lr_feats: [B, C, h, w], what the backbone gives for it; only the shape is looked at.
             output_size: (height, width) of the result, any.
         Returns:
-            [B, C, *output_size], on the device of `lr_feats`.
+            [B, C, h', w'], on the device of `lr_feats`.
         Raises:
             ShapeError: other shapes.
             UsageError: computationally infeasible; the message has the estimate.
         """
-        return self._interpolation(image, self.tokens(image, lr_feats, output_size), output_size)
-
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
-        """The result of the call in bands of rows; see `Upsampler.bands`."""
-        tokens = self.tokens(image, lr_feats, output_size)
-        yield from self._interpolation.bands(image, tokens, output_size, rows, start)
-
-    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """Estimated peak of `bands`: a run of the backbone, and the interpolation; see `Upsampler.band_bytes`."""
-        batch, channels = lr_shape[:2]
-        stride, size = self.plan(self._choose_factor((lr_shape[2], lr_shape[3]), output_size))
-        tokens = (batch, channels, size[0] // stride, size[1] // stride)
-        activations = batch * self._estimate(stride, size).activation_bytes
-        return activations + self._interpolation.band_bytes(tokens, output_size, rows)
-
-    @torch.no_grad()
-    def tokens(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """The backbone's tokens [B, C, h', w'] on the finer grid; arguments and errors as the call."""
         check_inputs(image, lr_feats, output_size)
-        factor = self._choose_factor((lr_feats.shape[2], lr_feats.shape[3]), output_size)
-        stride, size = self.plan(factor)
-        estimate = self._estimate(stride, size)
-        if not estimate.feasible:
+        factor, stride, size, estimate = self._choose((lr_feats.shape[2], lr_feats.shape[3]), output_size)
+        if estimate.tokens > MAX_TOKENS or estimate.gib > LIMIT_GIB:
             raise UsageError(
                 f"{self.method.name} at {factor}x is computationally infeasible: {size[0]}x{size[1]} pixels with patch "
                 f"stride {stride} are {estimate} for {self.backbone.name}; the limits are {MAX_TOKENS:,} tokens and "
@@ -138,12 +129,15 @@ class DenserTokens(ABC):
         pictures = torch.stack([resize_picture(picture, size) for picture in image])
         return self.backbone.with_stride(stride)(pictures).to(lr_feats)
 
-    def _choose_factor(self, grid: Size, output_size: Size) -> int:
-        if self.factor is not None:
-            return self.factor
-        room = max(output_size[0] / grid[0], output_size[1] / grid[1], 1)
-        fitting = [factor for factor in FACTORS if factor <= min(room, self.backbone.stride)]
-        return [f for f in fitting if f <= 2 or self._estimate(*self.plan(f)).gib <= DEFAULT_GIB][-1]
+    def _choose(self, grid: Size, output_size: Size) -> tuple[int, int, Size, Estimate]:
+        """The factor, its `plan`, and what it costs."""
+        chosen = self.factor
+        if chosen is None:
+            room = min(max(output_size[0] / grid[0], output_size[1] / grid[1], 1), self.backbone.stride)
+            fitting = [factor for factor in FACTORS if factor <= room]
+            chosen = [f for f in fitting if f <= 2 or self._estimate(*self.plan(f)).gib <= DEFAULT_GIB][-1]
+        stride, size = self.plan(chosen)
+        return chosen, stride, size, self._estimate(stride, size)
 
     def _estimate(self, stride: int, size: Size) -> Estimate:
         count = (size[0] // stride) * (size[1] // stride)
@@ -160,16 +154,16 @@ class StridedUpsampler(DenserTokens):
 
     method = STRIDED
 
-    def __init__(self, backbone: Extract, network_size: Size, factor: int | None = None) -> None:
-        super().__init__(backbone, network_size, factor)
+    def check(self) -> None:
+        """Patches must be free to overlap, and begin at most every pixel."""
         if self.backbone.restride is None:
             raise UsageError(
                 f"method {STRIDED.name} needs a vision transformer of one patch convolution at any input size, which "
                 f"{self.backbone.name} is not; {LARGE_IMAGE.name} is the baseline for it"
             )
-        if factor is not None and factor > self.backbone.stride:
+        if self.factor is not None and self.factor > self.backbone.stride:
             raise UsageError(
-                f"{STRIDED.name}: {factor}x is impossible, patches of {self.backbone.name} begin every pixel at "
+                f"{STRIDED.name}: {self.factor}x is impossible, patches of {self.backbone.name} begin every pixel at "
                 f"{self.backbone.stride}x"
             )
 
@@ -185,8 +179,8 @@ class LargeImageUpsampler(DenserTokens):
 
     method = LARGE_IMAGE
 
-    def __init__(self, backbone: Extract, network_size: Size, factor: int | None = None) -> None:
-        super().__init__(backbone, network_size, factor)
+    def check(self) -> None:
+        """The input size must be free."""
         if self.backbone.fixed_size is not None:
             height, width = self.backbone.fixed_size
             raise UsageError(
@@ -199,15 +193,9 @@ class LargeImageUpsampler(DenserTokens):
         return self.backbone.stride, (self.network_size[0] * factor, self.network_size[1] * factor)
 
 
-def build_strided(making: Making) -> StridedUpsampler:
-    """A transformer with overlapping patches."""
+def build(making: Making) -> DenserTokens:
+    """The upsampler of a record."""
     assert making.backbone is not None
     assert making.network_size is not None
-    return StridedUpsampler(making.backbone, making.network_size)
-
-
-def build_large_image(making: Making) -> LargeImageUpsampler:
-    """The backbone on an enlarged picture."""
-    assert making.backbone is not None
-    assert making.network_size is not None
-    return LargeImageUpsampler(making.backbone, making.network_size)
+    kind = next(kind for kind in (StridedUpsampler, LargeImageUpsampler) if kind.method is making.method)
+    return kind(making.backbone, making.network_size)

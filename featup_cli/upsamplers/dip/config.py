@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featup_cli.core.errors import UsageError
+from featup_cli.core.settings import check_not_negative, check_positive
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,5 @@ class DIPConfig:
     max_pixels: int = 16_384
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if getattr(self, name) < 0 or (getattr(self, name) == 0 and name != "jitter"):
-                raise UsageError(f"{name}={getattr(self, name)}: must be above 0")
+        check_positive(self, *(name for name in self.__dataclass_fields__ if name != "jitter"))
+        check_not_negative(self, "jitter")

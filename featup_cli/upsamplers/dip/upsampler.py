@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,21 +10,20 @@ from torch import Tensor
 
 from featup_cli.core.errors import ShapeError
 from featup_cli.core.progress import Progress, no_progress
+from featup_cli.core.shapes import Size
 from featup_cli.multiview.optimize import warm_cosine
 from featup_cli.ops.pca import PCA, fit_pca
-from featup_cli.upsamplers.api import FLOAT, Details, check_inputs, without_gradients
+from featup_cli.upsamplers.api import FLOAT, Details, Rows, RowUpsampler, check_inputs
 from featup_cli.upsamplers.dip.config import DIPConfig
 from featup_cli.upsamplers.dip.network import Hourglass
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.method import Making
 
-Size = tuple[int, int]
-
 WARMUP_STEPS = 10
 ACTIVATIONS = 40  # maps of the network's width and size that a step holds
 
 
-class DIPUpsampler:
+class DIPUpsampler(RowUpsampler):
     """Deep image prior (Ulyanov, Vedaldi and Lempitsky, 2018, super-resolution), a baseline of FeatUp's tables 1 and 2.
 
     A convolutional network that turns noise into features is fitted so that these, averaged over each token's cell,
@@ -37,40 +36,32 @@ class DIPUpsampler:
     """
 
     def __init__(self, config: DIPConfig | None = None, seed: int = 0, progress: Progress = no_progress) -> None:
+        super().__init__()
         self.config = config or DIPConfig()
         self.seed = seed
         self.progress = progress
-        self.details = Details()
         self._interpolation = Interpolation("bilinear")
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """Fit and render.
+    @torch.no_grad()
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
+        """Fit the network; rows are interpolated from what it gives.
 
         Args:
             image: [1, 3, H, W]; not looked at.
             lr_feats: [1, C, h, w], of one picture.
-            output_size: (height, width) of the result, any; above `DIPConfig.max_pixels` it is interpolated.
-        Returns:
-            [1, C, *output_size].
+            size: (height, width) of the result, any.
         Raises:
             ShapeError: other shapes, or more than one picture.
         """
-        (features,) = self.bands(image, lr_feats, output_size, output_size[0])
-        return features
-
-    @without_gradients
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
-        """The result of the call in bands of rows, of one fit; see `Upsampler.bands`."""
-        check_inputs(image, lr_feats, output_size)
+        check_inputs(image, lr_feats, size)
         if len(lr_feats) != 1:
             raise ShapeError(f"dip fits one picture at a time, not {len(lr_feats)}")
         pca = fit_pca(lr_feats[0].flatten(1).T, self.config.components)
-        coefficients = self._fit(pca, lr_feats, output_size)
-        for band in self._interpolation.bands(image, coefficients, output_size, rows, start):
-            yield pca.reconstruct(band[0])[None].to(lr_feats)
+        rows = self._interpolation.prepare(image, self._fit(pca, lr_feats, size), size)
+        return lambda top, bottom: pca.reconstruct(rows(top, bottom)[0])[None].to(lr_feats)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """Estimated peak of `bands`: a step of the fit, or the interpolation of a band and its reconstruction."""
+        """A step of the fit, and the interpolation of a band and its reconstruction."""
         config = self.config
         height, width = output_grid((lr_shape[2], lr_shape[3]), output_size, config.max_pixels)
         fit = FLOAT * ACTIVATIONS * config.width * height * width

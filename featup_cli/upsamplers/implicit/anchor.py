@@ -6,19 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featup_cli.core.shapes import Size
 from featup_cli.multiview.views import Views
 from featup_cli.multiview.windows import cell_centres
+from featup_cli.ops.guided_filter import box_mean, local_moments
+from featup_cli.ops.taps import interpolate
 
 GRID_SCALE = 2  # anchor cells per token along a side
 WORK_SCALE = 4  # guided filter cells per token along a side
 WINDOW = 3  # radius of the guided filter in its cells: 7 cells are one and three quarter tokens
 EPSILON = 1e-4  # squared intensity: contrasts below about 0.01 count as noise
-
-
-def box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over a square window of [..., H, W], borders replicated."""
-    padded = F.pad(x[None], (radius,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * radius + 1, stride=1)[0]
 
 
 def mean_of_views(observed: Tensor, views: Views, sharpening: float) -> Tensor:
@@ -52,7 +49,7 @@ def mean_of_views(observed: Tensor, views: Views, sharpening: float) -> Tensor:
     return total / count.clamp_min(1)
 
 
-def fit_slopes(grid: Tensor, picture: Tensor, token_grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def fit_slopes(grid: Tensor, picture: Tensor, token_grid: Size) -> tuple[Tensor, Tensor, Tensor]:
     """Local linear models of coefficients in colour: the guided filter (He et al., 2010) on a coarse grid.
 
     Args:
@@ -63,25 +60,13 @@ def fit_slopes(grid: Tensor, picture: Tensor, token_grid: tuple[int, int]) -> tu
         the smoothed coefficients [K, h', w'], slopes [3 K, h, w] ordered by colour, and local mean colours [3, h', w'].
     """
     size = (token_grid[0] * WORK_SCALE, token_grid[1] * WORK_SCALE)
-    guide = F.interpolate(picture[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
-    target = F.interpolate(grid[None], size=size, mode="bicubic", align_corners=False)[0]
-    mean_guide, mean_target = box_mean(guide, WINDOW), box_mean(target, WINDOW)
-    products = (guide[:, None] * guide[None]).flatten(0, 1)
-    covariance = box_mean(products, WINDOW).view(3, 3, *size) - mean_guide[:, None] * mean_guide[None]
-    covariance = covariance.permute(2, 3, 0, 1) + EPSILON * torch.eye(3, device=grid.device)
-    cross = torch.stack(
-        [box_mean(g * target, WINDOW) - m * mean_target for g, m in zip(guide, mean_guide, strict=True)]
-    )
+    guide = F.interpolate(picture[None], size=size, mode="bilinear", antialias=True, align_corners=False)
+    target = interpolate(grid[None], size, "bicubic")
+    mean_guide, mean_target, covariance, cross = local_moments(guide, target, WINDOW, EPSILON)
     # Not `solve`, which waits for the device to say whether any is singular: EPSILON keeps all of them regular.
-    slope = torch.linalg.solve_ex(covariance, cross.permute(2, 3, 0, 1))[0]  # [H, W, 3, K]
-    slope = box_mean(slope.permute(2, 3, 0, 1).flatten(0, 1), WINDOW)
-
-    def reduced(x: Tensor, to: tuple[int, int]) -> Tensor:
-        return F.interpolate(x[None], size=to, mode="area")[0]
-
+    slope = torch.linalg.solve_ex(covariance, torch.stack(cross, 1).permute(0, 3, 4, 1, 2))[0]  # [1, H, W, 3, K]
+    slope = slope.permute(0, 3, 4, 1, 2).flatten(1, 2)
     cells = (grid.shape[1], grid.shape[2])
-    return (
-        reduced(box_mean(mean_target, WINDOW), cells),
-        reduced(slope, token_grid),
-        reduced(box_mean(mean_guide, WINDOW), cells),
-    )
+    parts = (mean_target, cells), (slope, token_grid), (mean_guide, cells)
+    smooth, slopes, mean_color = (F.interpolate(box_mean(x, WINDOW), size=to, mode="area")[0] for x, to in parts)
+    return smooth, slopes, mean_color

@@ -89,20 +89,8 @@ class ImplicitConfig:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
-        check_positive(
-            self,
-            "views",
-            "heldout_views",
-            "components",
-            "kernel_size",
-            "kernel_width",
-            "hidden",
-            "max_steps",
-            "tokens",
-            "positions",
-            "learning_rate",
-            "patience",
-        )
+        check_positive(self, "views", "heldout_views", "components", "kernel_size", "kernel_width", "hidden")
+        check_positive(self, "max_steps", "tokens", "positions", "learning_rate", "patience")
         check_not_negative(
             self, "max_pad", "tv_weight", "magnitude_weight", "frequencies", "color_frequencies", "sharpening"
         )

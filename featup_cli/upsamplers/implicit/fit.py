@@ -21,24 +21,14 @@ from featup_cli.core.progress import Progress
 from featup_cli.multiview.capture import CapturedStep
 from featup_cli.multiview.downsample import SimpleDownsampler, make_downsampler
 from featup_cli.multiview.lookup import sample_grid
-from featup_cli.multiview.losses import (
-    Uncertainty,
-    gaussian_likelihood,
-    magnitude_variation,
-    squared_error,
-)
+from featup_cli.multiview.losses import Uncertainty, gaussian_likelihood, magnitude_variation, squared_error
 from featup_cli.multiview.optimize import WeightAverage, make_optimizer, set_learning_rate, warm_cosine
 from featup_cli.multiview.precision import matmul_precision
 from featup_cli.multiview.views import mirror
 from featup_cli.multiview.windows import half_window, lattice_offsets, stratified_offsets, window_positions
 from featup_cli.upsamplers.implicit.anchor import fit_slopes, mean_of_views
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
-from featup_cli.upsamplers.implicit.model import (
-    AnchoredNetwork,
-    BilinearField,
-    FeatureBuffer,
-    ImplicitNetwork,
-)
+from featup_cli.upsamplers.implicit.model import AnchoredNetwork, BilinearField, FeatureBuffer, ImplicitNetwork
 from featup_cli.upsamplers.implicit.observe import Observations
 
 WARMUP_STEPS = 20
@@ -132,9 +122,8 @@ def make_field(observations: Observations, picture: Tensor, config: ImplicitConf
         pixels = nn.functional.interpolate(grid[None], size=size, mode="bicubic", align_corners=False)[0]
         return FeatureBuffer(pixels)
     smooth, slope, mean_color = fit_slopes(grid, picture, (tokens.shape[2], tokens.shape[3]))
-    return AnchoredNetwork(smooth if config.color_features else grid, slope, mean_color, size, config).to(
-        picture.device
-    )
+    anchor = smooth if config.color_features else grid
+    return AnchoredNetwork(anchor, slope, mean_color, size, config).to(picture.device)
 
 
 @torch.no_grad()

@@ -58,12 +58,8 @@ class ImplicitNetwork(nn.Module):
             width += 3 + 6 * config.color_frequencies
         trunk: list[nn.Module] = []
         for _ in range(config.layers - 1):
-            trunk += [
-                nn.Linear(width, config.hidden),
-                nn.LayerNorm(config.hidden),
-                nn.ReLU(),
-                nn.Dropout(config.dropout),
-            ]
+            trunk += [nn.Linear(width, config.hidden), nn.LayerNorm(config.hidden), nn.ReLU()]
+            trunk.append(nn.Dropout(config.dropout))
             width = config.hidden
         self.trunk = nn.Sequential(*trunk)
         self.head = nn.Linear(width, components)
@@ -134,18 +130,6 @@ class AnchoredNetwork(nn.Module):
         return gather(table, every, (contrast[:, :, None] * weights[:, None]).flatten(1))
 
 
-class FeatureBuffer(nn.Module):
-    """Explicit map of coefficients in place of the network (FeatUp, figure 9): one vector a pixel, no image."""
-
-    def __init__(self, initial: Tensor) -> None:
-        super().__init__()
-        self.grid = nn.Parameter(initial.clone())
-
-    def forward(self, position: Tensor, color: Tensor) -> Tensor:
-        """Coefficients [N, K], bilinear between the buffer's pixels."""
-        return sample_grid(self.grid, position)
-
-
 class BilinearField(nn.Module):
     """The low-resolution features themselves, interpolated: the baseline that a fit must beat."""
 
@@ -156,5 +140,13 @@ class BilinearField(nn.Module):
         self.register_buffer("grid", grid)
 
     def forward(self, position: Tensor, color: Tensor) -> Tensor:
-        """Coefficients [N, K], bilinear between the tokens."""
+        """Coefficients [N, K], bilinear between the cells of the grid."""
         return sample_grid(self.grid, position)
+
+
+class FeatureBuffer(BilinearField):
+    """Explicit map of coefficients in place of the network (FeatUp, figure 9): one vector a pixel, no image."""
+
+    def __init__(self, initial: Tensor) -> None:
+        nn.Module.__init__(self)
+        self.grid = nn.Parameter(initial.clone())

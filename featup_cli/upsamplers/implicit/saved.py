@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from featup_cli.core.errors import FeatUpError, InputError, one_line
 from featup_cli.core.progress import Progress, no_progress
+from featup_cli.core.shapes import Size
 from featup_cli.io.tensors import opened, stored_provenance
 from featup_cli.multiview.precision import matmul_precision
 from featup_cli.ops.pca import PCA
 from featup_cli.ops.taps import picture_rows
 from featup_cli.pictures.read import Picture, decode_picture
-from featup_cli.upsamplers.api import FLOAT, Details, without_gradients
+from featup_cli.upsamplers.api import FLOAT, Rows, RowUpsampler
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
 
@@ -52,8 +53,8 @@ class FittedModel:
     pca: PCA
     scale: float
     guidance: Picture
-    network_size: tuple[int, int]
-    grid: tuple[int, int]
+    network_size: Size
+    grid: Size
     config: ImplicitConfig
 
     def to(self, device: torch.device) -> FittedModel:
@@ -61,7 +62,7 @@ class FittedModel:
         self.field.to(device)
         return self
 
-    def render(self, picture: Tensor, output_size: tuple[int, int], progress: Progress = no_progress) -> Tensor:
+    def render(self, picture: Tensor, output_size: Size, progress: Progress = no_progress) -> Tensor:
         """Features [C, H, W] of any size.
 
         Args:
@@ -70,59 +71,46 @@ class FittedModel:
         """
         features = torch.empty(self.pca.basis.shape[1], *output_size, device=picture.device)
         rows = max(CHUNK // output_size[1], 1)
-        for top, band in zip(range(0, output_size[0], rows), self.bands(picture, output_size, rows), strict=True):
-            features[:, top : top + rows] = band
-            progress("render", top + band.shape[1], output_size[0], "")
+        for top in range(0, output_size[0], rows):
+            bottom = min(top + rows, output_size[0])
+            features[:, top:bottom] = self.rows(picture, output_size, top, bottom)
+            progress("render", bottom, output_size[0], "")
         return features
 
-    @without_gradients
-    def bands(self, picture: Tensor, output_size: tuple[int, int], rows: int, start: int = 0) -> Iterator[Tensor]:
-        """What `render` gives from row `start` on, in bands [C, at most `rows`, W]."""
-        device = picture.device
-        expand = self.pca.basis.to(device) * self.scale, self.pca.mean.to(device)
-        for top in range(start, output_size[0], rows):
-            with matmul_precision(self.config.precision, device):
-                band = self._rows(picture, output_size, top, min(top + rows, output_size[0]), *expand)
-            yield band
-            del band  # before the next one is made
-
-    def _rows(
-        self, picture: Tensor, output_size: tuple[int, int], top: int, bottom: int, basis: Tensor, mean: Tensor
-    ) -> Tensor:
-        height, width = output_size
-        colors = picture_rows(picture, output_size, top, bottom).flatten(1).T
-        device = colors.device
+    @torch.no_grad()
+    def rows(self, picture: Tensor, size: Size, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom` of what `render` gives, up to rounding: [C, bottom - top, W]."""
+        colors = picture_rows(picture, size, top, bottom).flatten(1).T
+        device, (height, width) = colors.device, size
+        basis, mean = self.pca.basis.to(device) * self.scale, self.pca.mean.to(device)
         features = torch.empty(basis.shape[1], len(colors), device=device)
         x = (torch.arange(width, device=device) + 0.5) / width
-        for first in range(0, len(colors), CHUNK):
-            chunk = torch.arange(first, min(first + CHUNK, len(colors)), device=device)
-            y = (torch.div(chunk, width, rounding_mode="floor") + top + 0.5) / height
-            position = torch.stack((y, x[chunk % width]), -1)
-            features[:, first : first + CHUNK] = (self.field(position, colors[chunk]) @ basis + mean).T
+        with matmul_precision(self.config.precision, device):
+            for first in range(0, len(colors), CHUNK):
+                chunk = torch.arange(first, min(first + CHUNK, len(colors)), device=device)
+                y = (torch.div(chunk, width, rounding_mode="floor") + top + 0.5) / height
+                position = torch.stack((y, x[chunk % width]), -1)
+                features[:, first : first + CHUNK] = (self.field(position, colors[chunk]) @ basis + mean).T
         return features.view(-1, bottom - top, width)
 
 
-class ModelUpsampler:
+class ModelUpsampler(RowUpsampler):
     """A fitted model behind the call that all upsamplers share; of the features it is given only the shape counts."""
 
     def __init__(self, model: FittedModel) -> None:
+        super().__init__()
         self.model = model
-        self.details = Details()
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
         """Features [1, C, *output_size], guided by `image` [1, 3, H, W]."""
         return self.model.render(image[0], output_size)[None]
 
-    def bands(
-        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
-    ) -> Iterator[Tensor]:
-        """The result of the call in bands of rows; see `Upsampler.bands`."""
-        for band in self.model.bands(image[0], output_size, rows, start):
-            yield band[None]
-            del band  # before the next one is made
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
+        """The model, guided by `image` [1, 3, H, W]."""
+        return lambda top, bottom: self.model.rows(image[0], size, top, bottom)[None]
 
-    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
-        """The band, and a chunk of positions; see `Upsampler.band_bytes`."""
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """The band, and a chunk of positions."""
         components, channels = self.model.pca.basis.shape
         return rendering_bytes(channels, components, self.model.config, output_size[1], rows)
 
@@ -238,7 +226,7 @@ def _fewest_numbers(config: ImplicitConfig) -> int:
     return max(weights, config.color_frequencies)
 
 
-def _checked_size(size: Any) -> tuple[int, int]:
+def _checked_size(size: Any) -> Size:
     height, width = size
     if not (isinstance(height, int) and isinstance(width, int) and 0 < height * width <= MAX_PIXELS and height > 0):
         raise ValueError(f"a size of {size}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from featup_cli.core.errors import ShapeError
 from featup_cli.core.progress import Progress, no_progress
+from featup_cli.core.shapes import Size
 from featup_cli.multiview.capture import EXPECTED
 from featup_cli.multiview.downsample import AttentionDownsampler
 from featup_cli.multiview.lookup import sample_grid
 from featup_cli.multiview.views import resize_picture
 from featup_cli.multiview.windows import cell_centres
 from featup_cli.pictures.read import Picture, as_picture
-from featup_cli.upsamplers.api import FLOAT, Details, Extract, check_inputs
+from featup_cli.upsamplers.api import FLOAT, Details, Extract, Rows, RowUpsampler, check_inputs
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.fit import Fit, fit_implicit
 from featup_cli.upsamplers.implicit.observe import PCA_VIEWS, Observations, observe
@@ -27,7 +28,7 @@ from featup_cli.upsamplers.method import Making
 SALIENCY_SCALE = 4  # cells of the saliency map per token along a side
 
 
-class ImplicitUpsampler:
+class ImplicitUpsampler(RowUpsampler):
     """Fits a network to one picture's jittered views and queries it at every pixel (FeatUp, sections 3 to 3.3).
 
     Args:
@@ -43,19 +44,19 @@ class ImplicitUpsampler:
     """
 
     def __init__(
-        self, backbone: Extract, network_size: tuple[int, int], config: ImplicitConfig, seed: int = 0,
+        self, backbone: Extract, network_size: Size, config: ImplicitConfig, seed: int = 0,
         progress: Progress = no_progress,
     ) -> None:  # fmt: skip
+        super().__init__()
         self.backbone = backbone
         self.network_size = network_size
         self.config = config
         self.seed = seed
         self.progress = progress
-        self.details = Details()
         self.model: FittedModel | None = None
         self._fitted_to: tuple[weakref.ref[Tensor], ...] = ()
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
         """Fit and render.
 
         Args:
@@ -70,23 +71,16 @@ class ImplicitUpsampler:
         model = self._fit(image, lr_feats, output_size)
         return model.render(image[0].to(lr_feats.device), output_size, self.progress)[None]
 
-    def bands(
-        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
-    ) -> Iterator[Tensor]:
-        """The result of the call in bands of rows; see `Upsampler.bands`.
-
-        A network that was fitted to the very same tensors renders them, so that going on costs no second fit.
-        """
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
+        """The network; one that was fitted to the very same tensors is taken again, so that going on costs no fit."""
         model, seen = self.model, [known() for known in self._fitted_to]
         if model is None or not (len(seen) == 2 and seen[0] is image and seen[1] is lr_feats):
-            model = self._fit(image, lr_feats, output_size)
-            self._fitted_to = (weakref.ref(image), weakref.ref(lr_feats))
-        for band in model.bands(image[0].to(lr_feats.device), output_size, rows, start):
-            yield band[None]
-            del band  # before the next one is made
+            model = self._fit(image, lr_feats, size)
+        picture = image[0].to(lr_feats.device)
+        return lambda top, bottom: model.rows(picture, size, top, bottom)[None]
 
-    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
-        """The more of the fit and of a band; see `Upsampler.band_bytes`."""
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """The more of the fit and of a band."""
         channels, tokens = lr_shape[1], lr_shape[2] * lr_shape[3]
         components = min(self.config.components, channels)
         views = self.config.views + self.config.heldout_views
@@ -96,7 +90,7 @@ class ImplicitUpsampler:
         fit += self.config.tokens * self.config.positions * (12 * self.config.hidden + 24 * components)
         return max(FLOAT * fit, rendering_bytes(channels, components, self.config, output_size[1], rows))
 
-    def _fit(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> FittedModel:
+    def _fit(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> FittedModel:
         """Fit `model` to a picture and fill `details`."""
         check_inputs(image, lr_feats, output_size)
         if len(image) != 1:
@@ -109,11 +103,12 @@ class ImplicitUpsampler:
         fit, baseline = fit_implicit(seen, network_picture, stride, self.config, self.seed, self.progress)
         self.model = keep_model(fit, seen, as_picture(picture), self.network_size, self.config)
         self.details = describe_fit(seen, fit, baseline, network_picture)
+        self._fitted_to = (weakref.ref(image), weakref.ref(lr_feats))
         return self.model
 
 
 def keep_model(
-    fit: Fit, seen: Observations, picture: Picture, network_size: tuple[int, int], config: ImplicitConfig
+    fit: Fit, seen: Observations, picture: Picture, network_size: Size, config: ImplicitConfig
 ) -> FittedModel:
     """What renders features of the fit to `picture` at any size, rounded as it is stored."""
     grid = (seen.tokens.shape[2], seen.tokens.shape[3])

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.ops.taps import interpolating_rows, resize_rows
-from featup_cli.upsamplers.api import FLOAT, Details, check_inputs
+from featup_cli.core.shapes import Size
+from featup_cli.ops.taps import interpolate, interpolating_rows, resize_rows
+from featup_cli.upsamplers.api import FLOAT, Rows, RowUpsampler, check_inputs
 from featup_cli.upsamplers.method import Making
 
 
-class Interpolation:
-    """Interpolate between tokens, whose centres lie at half cells (`align_corners=False`)."""
+class Interpolation(RowUpsampler):
+    """Interpolate between tokens, whose centres lie at half cells (`align_corners=False`); the picture isn't read."""
 
     linear_in_features = True
 
     def __init__(self, mode: str) -> None:
+        super().__init__()
         self.mode = mode
-        self.details = Details()
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int]) -> Tensor:
-        """Resize `lr_feats` [B, C, h, w] to [B, C, *output_size]; the picture is not looked at."""
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+        """All rows by PyTorch itself, which rounds otherwise."""
         check_inputs(image, lr_feats, output_size)
-        if self.mode == "nearest":
-            return F.interpolate(lr_feats, size=output_size, mode="nearest-exact")
-        return F.interpolate(lr_feats, size=output_size, mode=self.mode, align_corners=False)
+        return interpolate(lr_feats, output_size, self.mode)
 
-    def bands(
-        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
-    ) -> Iterator[Tensor]:
-        """The result of the call in bands of rows; see `Upsampler.bands`."""
-        check_inputs(image, lr_feats, output_size)
-        height, width = output_size
-        taps = interpolating_rows(self.mode, height, lr_feats.shape[2], lr_feats)
-        for top in range(start, height, rows):
-            yield resize_rows(lr_feats, taps[top : top + rows], width, self.mode)
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
+        """Rows of the features, mixed and then widened."""
+        check_inputs(image, lr_feats, size)
+        taps = interpolating_rows(self.mode, size[0], lr_feats.shape[2], lr_feats)
+        return lambda top, bottom: resize_rows(lr_feats, taps[top:bottom], size[1], self.mode)
 
-    def band_bytes(self, lr_shape: Sequence[int], output_size: tuple[int, int], rows: int) -> int:
-        """The band, and two maps that are not widened yet; see `Upsampler.band_bytes`."""
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """The band, and two maps that are not widened yet."""
         batch, channels, _, width = lr_shape
         return FLOAT * batch * channels * rows * (output_size[1] + 2 * width)
 

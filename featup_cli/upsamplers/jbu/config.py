@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featup_cli.core.errors import UsageError
+from featup_cli.core.settings import check_positive
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ class JBUConfig:
     contrast: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("radius", "key_size", "temperature", "temperature_growth", "spatial_width"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must be above 0")
+        check_positive(self, "radius", "key_size", "temperature", "temperature_growth", "spatial_width")
         if self.stages is not None and self.stages < 1:
             raise UsageError(f"stages={self.stages}: must be at least 1")
         if self.stages is None and not self.shared:

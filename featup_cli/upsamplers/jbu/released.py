@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from featup_cli.ops.taps import Size, guidance_rows, interpolating_rows, resize_rows
-from featup_cli.upsamplers.api import FLOAT, UpsamplerModule, check_inputs, without_gradients
-from featup_cli.upsamplers.jbu.bands import BandedStack, stack_bytes
+from featup_cli.core.shapes import Size
+from featup_cli.ops.taps import interpolating_rows, resize_rows
+from featup_cli.upsamplers.api import FLOAT, Rows, UpsamplerModule, check_inputs
 from featup_cli.upsamplers.jbu.config import JBUConfig
-from featup_cli.upsamplers.jbu.stack import apply_stack
-from featup_cli.upsamplers.jbu.stage import Band, JBUStage, weigh_in_parts, whole
+from featup_cli.upsamplers.jbu.plan import stack_bytes
+from featup_cli.upsamplers.jbu.stack import Stack
+from featup_cli.upsamplers.jbu.stage import Band, JBUStage
 from featup_cli.upsamplers.weights.normed import NormedUpsampler
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,22 +38,24 @@ class ReleasedStage(JBUStage):
             nn.Conv2d(taps + 3, taps, 1), nn.GELU(), nn.Dropout2d(config.dropout), nn.Conv2d(taps, taps, 1)
         )
 
-    def forward(self, guidance: Tensor, coarseness: int = 0, band: Band | None = None) -> Tensor:
+    def forward(self, guidance: Tensor, band: Band, coarseness: int = 0) -> Tensor:
         """Weights [B, k * k, rows, W] of a guidance [B, 3, H, W]; arguments as for every stage."""
-        band = band or whole((guidance.shape[2], guidance.shape[3]), self.radius)
-        taps = super().forward(guidance, coarseness, band)
+        taps = super().forward(guidance, band, coarseness)
         return taps.add(self.fixup_proj(torch.cat((taps, band.inner(guidance)), 1)), alpha=0.1)
 
 
 class ReleasedJBU(UpsamplerModule):
     """Four x2 stages and a residual 1x1 convolution; names of parameters as in the official checkpoints.
 
-    Unlike `JBUUpsampler` it does not keep constants, and its weights belong to one backbone.
+    Unlike `JBUUpsampler` it does not keep constants, and its weights belong to one backbone. Features become 16 times
+    as large; any other output size is reached by resizing that bilinearly. Channels are mixed: `values` are not read.
 
     Args:
         channels: of the features.
         mean, std: of the pictures that it was trained on; the picture is normalised with them.
     """
+
+    shares_weights = False
 
     def __init__(
         self,
@@ -62,17 +64,15 @@ class ReleasedJBU(UpsamplerModule):
         std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
         super().__init__(channels, _CONFIG)
-        config = _CONFIG
-        self.up1, self.up2, self.up3, self.up4 = (ReleasedStage(config) for _ in range(_STAGES))
+        self.up1, self.up2, self.up3, self.up4 = (ReleasedStage(_CONFIG) for _ in range(_STAGES))
         self.fixup_proj = nn.Sequential(nn.Dropout2d(0.2), nn.Conv2d(channels, channels, 1))
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.resize = config.resize
 
     @classmethod
-    def from_arguments(cls, *, channels: int, norm: bool = False) -> nn.Module:  # type: ignore[override]
+    def from_arguments(cls, *, channels: int, norm: bool = False) -> UpsamplerModule:  # type: ignore[override]
         """A module with random weights, with or without a norm over channels before it."""
         return NormedUpsampler(channels, cls(channels)) if norm else cls(channels)
 
@@ -80,75 +80,39 @@ class ReleasedJBU(UpsamplerModule):
         """What `from_arguments` makes it of."""
         return {"channels": self.channels, "norm": False}
 
-    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:  # type: ignore[override]
-        """Upsample features 16 times; any other output size is reached by resizing the result bilinearly.
+    def prepare(
+        self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None = None, *, whole: bool = True
+    ) -> Rows:
+        """The stack; rows are resized, and get the bias of the residual."""
+        check_inputs(image, lr_feats, size)
+        sizes, stages = _sizes_for(lr_feats.shape), (self.up1, self.up2, self.up3, self.up4)
 
-        Args:
-            image: [B, 3, H', W'] in [0, 1], at any size.
-            lr_feats: [B, C, h, w] with the `channels` of the constructor.
-            output_size: (H, W), any.
-        Returns:
-            [B, C, H, W].
-        Raises:
-            ShapeError: a tensor of another shape.
-        """
-        check_inputs(image, lr_feats, output_size)
-        sizes = _sizes_for(lr_feats.shape)
-        hr_feats = self.apply_taps(self.taps_of(image, sizes), lr_feats)
-        if sizes[-1] == tuple(output_size):
-            return hr_feats
-        return F.interpolate(hr_feats, size=output_size, mode="bilinear", align_corners=False)
+        def weigh(number: int, guidance: Tensor, band: Band) -> Tensor:
+            # Normalised here, which is the same, so that the whole picture isn't copied.
+            taps: Tensor = stages[number]((guidance - self.mean) / self.std, band)
+            return taps
 
-    def taps_of(self, image: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
-        """Weights [B, 49, *size] of each stage for a picture [B, 3, H', W'] in [0, 1]."""
-        return [self._weigh(image, sizes, i, whole(size, self.up1.radius)) for i, size in enumerate(sizes)]
-
-    def _weigh(self, image: Tensor, sizes: Sequence[Size], number: int, band: Band) -> Tensor:
-        """Weights of a band of stage `number`; without gradients a few rows at a time, as keys are many maps."""
-        return weigh_in_parts(partial(self._weigh_rows, image, sizes, number), band)
-
-    def _weigh_rows(self, image: Tensor, sizes: Sequence[Size], number: int, band: Band) -> Tensor:
-        # Normalised afterwards, which is the same, so that the whole picture isn't copied.
-        guidance = (guidance_rows(image, sizes[number], band.first, band.stop) - self.mean) / self.std
-        stage = (self.up1, self.up2, self.up3, self.up4)[number]
-        weights: Tensor = stage(guidance, band=band)
-        return weights
-
-    def apply_taps(self, taps: Sequence[Tensor], feats: Tensor) -> Tensor:
-        """Filter features [B, C, h, w] with the weights of all stages and add the residual: [B, C, H, W]."""
-        return apply_stack(taps, self._mix_channels(feats), self.resize).add_(self._bias())
-
-    def _mix_channels(self, feats: Tensor) -> Tensor:
-        """The residual without its bias. It mixes channels and the stack mixes pixels, so they commute but for the
-        bias: mixing channels at low resolution is 256 times cheaper."""
+        # The residual mixes channels and the stack mixes pixels, so they commute but for the bias: mixing channels at
+        # low resolution is 256 times cheaper.
         dropout, residual = self.fixup_proj
-        return feats + 0.1 * F.conv2d(dropout(feats), residual.get_parameter("weight"))
+        feats = lr_feats + 0.1 * F.conv2d(dropout(lr_feats), residual.get_parameter("weight"))
+        bias = 0.1 * residual.get_parameter("bias")[:, None, None]
+        stack = Stack(image, feats, sizes, _CONFIG.radius, _CONFIG.resize, weigh)
+        if sizes[-1] == tuple(size):
+            return lambda top, bottom: stack(top, bottom).add_(bias)
+        final = interpolating_rows("bilinear", size[0], sizes[-1][0], lr_feats)
 
-    def _bias(self) -> Tensor:
-        return 0.1 * self.fixup_proj[1].get_parameter("bias")[:, None, None]
+        def rows(top: int, bottom: int) -> Tensor:
+            part, seen = final.part(top, bottom)
+            return resize_rows(stack(seen.start, seen.stop), part, size[1], "bilinear").add_(bias)
 
-    @without_gradients
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
-        """The result of the call in bands of rows; see `Upsampler.bands`."""
-        check_inputs(image, lr_feats, output_size)
-        sizes = _sizes_for(lr_feats.shape)
-        weigh = partial(self._weigh, image, sizes)
-        stack = BandedStack(self._mix_channels(lr_feats), sizes, self.up1.radius, self.resize, weigh)
-        final = interpolating_rows("bilinear", output_size[0], sizes[-1][0], lr_feats)
-        for top in range(start, output_size[0], rows):
-            bottom = min(top + rows, output_size[0])
-            if sizes[-1] == tuple(output_size):
-                yield stack(top, bottom).add_(self._bias())
-            else:
-                part = final[top:bottom]
-                first, stop = part.span()
-                yield resize_rows(stack(first, stop), part, output_size[1], "bilinear", first).add_(self._bias())
+        return rows
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """The rows of all stages that a band needs, and their weights; see `Upsampler.band_bytes`."""
+        """The rows of all stages that a band needs, and their weights."""
         sizes = _sizes_for(lr_shape)
         needed = min(math.ceil(rows * sizes[-1][0] / output_size[0]) + 2, sizes[-1][0])
-        stages = stack_bytes(lr_shape, sizes, self.up1.radius, _MAPS, needed)
+        stages = stack_bytes(lr_shape, sizes, _CONFIG.radius, _MAPS, needed)
         return stages + FLOAT * lr_shape[0] * lr_shape[1] * rows * (output_size[1] + 2 * sizes[-1][1])
 
 

@@ -2,110 +2,136 @@
 
 The weights of all stages depend on the picture only, and all channels share them. So channels can pass in chunks, and
 when there are many more channels than low-resolution pixels it is cheaper to pass the identity basis of those pixels
-and to finish by a matrix product.
+and to finish by a matrix product. A few rows of a stage need a few more of the stage before.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
+from featup_kernels import adaptive_conv, resampled_conv
+from featup_kernels.resampled_conv.axis import Axis, window_axis, window_places
 from featup_kernels.resampled_conv.op import resampled_conv_runs_fused
 from torch import Tensor
 
-from featup_cli.ops.taps import Size
-from featup_cli.upsamplers.jbu.stage import filter_stage
+from featup_cli.core.shapes import Size
+from featup_cli.ops.taps import RowTaps, guidance_rows, interpolate, interpolating_rows, resize_rows
+from featup_cli.upsamplers.jbu.plan import basis_is_cheaper, part_rows, unfused_chunk, whole_stages
+from featup_cli.upsamplers.jbu.stage import Band
 
-# Without gradients, channels pass in this many chunks where the source of a filter is resized first, so that what a
-# chunk needs stays small beside the result. Too few channels at a time waste the reading of the weights.
-_CHUNKS, _LEAST_CHANNELS = 8, 16
-# What resizing costs a pixel, and what a multiply-add in a matrix product costs, in multiply-adds of a filter (measured
-# on a CPU).
-_RESIZE_COST = 20
-_PRODUCT_COST = 0.5
-# The basis path is taken from this many channels per low-resolution pixel on: the basis is stored at full size.
-_LEAST_RANK_RATIO = 3
+Weigh = Callable[[int, Tensor, Band], Tensor]
+"""Weights [B, k * k, rows, W] of a band of the stage with this number, of the guidance [B, 3, ..., W] that it sees."""
 
 
-def grid_sizes(lr_size: Size, output_size: Size, stages: int | None = None) -> list[Size]:
-    """Output grids of the stages, in equal ratios; the last is `output_size`.
+class Stack:
+    """The stack for a given picture and features.
 
     Args:
-        lr_size: (height, width) of the features.
-        output_size: of the result.
-        stages: None for the fewest whose ratios are at most two, and at least one.
-    """
-    ratios = [out / lr for out, lr in zip(output_size, lr_size, strict=True)]
-    # The tolerance keeps 8 at three doublings whatever the logarithm's last digit.
-    count = stages or max(1, math.ceil(math.log2(max(ratios)) - 1e-6))
-    sizes = [
-        (round(lr_size[0] * ratios[0] ** (i / count)), round(lr_size[1] * ratios[1] ** (i / count)))
-        for i in range(1, count)
-    ]
-    return [*sizes, output_size]
-
-
-def apply_stack(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tensor:
-    """Pass features through all stages.
-
-    Args:
-        taps: weights [B, k * k, H, W] of each stage, first to last.
+        image: [B, 3, H', W'] in [0, 1] at any size, or uint8.
         feats: [B, C, h, w].
+        sizes: output grids of the stages.
+        radius: of their windows.
         resize: `bicubic`, `bilinear` or `nearest`, before each filter.
+        weigh: makes the weights.
+    """
+
+    def __init__(
+        self, image: Tensor, feats: Tensor, sizes: Sequence[Size], radius: int, resize: str, weigh: Weigh
+    ) -> None:
+        self.image, self.sizes, self.radius, self.resize, self.weigh = image, sizes, radius, resize, weigh
+        batch, channels, height, width = feats.shape
+        self.mix: Tensor | None = None
+        if basis_is_cheaper(channels, height * width, (2 * radius + 1) ** 2, sizes):
+            self.mix, channels = feats.flatten(2), height * width
+            basis = torch.eye(channels, dtype=feats.dtype, device=feats.device)
+            feats = basis.view(1, channels, height, width).expand(batch, -1, -1, -1)
+        self.early = whole_stages(batch * channels, sizes)
+        self.source = self._pass(feats, range(self.early), 0, sizes[self.early - 1][0]) if self.early else feats
+
+    def __call__(self, top: int, bottom: int) -> Tensor:
+        """Rows `top` to `bottom` of the result: [B, C, bottom - top, W]."""
+        out = self._pass(self.source, range(self.early, len(self.sizes)), top, bottom)
+        return out if self.mix is None else torch.bmm(self.mix, out.flatten(2)).unflatten(2, out.shape[2:])
+
+    def _pass(self, source: Tensor, stages: range, top: int, bottom: int) -> Tensor:
+        """Rows of the result of the last of some stages, of which the first reads `source`.
+
+        Without gradients the memory besides the result stays near half of it when there are a few hundred channels.
+        """
+        reads: list[tuple[Band, Axis]] = []
+        for i in reversed(stages):
+            band = Band(self.sizes[i], top, bottom, self.radius)
+            cells = self.sizes[i - 1][0] if i > stages.start else source.shape[2]
+            rows, seen = window_rows(self.resize, band, cells, source)
+            reads.insert(0, (band, rows))
+            top, bottom = seen.start, seen.stop
+        steps = [(band, rows, self._weigh(i, band)) for i, (band, rows) in zip(stages, reads, strict=True)]
+        source = source[:, :, top:bottom]
+        taps, channels = steps[-1][2], source.shape[1]
+        chunk = channels if resampled_conv_runs_fused(source, taps) else unfused_chunk(channels)
+        if torch.is_grad_enabled() or chunk == channels:
+            return self._filter(source, steps)
+        out = source.new_empty(*source.shape[:2], *taps.shape[2:])
+        for part, target in zip(source.split(chunk, dim=1), out.split(chunk, dim=1), strict=True):
+            target.copy_(self._filter(part, steps))
+        return out
+
+    def _filter(self, source: Tensor, steps: Sequence[tuple[Band, Axis, Tensor]]) -> Tensor:
+        for band, rows, taps in steps:
+            source = filter_band(source, taps, self.resize, band, rows)
+        return source
+
+    def _weigh(self, number: int, band: Band) -> Tensor:
+        """Weights of a band of a stage; without gradients a few rows at a time, as keys are many maps."""
+        rows = part_rows(band.size[1])
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            rows = band.bottom - band.top
+        out: Tensor | None = None
+        for top in range(band.top, band.bottom, rows):
+            part = replace(band, top=top, bottom=min(top + rows, band.bottom))
+            # Also for the whole: the kernels of coarse stages are so sharp that the last digit of the guidance counts.
+            taps = self.weigh(number, guidance_rows(self.image, band.size, part.first, part.stop), part)
+            if taps.shape[2] == band.bottom - band.top:
+                return taps
+            if out is None:
+                out = taps.new_empty(*taps.shape[:2], band.bottom - band.top, band.size[1])
+            out[:, :, top - band.top : part.bottom - band.top] = taps
+        assert out is not None
+        return out
+
+
+def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: Axis) -> Tensor:
+    """Bring the rows that the windows of a band see to its grid, and filter them there.
+
+    Args:
+        source: [B, C, n, w], what `rows` read.
+        taps: [B, k * k, rows of the band, W].
+        resize: `bicubic`, `bilinear` or `nearest`.
+        band: of the result.
+        rows: of `window_rows`.
     Returns:
-        [B, C, H, W] on the grid of the last stage. Without gradients the memory besides the result stays near half
-        of it when there are a few hundred channels.
+        [B, C, rows of the band, W].
     """
-    batch, channels, height, width = feats.shape
-    sizes = [(t.shape[2], t.shape[3]) for t in taps]
-    if not basis_is_cheaper(channels, height * width, taps[0].shape[1], sizes):
-        return _apply_in_chunks(taps, feats, resize)
-    basis = torch.eye(height * width, dtype=feats.dtype, device=feats.device).view(1, -1, height, width)
-    responses = _apply_in_chunks(taps, basis.expand(batch, -1, -1, -1), resize)
-    return torch.bmm(feats.flatten(2), responses.flatten(2)).unflatten(2, responses.shape[2:])
+    taps = taps.to(source.dtype)
+    if resampled_conv_runs_fused(source, taps):
+        return resampled_conv(
+            source, taps, rows, window_axis(resize, band.size, 1, band.radius, source.shape[3], source)
+        )
+    if band.is_whole:
+        return adaptive_conv(band.pad(interpolate(source, band.size, resize)), taps)
+    fine = resize_rows(source, RowTaps(*rows, source.shape[2]), band.size[1], resize)
+    return adaptive_conv(band.pad_columns(fine), taps)
 
 
-def basis_is_cheaper(channels: int, lr_pixels: int, window: int, sizes: Sequence[Size]) -> bool:
-    """Whether passing the identity basis of the low-resolution pixels beats passing the channels.
+def window_rows(resize: str, band: Band, cells: int, like: Tensor) -> tuple[Axis, slice]:
+    """How the padded windows of a band read the rows of a source of `cells` that is resized to its grid.
 
-    `window` is the number of weights of an output pixel, and `sizes` are the output grids of the stages.
+    `like` gives dtype and device. Returns that, for the part of the source that they read, and which part it is.
     """
-    if channels < _LEAST_RANK_RATIO * lr_pixels:
-        return False
-    filter_cost = (window + _RESIZE_COST) * sum(math.prod(size) for size in sizes)
-    product_cost = _PRODUCT_COST * channels * lr_pixels * math.prod(sizes[-1])
-    return lr_pixels * filter_cost + product_cost < channels * filter_cost
-
-
-def _apply_in_chunks(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tensor:
-    channels = feats.shape[1]
-    chunk = channel_chunk(feats, taps[-1])
-    if torch.is_grad_enabled() or channels <= chunk:
-        return _apply(taps, feats, resize)
-    first, *others = feats.split(chunk, dim=1)
-    result = _apply(taps, first, resize)
-    out = result.new_empty(result.shape[0], channels, *result.shape[2:])
-    target, *targets = out.split(first.shape[1], dim=1)
-    target.copy_(result)
-    del result
-    for target, part in zip(targets, others, strict=True):
-        target.copy_(_apply(taps, part, resize))
-    return out
-
-
-def channel_chunk(source: Tensor, taps: Tensor) -> int:
-    """How many channels pass at a time without gradients: all, where nothing is as large as the result but itself."""
-    channels = source.shape[1]
-    return channels if resampled_conv_runs_fused(source, taps) else unfused_chunk(channels)
-
-
-def unfused_chunk(channels: int) -> int:
-    """How many where the source of a filter is resized first."""
-    return min(channels, max(_LEAST_CHANNELS, math.ceil(channels / _CHUNKS)))
-
-
-def _apply(taps: Sequence[Tensor], feats: Tensor, resize: str) -> Tensor:
-    for stage_taps in taps:
-        feats = filter_stage(feats, stage_taps, resize)
-    return feats
+    if band.is_whole:
+        return window_axis(resize, band.size, 0, band.radius, cells, like), slice(0, cells)
+    part, seen = interpolating_rows(resize, band.size[0], cells, like).part(band.first, band.stop)
+    places = window_places(band.size, 0, band.radius, band.top, band.bottom) - band.first
+    return Axis(*(values[places.to(like.device)] for values in (part.cells, part.weights))), seen

@@ -1,31 +1,30 @@
-"""One stage of joint bilateral upsampling: the weights that its guidance gives, and the filtering with them."""
+"""One stage of joint bilateral upsampling: the weights that its guidance gives, for a band of rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from featup_kernels import adaptive_conv, range_taps, resampled_conv
+from featup_kernels import range_taps
 from featup_kernels.range_taps.reference import spatial_logits
-from featup_kernels.resampled_conv.axis import Axis, window_axis, window_places
-from featup_kernels.resampled_conv.op import resampled_conv_runs_fused
 from torch import Tensor, nn
 
-from featup_cli.ops.taps import RowTaps, Size, resize_rows
+from featup_cli.core.shapes import Size
 from featup_cli.upsamplers.jbu.config import JBUConfig
 
 COLOR_RADIUS = 2.0  # of the sphere that colours are lifted to; half the colour cube's diagonal is 0.87
-_PART_PIXELS, _PART_ROWS = 2**14, 16  # of which weights are made at a time; windows read rows around a part
 _LINEAR_PART = 5.0  # GELU is the identity around here
 
 
 @dataclass(frozen=True)
 class Band:
-    """Rows `top` to `bottom` of a grid of `size`, to be filtered with windows of `radius`."""
+    """Rows `top` to `bottom` of a grid of `size`, to be filtered with windows of `radius`.
+
+    At its border the grid reflects; one too small for that repeats its outer pixels.
+    """
 
     size: Size
     top: int
@@ -42,47 +41,23 @@ class Band:
         """One after the last row of the grid that the windows see."""
         return min(self.bottom + self.radius, self.size[0])
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all rows of the grid."""
+        return (self.top, self.bottom) == (0, self.size[0])
+
     def inner(self, maps: Tensor) -> Tensor:
         """The band's own rows of [B, C, stop - first, W]."""
         return maps[:, :, self.top - self.first : self.bottom - self.first]
 
     def pad(self, maps: Tensor) -> Tensor:
-        """Widen [B, C, stop - first, W] by the radius at the border of the grid: [B, C, rows + k - 1, W + k - 1].
+        """Widen [B, C, stop - first, W] by the radius at the border of the grid: [B, C, rows + k - 1, W + k - 1]."""
+        return self.pad_columns(maps, self.radius - (self.top - self.first), self.radius - (self.stop - self.bottom))
 
-        The border reflects; a grid too small for that repeats its outer pixels.
-        """
-        above, below = self.radius - (self.top - self.first), self.radius - (self.stop - self.bottom)
+    def pad_columns(self, maps: Tensor, above: int = 0, below: int = 0) -> Tensor:
+        """Widen [B, C, n, W] by the radius at the left and right border, and as asked above and below."""
         mode = "reflect" if min(self.size) > self.radius else "replicate"
         return F.pad(maps, (self.radius, self.radius, above, below), mode=mode)
-
-    def rows_seen(self) -> Tensor:
-        """The rows that `pad` takes, counted from `first`: [rows + k - 1]."""
-        return window_places(self.size, 0, self.radius, self.top, self.bottom) - self.first
-
-
-def whole(size: Size, radius: int) -> Band:
-    """All rows of a grid of `size`."""
-    return Band(size, 0, size[0], radius)
-
-
-def weigh_in_parts(weigh: Callable[[Band], Tensor], band: Band) -> Tensor:
-    """The weights [B, k * k, rows, W] of a band, as `weigh` makes them; without gradients, few rows at a time."""
-    rows = part_rows(band.size[1])
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or band.bottom - band.top <= rows:
-        return weigh(band)
-    tops = range(band.top, band.bottom, rows)
-    parts = (weigh(replace(band, top=top, bottom=min(top + rows, band.bottom))) for top in tops)
-    first = next(parts)
-    out = first.new_empty(*first.shape[:2], band.bottom - band.top, first.shape[3])
-    out[:, :, :rows] = first
-    for top, part in zip(tops[1:], parts, strict=True):
-        out[:, :, top - band.top : top - band.top + rows] = part
-    return out
-
-
-def part_rows(width: int) -> int:
-    """Rows of which `weigh_in_parts` makes the weights at a time: their keys fit into the caches."""
-    return max(_PART_ROWS, _PART_PIXELS // width)
 
 
 class JBUStage(nn.Module):
@@ -112,17 +87,16 @@ class JBUStage(nn.Module):
             _compare_colors(self.range_proj)
         self.contrast = nn.Parameter(torch.tensor(config.contrast)) if config.contrast else None
 
-    def forward(self, guidance: Tensor, coarseness: int = 0, band: Band | None = None) -> Tensor:
+    def forward(self, guidance: Tensor, band: Band, coarseness: int = 0) -> Tensor:
         """Weights of the window around every pixel; they sum to one.
 
         Args:
             guidance: [B, 3, H, W], the rows that the windows of `band` see.
+            band: rows of the grid for which weights are made.
             coarseness: stages between this and the last.
-            band: rows of the grid for which weights are made; None for all.
         Returns:
             [B, k * k, rows of the band, W].
         """
-        band = band or whole((guidance.shape[2], guidance.shape[3]), self.radius)
         temperature = self.range_temp.exp().clamp(1e-4, 1e4) * self.temperature_growth**coarseness
         if self.unit_keys:
             # Unit vectors at a small angle: one minus their product is half their distance squared.
@@ -186,37 +160,3 @@ def distance_taps(keys: Tensor, radius: int, temperature: Tensor, spatial: Tenso
 
     # One neighbour at a time: the keys of all of them at once would be large.
     return torch.stack([logit(t) for t in range(k * k)], 1).softmax(1)
-
-
-def filter_stage(source: Tensor, taps: Tensor, resize: str) -> Tensor:
-    """Bring `source` [B, C, h, w] to the grid of `taps` [B, k * k, H, W] and filter it there: [B, C, H, W]."""
-    band = whole((taps.shape[2], taps.shape[3]), math.isqrt(taps.shape[1]) // 2)
-    taps = taps.to(source.dtype)
-    if resampled_conv_runs_fused(source, taps):
-        rows = window_axis(resize, band.size, 0, band.radius, source.shape[2], source)
-        return resampled_conv(source, taps, rows, _columns(source, resize, band))
-    mode = "nearest-exact" if resize == "nearest" else resize
-    corners = None if resize == "nearest" else False
-    source = F.interpolate(source, size=taps.shape[2:], mode=mode, align_corners=corners)
-    return adaptive_conv(band.pad(source), taps)
-
-
-def filter_band(source: Tensor, taps: Tensor, resize: str, band: Band, rows: RowTaps, first: int) -> Tensor:
-    """The rows of `band` of `filter_stage`.
-
-    Args:
-        source: [B, C, n, w], rows of the source from `first` on.
-        taps: [B, k * k, rows of the band, W].
-        resize: as `filter_stage`.
-        rows: how the rows that the band's windows see read the source.
-    """
-    taps = taps.to(source.dtype)
-    if resampled_conv_runs_fused(source, taps):
-        seen = band.rows_seen().to(source.device)
-        axis = Axis(rows.cells[seen] - first, rows.weights[seen])
-        return resampled_conv(source, taps, axis, _columns(source, resize, band))
-    return adaptive_conv(band.pad(resize_rows(source, rows, band.size[1], resize, first)), taps)
-
-
-def _columns(source: Tensor, resize: str, band: Band) -> Axis:
-    return window_axis(resize, band.size, 1, band.radius, source.shape[3], source)

@@ -29,6 +29,7 @@ from featup_cli.core.plugins import resolve
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.files import unicode_name
 from featup_cli.io.tensors import parse_object
+from featup_cli.upsamplers.api import UpsamplerModule
 from featup_cli.upsamplers.method import Method
 from featup_cli.upsamplers.registry import TRAINABLE
 from featup_cli.upsamplers.weights.normed import NormedUpsampler
@@ -43,7 +44,7 @@ KINDS: dict[str, tuple[Method, str]] = {
 """What a file's `method` can be: the method that it serves, and the class of its module."""
 
 
-def build_upsampler(kind: str, config: Mapping[str, Any]) -> nn.Module:
+def build_upsampler(kind: str, config: Mapping[str, Any]) -> UpsamplerModule:
     """An upsampler with the random weights that training starts from.
 
     Args:
@@ -55,7 +56,7 @@ def build_upsampler(kind: str, config: Mapping[str, Any]) -> nn.Module:
     if kind not in KINDS:
         raise UsageError(f"unknown kind of upsampler {kind!r}; one of: {', '.join(KINDS)}")
     try:
-        module: nn.Module = resolve(KINDS[kind][1]).from_arguments(**config)
+        module: UpsamplerModule = resolve(KINDS[kind][1]).from_arguments(**config)
     except TypeError as error:  # how Python says that an argument is unknown, missing or of another type
         raise UsageError(f"{kind} can't be built with {json.dumps(dict(config))}: {first_line(error)}") from None
     return module
@@ -98,7 +99,7 @@ def save_upsampler(path: Path | str, upsampler: nn.Module, metadata: Mapping[str
             raise OutputError(f"{path}: can't be written: {first_line(error)}; choose another output") from None
 
 
-def load_upsampler(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
+def load_upsampler(path: Path | str) -> tuple[UpsamplerModule, dict[str, Any]]:
     """Read an upsampler from a file of `save_upsampler`, in eval mode, and the file's metadata.
 
     Raises:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from torch import nn
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.core.errors import UsageError, WeightsError
 from featup_cli.core.progress import Announce
 from featup_cli.io.digest import file_sha256
+from featup_cli.upsamplers.api import UpsamplerModule
 from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.method import Making
 from featup_cli.upsamplers.weights.file import KINDS, load_upsampler, read_metadata
@@ -128,7 +128,7 @@ def _shipped_for(method: str, backbone: Backbone | None) -> Path:
     )
 
 
-def _read_release(release: Release, path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _read_release(release: Release, path: Path) -> tuple[UpsamplerModule, dict[str, Any]]:
     """A release's upsampler, with metadata as a file of ours has them."""
     try:
         checkpoint = read_checkpoint(path, release.kind, release.normed)

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from featup_cli.core.errors import InputError, UsageError, WeightsError, first_line
 from featup_cli.core.plugins import resolve
 from featup_cli.io.files import check_readable
+from featup_cli.upsamplers.api import UpsamplerModule
 from featup_cli.upsamplers.registry import IMPORTS
 from featup_cli.upsamplers.weights.file import build_upsampler, fill_upsampler
 
@@ -40,7 +41,7 @@ class Checkpoint:
     """
 
     kind: str
-    upsampler: nn.Module
+    upsampler: UpsamplerModule
     channels: int
     normed: bool
     parameters: int
