@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from featup_cli.backbones.registry import load_backbone as load_backbone
     from featup_cli.batch.run import upsample_many as upsample_many
     from featup_cli.benchmarking.run import benchmark as benchmark
-    from featup_cli.engine.pipeline import Output as Output
     from featup_cli.engine.pipeline import Upsampling as Upsampling
     from featup_cli.engine.pipeline import upsample as upsample
     from featup_cli.engine.render import render as render
     from featup_cli.engine.result import Result as Result
+    from featup_cli.engine.write import Output as Output
     from featup_cli.evaluation.comparison import compare as compare
     from featup_cli.evaluation.run import evaluate as evaluate
     from featup_cli.exporting.run import export as export
     from featup_cli.exporting.run import export_features as export_features
+    from featup_cli.io.features import FeatureFile as FeatureFile
+    from featup_cli.io.features import load_features as load_features
     from featup_cli.io.mapped import MappedFeatures as MappedFeatures
     from featup_cli.io.mapped import open_features as open_features
-    from featup_cli.io.tensors import FeatureFile as FeatureFile
-    from featup_cli.io.tensors import load_features as load_features
     from featup_cli.pictures.visualize import visualize as visualize
     from featup_cli.training.config import TrainConfig as TrainConfig
     from featup_cli.training.config import Training as Training
@@ -47,7 +47,8 @@ _NAMES = {
     "featup_cli.backbones.config": "BackboneConfig",
     "featup_cli.backbones.registry": "load_backbone",
     "featup_cli.batch.run": "upsample_many",
-    "featup_cli.engine.pipeline": "Output Upsampling upsample",
+    "featup_cli.engine.pipeline": "Upsampling upsample",
+    "featup_cli.engine.write": "Output",
     "featup_cli.engine.render": "render",
     "featup_cli.engine.result": "Result",
     "featup_cli.benchmarking.run": "benchmark",
@@ -55,7 +56,7 @@ _NAMES = {
     "featup_cli.evaluation.run": "evaluate",
     "featup_cli.exporting.run": "export export_features",
     "featup_cli.io.mapped": "MappedFeatures open_features",
-    "featup_cli.io.tensors": "FeatureFile load_features",
+    "featup_cli.io.features": "FeatureFile load_features",
     "featup_cli.pictures.visualize": "visualize",
     "featup_cli.training.config": "TrainConfig Training",
     "featup_cli.training.run": "train",

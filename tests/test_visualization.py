@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, UsageError
-from featup_cli.io.tensors import FeatureFile, load_features, save_features
-from featup_cli.pictures.visualize import feature_picture, parse_components, parse_show, render_pictures, visualize
+from featup_cli.io.features import FeatureFile, load_features
+from featup_cli.io.stream import save_features
+from featup_cli.pictures.components import Preview
+from featup_cli.pictures.visualize import parse_components, parse_show, visualize
 
 
 def maps(seed: int = 0, channels: int = 8, shift: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -27,13 +31,31 @@ def maps(seed: int = 0, channels: int = 8, shift: float = 0.0) -> tuple[Tensor, 
 
 def write(path: Path, seed: int = 0, channels: int = 8, image: Path | None = None, learned: bool = False) -> Path:
     features, lr_features = maps(seed, channels)
-    extras = {"saliency": features[0], "kernels": torch.rand(2, 5, 5)} if learned else None
+    extras = {"saliency": features[0], "kernels": torch.rand(2, 5, 5)} if learned else {}
     uncertainty = lr_features.std(0) if learned else None
     provenance = {} if image is None else {"input": {"path": str(image)}}
-    save_features(
-        path, features=features, lr_features=lr_features, uncertainty=uncertainty, extras=extras, provenance=provenance
-    )
+    save_features(path, features, lr_features=lr_features, uncertainty=uncertainty, **extras, provenance=provenance)
     return path
+
+
+@pytest.fixture
+def rendered(tmp_path: Path) -> Callable[..., list[np.ndarray]]:
+    """Pictures of features, and of their low resolution if there is any, as `visualize` writes them."""
+
+    def render(*features: tuple[Tensor, ...], **options: Any) -> list[np.ndarray]:
+        paths = [tmp_path / f"{number}.safetensors" for number in range(len(features))]
+        for path, (high, *low) in zip(paths, features, strict=True):
+            maps = {"lr_features": low[0]} if low else {}
+            save_features(path, high, **maps, provenance={}, dtype=torch.float32)
+        return [np.array(Image.open(path)) for path in visualize(paths, **options)]
+
+    return render
+
+
+def preview(image: np.ndarray | None, lr_features: Tensor, features: Tensor, *uncertainty: Tensor) -> np.ndarray:
+    made = Preview((features.shape[1], features.shape[2]), lr_features, image)
+    made.add(features)
+    return made.render(*uncertainty)
 
 
 @pytest.fixture
@@ -63,12 +85,12 @@ def test_bad_components_are_usage_errors(text):
         parse_components(text)
 
 
-def test_components_above_the_channels_are_usage_errors():
+def test_components_above_the_channels_are_usage_errors(rendered):
     assert parse_components("6-8", channels=8) == (6, 7, 8)
     with pytest.raises(UsageError, match="8 channels"):
         parse_components("7-9", channels=8)
     with pytest.raises(UsageError, match="8 channels"):
-        render_pictures([FeatureFile(*maps())], components=(7, 8, 9))
+        rendered(maps(), components=(7, 8, 9))
 
 
 def test_parse_show():
@@ -77,19 +99,19 @@ def test_parse_show():
         parse_show("kernels")
 
 
-def test_equal_features_get_equal_colours_in_every_map_and_file():
+def test_equal_features_get_equal_colours_in_every_map_and_file(rendered):
     (one, lr_one), (two, lr_two) = maps(0), maps(1)
     two[:, :8, :8] = one[:, :8, :8]
-    first, second = render_pictures([FeatureFile(one, lr_one), FeatureFile(two, lr_two)], layout="plain")
+    first, second = rendered((one, lr_one), (two, lr_two), layout="plain")
     np.testing.assert_array_equal(first[:8, :8], second[:8, :8])
     assert np.ptp(first) > 200
 
 
-def test_low_and_high_resolution_share_colours():
+def test_low_and_high_resolution_share_colours(rendered):
     # Constant within each token, so every pixel must get exactly the colour of its token.
     lr_features = maps(0)[1]
     features = lr_features.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    canvas = render_pictures([FeatureFile(features, lr_features)])[0]
+    canvas = rendered((features, lr_features))[0]
     width = 224 * 48 // 32
     gap = canvas.shape[1] - 2 * width
     margin = gap // 3
@@ -98,51 +120,49 @@ def test_low_and_high_resolution_share_colours():
     np.testing.assert_array_equal(left, right)
 
 
-def test_one_scale_for_all_files_not_one_each():
+def test_one_scale_for_all_files_not_one_each(rendered):
     strong, weak = maps(0)[0], maps(0)[0] * 0.1
-    first, second = render_pictures([FeatureFile(strong), FeatureFile(weak)], layout="plain")
+    first, second = rendered((strong,), (weak,), layout="plain")
     assert np.ptp(second[..., 0]) < 0.3 * np.ptp(first[..., 0])
 
 
 def test_colours_are_the_same_in_every_run_and_little_changed_by_noise():
     features, lr_features = maps()
     torch.manual_seed(0)
-    first = feature_picture(None, lr_features, features)
+    first = preview(None, lr_features, features)
     torch.manual_seed(1)
-    np.testing.assert_array_equal(first, feature_picture(None, lr_features, features))
-    noisy = feature_picture(None, lr_features, features + 0.01 * torch.randn(features.shape))
+    np.testing.assert_array_equal(first, preview(None, lr_features, features))
+    noisy = preview(None, lr_features, features + 0.01 * torch.randn(features.shape))
     assert np.abs(first.astype(int) - noisy).mean() < 3
 
 
-def test_components_choose_what_is_shown():
-    file = FeatureFile(*maps())
-    rgb, turned = (render_pictures([file], layout="plain", components=c)[0] for c in ((1, 2, 3), (3, 1, 2)))
+def test_components_choose_what_is_shown(rendered):
+    rgb, turned = (rendered(maps(), layout="plain", components=c)[0] for c in ((1, 2, 3), (3, 1, 2)))
     np.testing.assert_array_equal(rgb[..., [2, 0, 1]], turned)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_few_channels_still_make_a_picture(channels):
-    rgb = render_pictures([FeatureFile(*maps(channels=channels))], layout="plain")[0]
+def test_few_channels_still_make_a_picture(channels, rendered):
+    rgb = rendered(maps(channels=channels), layout="plain")[0]
     assert np.ptp(rgb) > 200
 
 
 @pytest.mark.parametrize("features", [torch.zeros(8, 5, 5), torch.ones(8, 1, 1), torch.ones(3, 1, 2)])
-def test_constant_and_tiny_features_still_make_a_picture(features):
-    assert render_pictures([FeatureFile(features)])[0].dtype == np.uint8
+def test_constant_and_tiny_features_still_make_a_picture(features, rendered):
+    assert rendered((features,))[0].dtype == np.uint8
+    assert preview(None, features, features).dtype == np.uint8
 
 
-def test_feature_picture_has_a_panel_for_everything():
+def test_the_picture_of_a_result_has_a_panel_for_everything():
     features, lr_features = maps()
     image = np.zeros((64, 96, 3), np.uint8)
     widths = [
-        feature_picture(image, lr_features, features, lr_features.std(0)).shape[1],
-        feature_picture(image, lr_features, features).shape[1],
-        feature_picture(None, lr_features, features).shape[1],
+        preview(image, lr_features, features, lr_features.std(0)).shape[1],
+        preview(image, lr_features, features).shape[1],
+        preview(None, lr_features, features).shape[1],
     ]
     assert widths == sorted(widths, reverse=True)
     assert widths[0] - widths[1] == widths[1] - widths[2] > 224
-    assert feature_picture(image, lr_features, features, layout="plain").shape == (32, 48, 3)
-    assert feature_picture(image, lr_features, features, layout="overlay").shape == (64, 96, 3)
 
 
 def test_writes_beside_the_file_with_its_picture(tmp_path, photo):

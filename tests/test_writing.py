@@ -15,9 +15,10 @@ from torch import Tensor
 import featup_cli as featup
 from featup_cli.core.errors import MemoryBudgetError, OutputError, UsageError
 from featup_cli.core.memory import format_bytes, parse_bytes
+from featup_cli.engine.bands import Task, make_bands
 from featup_cli.engine.pipeline import Output, Pipeline, Upsampling
 from featup_cli.engine.render import render_files
-from featup_cli.engine.write import Task, make_bands, write_files
+from featup_cli.engine.write import write_files
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.api import Details
 
@@ -38,7 +39,7 @@ def write(photo: Path, target: Path, output: Output, **settings: object) -> tupl
 def test_a_streamed_file_is_the_one_written_from_memory(
     method: str, storage: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("featup_cli.engine.write.BAND_BYTES", 96 * 4 * 120 * 11)  # 11 rows
+    monkeypatch.setattr("featup_cli.engine.bands.BAND_BYTES", 96 * 4 * 120 * 11)  # 11 rows
     target, output = tmp_path / "new" / "s.safetensors", Output("float32", storage, model=method == "implicit")
     pipeline, paths = write(photo, target, output, method=method, output_size=(90, 120))
     result = pipeline.run(photo)
@@ -164,7 +165,7 @@ def test_a_full_disk_is_noticed_before_the_work(photo: Path, tmp_path: Path, mon
         free = 1_000_000
 
     monkeypatch.setattr("featup_cli.io.stream.shutil.disk_usage", lambda path: Usage)
-    monkeypatch.setattr("featup_cli.engine.write.make_bands", lambda task: pytest.fail("the work began"))
+    monkeypatch.setattr("featup_cli.engine.write.make_bands", lambda *_: pytest.fail("the work began"))
     with pytest.raises(OutputError, match=r"it needs 7\.\d MB and 1\.0 MB of the disk are free"):
         write(photo, tmp_path / "x.safetensors", Output(), method="bilinear", output_size=(200, 200))
     assert not list(tmp_path.glob("*.safetensors"))

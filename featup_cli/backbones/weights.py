@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from featup_cli.core.errors import InputError, WeightsError, first_line
 from featup_cli.io.files import check_readable
+from featup_cli.io.safetensors import read_header, read_tensors, sniff
 
 # Where training codes keep the state dict in a checkpoint; averaged weights come first.
 _NESTS = ("state_dict_ema", "model_ema", "teacher", "state_dict", "model", "encoder")
@@ -48,14 +49,12 @@ def read_weights(path: Path) -> WeightsFile:
     """
     try:
         check_readable(path, "a file of weights")
-        with path.open("rb") as stream:
-            start = stream.read(9)
+        kind = sniff(path)
     except InputError as error:
         raise WeightsError(f"weights {error}") from None
     except OSError as error:
         raise WeightsError(f"weights {path} can't be read: {error.strerror or error}") from None
-    # A safetensors file is an 8-byte length and then JSON.
-    state, metadata = _read_safetensors(path) if start[8:] == b"{" else (_read_torch(path), {})
+    state, metadata = _read_safetensors(path) if kind in ("safetensors", "cut") else (_read_torch(path), {})
     if not state:
         raise WeightsError(f"weights {path} hold no tensors")
     try:
@@ -69,9 +68,7 @@ def read_weights(path: Path) -> WeightsFile:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safe_open(path, framework="pt") as archive:
-            names, metadata = archive.keys(), archive.metadata() or {}
-            return _unwrap({name: archive.get_tensor(name) for name in names}), metadata
+        return _unwrap(read_tensors(path)), read_header(path).metadata
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights {path} are not a whole safetensors file: {first_line(error)}") from None
 

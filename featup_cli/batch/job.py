@@ -24,8 +24,9 @@ from featup_cli.core.errors import error_message, one_line
 from featup_cli.core.memory import default_memory, held_bytes
 from featup_cli.core.progress import Announce, Progress, no_progress
 from featup_cli.core.shapes import resolve_network_size, resolve_output_size
-from featup_cli.engine.pipeline import Output, Pipeline, Plan, Upsampling
-from featup_cli.engine.write import unloaded_bytes
+from featup_cli.engine.bands import unloaded_bytes
+from featup_cli.engine.pipeline import Pipeline, Plan, Upsampling
+from featup_cli.engine.write import Output
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.registry import METHODS
 

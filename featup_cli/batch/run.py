@@ -25,7 +25,8 @@ from featup_cli.batch.workers import run_workers
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.memory import default_memory
 from featup_cli.core.progress import Announce, Progress, no_progress
-from featup_cli.engine.pipeline import Output, Upsampling
+from featup_cli.engine.pipeline import Upsampling
+from featup_cli.engine.write import Output
 from featup_cli.io.atomic import check_writable
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from featup_kernels.operation import Case
+from featup_kernels.registry import OPERATIONS
 
-from featup_cli.benchmarking.settings import BACKENDS, BASELINES, EXTRA_BASELINES, OPERATIONS, SCALED, SUITES, Case
+from featup_cli.benchmarking.settings import BACKENDS, BASELINES, EXTRA_BASELINES, SCALED
+from featup_cli.benchmarking.suites import SUITES
 from featup_cli.cli.command import command
 from featup_cli.cli.console import Console
 from featup_cli.cli.groups import INPUT, OUTPUT, RUN, ConsoleOptions, DType, RunOptions

@@ -120,7 +120,8 @@ def upsample(
     from featup_cli.batch.shards import join_shards, local_device, parse_shard
     from featup_cli.cli.running import report_preview, report_run
     from featup_cli.core.memory import parse_bytes
-    from featup_cli.engine.pipeline import Output, Upsampling
+    from featup_cli.engine.pipeline import Upsampling
+    from featup_cli.engine.write import Output
 
     planned = plan_run(
         pictures.images,

@@ -11,8 +11,9 @@ from featup_kernels import backends
 
 from featup_cli.backbones.registry import ALIASES
 from featup_cli.core.describe import describe_device, versions
+from featup_cli.io.features import DTYPES, described
 from featup_cli.io.mapped import open_features
-from featup_cli.io.tensors import DTYPES, opened, stored_provenance
+from featup_cli.io.safetensors import Stored
 from featup_cli.upsamplers.implicit.saved import FORMAT as MODEL_FORMAT
 from featup_cli.upsamplers.registry import METHODS
 from featup_cli.upsamplers.weights.file import FORMAT as UPSAMPLER_FORMAT
@@ -45,10 +46,9 @@ def describe_file(path: Path | str) -> dict[str, Any]:
         InputError: the file is missing, damaged, or none of these.
     """
     path = Path(path)
-    with opened(path) as file:
-        metadata = stored_provenance(path, file)
-        formats = (file.metadata() or {}).get("format"), metadata.get("format")
-        tensors = {name: _describe_tensor(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+    header, metadata = described(path)
+    formats = header.metadata.get("format"), metadata.get("format")
+    tensors = {name: _describe_tensor(stored) for name, stored in header.tensors.items()}
     facts: dict[str, Any] = {"file": str(path), "kind": "features", "bytes": path.stat().st_size}
     if MODEL_FORMAT in formats or UPSAMPLER_FORMAT in formats:
         facts |= {
@@ -63,9 +63,8 @@ def describe_file(path: Path | str) -> dict[str, Any]:
         }  # fmt: skip
 
 
-def _describe_tensor(stored: Any) -> dict[str, Any]:
-    kind = stored.get_dtype()
-    return {"shape": list(stored.get_shape()), "dtype": _dtype_name(DTYPES.get(kind, kind))}
+def _describe_tensor(stored: Stored) -> dict[str, Any]:
+    return {"shape": list(stored.shape), "dtype": _dtype_name(DTYPES.get(stored.dtype, stored.dtype))}
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -20,9 +20,10 @@ from featup_cli.backbones.registry import load_backbone
 from featup_cli.core.describe import choose_device, describe_device, versions
 from featup_cli.core.memory import default_memory, held_bytes, over_budget, trim_heap
 from featup_cli.core.progress import Announce, Progress, no_progress
-from featup_cli.core.shapes import resolve_network_size, resolve_output_size
+from featup_cli.core.shapes import Size, resolve_network_size, resolve_output_size
+from featup_cli.engine.bands import Task, unloaded_bytes
 from featup_cli.engine.result import Result
-from featup_cli.engine.write import Output, Task, Written, unloaded_bytes, write_files
+from featup_cli.engine.write import Output, Written, make_features, write_files
 from featup_cli.pictures.read import DEFAULT_MAX_PIXELS, Picture, as_picture, load_image
 from featup_cli.upsamplers.api import Upsampler
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
@@ -39,7 +40,7 @@ class Upsampling:
     method: str = DEFAULT_METHOD
     implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
     resize: str | int | None = None
-    output_size: str | tuple[int, int] | None = None
+    output_size: str | Size | None = None
     device: str = "auto"
     seed: int = 0
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -64,9 +65,26 @@ class Upsampling:
 class Plan:
     """Sizes for one picture, all (height, width): of the network's input, its grid of tokens, and the result."""
 
-    network: tuple[int, int]
-    grid: tuple[int, int]
-    output: tuple[int, int]
+    network: Size
+    grid: Size
+    output: Size
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the backbone sees in a picture.
+
+    Attributes:
+        picture: as read.
+        plan: its sizes.
+        lr_feats: [1, C, h, w], the backbone's features, on its device.
+        seconds: wall time of the backbone.
+    """
+
+    picture: Picture
+    plan: Plan
+    lr_feats: Tensor
+    seconds: float = 0.0
 
 
 class Pipeline:
@@ -106,20 +124,27 @@ class Pipeline:
             InputError: the picture can't be read; UsageError: a size can't be obeyed.
             MemoryBudgetError: the backbone's pass would not fit the memory that may be used.
         """
+        look = self.look(image)
+        start = time.perf_counter()
+        task = self._task(look, progress)
+        with naming([look.picture.source or "image"]):
+            features = make_features(task, progress)
+        provenance = self._provenance(look, task, look.seconds + time.perf_counter() - start)
+        return Result(
+            features, look.lr_feats[0].cpu(), look.picture, task.upsampler.details, provenance, task.model,
+            self.request(Output()),
+        )  # fmt: skip
+
+    def look(self, image: Any) -> Look:
+        """The backbone's features of one picture; arguments and errors as `run`."""
         picture = self.read(image) if isinstance(image, (str, Path)) else as_picture(image)
         plan = self.plan(picture)
         start = time.perf_counter()
         self.check_extraction(self.extraction_bytes(1, plan), plan)
         lr_feats = self.extract([picture], plan)
-        upsampler = self._upsampler_for(plan, progress)
-        with torch.no_grad(), naming([picture.source or "image"]):
-            hr_feats = upsampler(picture.tensor()[None].to(self.device), lr_feats, plan.output)
-        seconds = time.perf_counter() - start
-        provenance = self._provenance(picture, plan, upsampler, seconds)
-        return Result(
-            hr_feats[0].cpu(), lr_feats[0].cpu(), picture, upsampler.details, provenance,
-            getattr(upsampler, "model", None),
-        )  # fmt: skip
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return Look(picture, plan, lr_feats, time.perf_counter() - start)
 
     def read(self, path: Path | str) -> Picture:
         """Read a picture; safe in another thread.
@@ -202,38 +227,38 @@ class Pipeline:
             MemoryBudgetError: the result can't be made in that memory.
             OutputError: a file can't be written; nothing is left behind.
         """
-        upsampler = self._upsampler_for(plan, progress)
-        task = Task(
-            upsampler, self.settings.method, picture, lr_feats, plan.output, self.settings.memory, show=picture
-        )  # fmt: skip
+        look = Look(picture, plan, lr_feats)
+        task = self._task(look, progress)
         request = self.request(output)
 
         def describe(seconds: float) -> dict[str, Any]:
-            return self._provenance(picture, plan, upsampler, seconds) | {"request": request}
+            return self._provenance(look, task, seconds) | {"request": request}
 
         return write_files(task, target, output, describe, progress)
 
-    def _upsampler_for(self, plan: Plan, progress: Progress) -> Upsampler:
-        """The one upsampler, or for methods that fit each picture a new one."""
-        return self._upsampler or make_upsampler(
-            self.settings.method, backbone=self.backbone, network_size=plan.network, config=self.settings.method_config,
-            seed=self.settings.seed, progress=progress,
+    def _task(self, look: Look, progress: Progress) -> Task:
+        """What is to be done with a picture, by the one upsampler, or a new one for methods that fit each picture."""
+        settings = self.settings
+        upsampler = self._upsampler or make_upsampler(
+            settings.method, backbone=self.backbone, network_size=look.plan.network, config=settings.method_config,
+            seed=settings.seed, progress=progress,
         )  # fmt: skip
+        return Task(upsampler, settings.method, look.picture, look.lr_feats, look.plan.output, settings.memory)
 
-    def _provenance(self, picture: Picture, plan: Plan, upsampler: Upsampler, seconds: float) -> dict[str, Any]:
-        settings, backbone = self.settings, self.backbone
+    def _provenance(self, look: Look, task: Task, seconds: float) -> dict[str, Any]:
+        settings, backbone, picture, plan = self.settings, self.backbone, look.picture, look.plan
         return {
             "input": {"path": picture.source, "sha256": picture.sha256, "size": list(picture.size)},
             "backbone": backbone.describe(),
             "method": settings.method,
             "settings": settings.method_settings,
-            "upsampler": getattr(upsampler, "provenance", None),
+            "upsampler": getattr(task.upsampler, "provenance", None),
             "seed": settings.seed,
             "network_size": list(plan.network), "output_size": list(plan.output), "grid": list(plan.grid),
             "patch_size": backbone.stride, "pixel_convention": PIXEL_CONVENTION,
             "versions": versions(), "device": self.device_name,
-            "seconds": round(seconds, 3), "scores": upsampler.details.scores,
-            "facts": upsampler.details.facts,
+            "seconds": round(seconds, 3), "scores": task.upsampler.details.scores,
+            "facts": task.upsampler.details.facts,
         }  # fmt: skip
 
 
@@ -243,13 +268,14 @@ def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's
     backbone: str | BackboneConfig | Backbone = "tiny",
     method: str = DEFAULT_METHOD,
     resize: str | int | None = None,
-    output_size: str | tuple[int, int] | None = None,
+    output_size: str | Size | None = None,
     implicit: ImplicitConfig | None = None,
     device: str = "auto",
     seed: int = 0,
     progress: Progress = no_progress,
     upsampler: Path | str = "auto",
     allow_other_backbone: bool = False,
+    memory: int | None = None,
 ) -> Result:
     """Features per pixel of one picture: what `featup upsample` does, in memory and silent.
 
@@ -265,17 +291,20 @@ def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's
         progress: called with (stage, done, total, score).
         upsampler: weights of a trained method: `auto`, a released name or a file, as for `make_upsampler`.
         allow_other_backbone: accept weights for another backbone with as many channels.
+        memory: bytes that this process (on an accelerator: its tensors) may take; None for a share of what is free.
     Raises:
         FeatUpError: one of its subclasses; the message says what to do.
+    Examples:
+        >>> import featup_cli as featup, torch
+        >>> result = featup.upsample(torch.rand(3, 48, 64), method="bilinear", resize=48, output_size="image")
+        >>> result.features.shape, result.lr_features.shape
+        (torch.Size([96, 48, 64]), torch.Size([96, 3, 4]))
     """
     loaded = backbone if isinstance(backbone, Backbone) else None
-    config = (
-        backbone
-        if isinstance(backbone, BackboneConfig)
-        else BackboneConfig(name=str(getattr(backbone, "name", backbone)))
-    )
+    name = getattr(backbone, "name", backbone)
     settings = Upsampling(
-        config, method, implicit or ImplicitConfig(), resize, output_size, device, seed, upsampler=str(upsampler),
-        allow_other_backbone=allow_other_backbone,
+        backbone if isinstance(backbone, BackboneConfig) else BackboneConfig(name=str(name)), method,
+        implicit or ImplicitConfig(), resize, output_size, device, seed, upsampler=str(upsampler),
+        allow_other_backbone=allow_other_backbone, memory=memory,
     )  # fmt: skip
     return Pipeline(settings, loaded).run(image, progress)

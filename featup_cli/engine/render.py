@@ -11,9 +11,10 @@ import torch
 
 from featup_cli.core.describe import choose_device, describe_device, versions
 from featup_cli.core.progress import Progress, no_progress
-from featup_cli.core.shapes import resolve_output_size
+from featup_cli.core.shapes import Size, resolve_output_size
+from featup_cli.engine.bands import Task
 from featup_cli.engine.result import Result
-from featup_cli.engine.write import Output, Task, Written, write_files
+from featup_cli.engine.write import Output, Written, make_features, write_files
 from featup_cli.pictures.read import Picture, load_image
 from featup_cli.upsamplers.api import Details
 from featup_cli.upsamplers.implicit.method import METHOD
@@ -23,9 +24,10 @@ from featup_cli.upsamplers.implicit.saved import FittedModel, ModelUpsampler, lo
 def render(
     model: Path | str | FittedModel,
     *,
-    output_size: str | tuple[int, int] | None = None,
+    output_size: str | Size | None = None,
     image: Path | str | None = None,
     device: str = "auto",
+    memory: int | None = None,
     progress: Progress = no_progress,
 ) -> Result:
     """Features of any size from a fitted model.
@@ -34,15 +36,17 @@ def render(
         model: file of `featup upsample --save-model`, or the model of a result.
         output_size: as for `upsample`; `image` means the size of the original picture.
         image: the original picture, for finer edges than the reduced copy in the model.
+        memory: bytes for the whole process; None for a share of what is free.
+        progress: called with (stage, done, total, score).
     Raises:
         InputError: no such model; UsageError: an unusable size.
+        MemoryBudgetError: the result can't be made in that memory.
     """
     scene = _open_scene(model, output_size, image, device)
     start = time.perf_counter()
-    picture = scene.picture.tensor().to(scene.device)
-    features = scene.model.render(picture, scene.output_size, progress)
+    features = make_features(scene.task(memory), progress)
     record = scene.describe(time.perf_counter() - start)
-    return Result(features.cpu(), None, scene.picture, Details(), record, scene.model)
+    return Result(features, None, scene.picture, Details(), record, scene.model)
 
 
 def render_files(
@@ -50,7 +54,7 @@ def render_files(
     target: Path,
     output: Output,
     *,
-    output_size: str | tuple[int, int] | None = None,
+    output_size: str | Size | None = None,
     image: Path | str | None = None,
     device: str = "auto",
     memory: int | None = None,
@@ -67,11 +71,7 @@ def render_files(
         MemoryBudgetError: the result can't be made in that memory; OutputError: a file can't be written.
     """
     scene = _open_scene(model, output_size, image, device)
-    pca = scene.model.pca
-    shaped = torch.zeros(1, pca.basis.shape[1], *scene.model.grid, device=scene.device)
-    upsampler = ModelUpsampler(scene.model)
-    task = Task(upsampler, METHOD.name, scene.picture, shaped, scene.output_size, memory, show=scene.picture, pca=pca)
-    return write_files(task, target, output, scene.describe, progress)
+    return write_files(scene.task(memory), target, output, scene.describe, progress)
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,15 @@ class _Scene:
 
     model: FittedModel
     picture: Picture
-    output_size: tuple[int, int]
+    output_size: Size
     device: torch.device
     provenance: dict[str, Any]
+
+    def task(self, memory: int | None) -> Task:
+        pca = self.model.pca
+        shaped = torch.zeros(1, pca.basis.shape[1], *self.model.grid, device=self.device)
+        upsampler = ModelUpsampler(self.model)
+        return Task(upsampler, METHOD.name, self.picture, shaped, self.output_size, memory, pca)
 
     def describe(self, seconds: float) -> dict[str, Any]:
         return self.provenance | {
@@ -92,7 +98,7 @@ class _Scene:
 
 
 def _open_scene(
-    model: Path | str | FittedModel, output_size: str | tuple[int, int] | None, image: Path | str | None, device: str
+    model: Path | str | FittedModel, output_size: str | Size | None, image: Path | str | None, device: str
 ) -> _Scene:
     fitted, provenance = (model, {}) if isinstance(model, FittedModel) else load_model(Path(model))
     original = tuple(provenance.get("input", {}).get("size") or fitted.guidance.size)

@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from featup_cli.core.errors import UsageError
-from featup_cli.engine.write import FACTORED_COMPONENTS
+from featup_cli.core.shapes import Size
+from featup_cli.engine.bands import Task
+from featup_cli.engine.write import Describe, Output, make_picture, write_files
 from featup_cli.io.atomic import atomic_path
-from featup_cli.io.tensors import save_features
-from featup_cli.ops.pca import fit_pca
 from featup_cli.pictures.panels import save_png
 from featup_cli.pictures.read import Picture
-from featup_cli.pictures.visualize import feature_picture
 from featup_cli.upsamplers.api import Details
+from featup_cli.upsamplers.implicit.method import METHOD as IMPLICIT
 from featup_cli.upsamplers.implicit.saved import FittedModel, save_model
 
 
 @dataclass(frozen=True)
 class Result:
-    """Features of one picture.
+    """Features of one picture. Its files are those that `featup upsample` writes.
 
     Attributes:
         features: [C, H, W] float32, on the CPU.
         lr_features: [C, h, w], the backbone's own; None for a rendered model.
-        picture: the picture that they come from; None if it isn't at hand.
+        picture: the picture that they come from.
         details: scores, extra maps and notes of the method.
         provenance: all that fixes the result, as JSON values.
         model: the fitted network, if the method fits one.
+        request: what was asked for, which files record; None for a rendered model.
     """
 
     features: Tensor
     lr_features: Tensor | None
-    picture: Picture | None
+    picture: Picture
     details: Details
     provenance: dict[str, Any]
     model: FittedModel | None = None
+    request: dict[str, Any] | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -51,7 +54,7 @@ class Result:
     @property
     def notes(self) -> list[str]:
         """Sentences that the user should read."""
-        return [*(self.picture.notes if self.picture else ()), *self.details.notes]
+        return [*self.picture.notes, *self.details.notes]
 
     @property
     def uncertainty(self) -> Tensor | None:
@@ -66,11 +69,7 @@ class Result:
     @cached_property
     def factored(self) -> tuple[Tensor, Tensor, Tensor]:
         """`features` as coefficients [K, H, W], basis [K, C] and mean [C]: K principal components of the tokens."""
-        if self.model is not None:
-            pca = self.model.pca
-        else:
-            source = self.features if self.lr_features is None else self.lr_features
-            pca = fit_pca(source.flatten(1).T, FACTORED_COMPONENTS)
+        pca = self._task().basis()
         return pca.project(self.features), pca.basis, pca.mean
 
     def save(self, path: Path | str, *, dtype: str = "float16", storage: str = "full") -> Path:
@@ -83,14 +82,8 @@ class Result:
         Raises:
             OutputError: it can't be written; nothing is left behind.
         """
-        maps = dict(self.details.maps)
-        save_features(
-            path,
-            features=None if storage == "factored" else self.features,
-            factored=self.factored if storage == "factored" else None,
-            lr_features=self.lr_features, uncertainty=maps.pop("uncertainty", None), extras=maps,
-            provenance=self.provenance | {"storage": storage}, dtype=getattr(torch, dtype),
-        )  # fmt: skip
+        output = Output(dtype, storage)
+        write_files(self._task(), Path(path), replace(output, picture=False), self._describe(output))
         return Path(path)
 
     def save_picture(self, path: Path | str) -> Path:
@@ -100,8 +93,7 @@ class Result:
 
     def render_picture(self) -> np.ndarray:
         """The PCA picture as uint8 [H, W, 3]; one basis for low and high resolution."""
-        image = self.picture.pixels if self.picture else None
-        return feature_picture(image, self.lr_features, self.features, self.uncertainty)
+        return make_picture(self._task())
 
     def save_model(self, path: Path | str) -> Path:
         """Write the fitted network.
@@ -112,5 +104,36 @@ class Result:
         if self.model is None:
             raise UsageError(f"method {self.provenance['method']} fits no model; use implicit")
         with atomic_path(Path(path)) as temporary:
-            save_model(temporary, self.model, self.provenance)
+            save_model(temporary, self.model, self._describe(Output(model=True))(self.seconds))
         return Path(path)
+
+    def _describe(self, output: Output) -> Describe:
+        request = {} if self.request is None else {"request": self.request | asdict(output)}
+        return lambda seconds: self.provenance | request | {"seconds": self.seconds if seconds else 0.0}
+
+    def _task(self) -> Task:
+        """To make the same again, of features that are there already."""
+        made, size = _Made(self), (self.features.shape[1], self.features.shape[2])
+        lr_feats = self.features[:, :1, :1] if self.lr_features is None else self.lr_features
+        pca = self.model.pca if self.model is not None and self.lr_features is None else None
+        method = self.provenance.get("method", IMPLICIT.name)
+        return Task(made, method, self.picture, lr_feats[None], size, memory=sys.maxsize, pca=pca)
+
+
+class _Made:
+    """A result behind the call that all upsamplers share."""
+
+    def __init__(self, result: Result) -> None:
+        self.details, self.model, self.features = result.details, result.model, result.features[None]
+
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+        """See `Upsampler`."""
+        return self.features
+
+    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+        """See `Upsampler.bands`."""
+        yield from self.features[:, :, start:].split(rows, dim=2)
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """See `Upsampler.band_bytes`."""
+        return 0

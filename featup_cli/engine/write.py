@@ -1,36 +1,37 @@
-"""From an upsampler to files, in bands of rows that fit the memory: the whole result is never held."""
+"""One way from an upsampler to whatever takes its rows: files, a picture, a tensor in memory."""
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from featup_cli.core.errors import UsageError, is_out_of_memory
-from featup_cli.core.memory import default_memory, held_bytes, trim_heap
+from featup_cli.core.errors import UsageError
 from featup_cli.core.progress import Progress, no_progress
+from featup_cli.engine.bands import FACTORED_COMPONENTS, Task, make_bands
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.stream import FeatureWriter, check_room, stream_features, tensor_bytes
-from featup_cli.ops.pca import BLOCK, PCA, fit_pca
+from featup_cli.ops.pca import BLOCK, PCA
 from featup_cli.pictures.components import Preview
 from featup_cli.pictures.panels import save_png
-from featup_cli.pictures.read import Picture
-from featup_cli.upsamplers.api import FLOAT, Upsampler
-from featup_cli.upsamplers.bands import choose_rows, memory_budget_error
-from featup_cli.upsamplers.implicit.saved import FittedModel, save_model
-from featup_cli.upsamplers.registry import METHODS
+from featup_cli.upsamplers.implicit.saved import save_model
 
-FACTORED_COMPONENTS = 128
-BAND_BYTES = 2**28  # larger bands save no time
-PICTURE_BYTES = 80_000_000  # of panels side by side, and of pictures that are read meanwhile
-KERNEL_BYTES = 220_000_000  # the CPU kernels and their compiler, which are loaded at their first use
+Take = Callable[[Tensor], Any]
+"""Takes the next rows [C, n, W] of a result."""
+
+Sink = Callable[[Task], AbstractContextManager[Take]]
+"""Where a result goes; all is done when it is left."""
+
+Describe = Callable[[float], dict[str, Any]]
+"""The provenance of a result, given the seconds that the work took; 0 for a draft."""
 
 
 @dataclass(frozen=True)
@@ -69,48 +70,68 @@ class Written:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class Task:
-    """A result to be written.
-
-    Attributes:
-        upsampler: makes it; one that has the attributes `provenance` or `model` is asked for them.
-        method: its name, for messages.
-        picture: guides it.
-        lr_feats: [1, C, h, w] on the device where the work is done.
-        output_size: (height, width) of the result.
-        memory: bytes that this process (on an accelerator: its tensors) may take; None for a share of what is free.
-        show: the picture to show beside the features; None for none.
-        pca: the basis to show features in; None for one of `lr_feats`, which are stored then.
-    """
-
-    upsampler: Upsampler
-    method: str
-    picture: Picture
-    lr_feats: Tensor
-    output_size: tuple[int, int]
-    memory: int | None = None
-    show: Picture | None = None
-    pca: PCA | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of the result."""
-        return self.lr_feats.shape[1], *self.output_size
-
-
 @torch.no_grad()
+def make(task: Task, sinks: Sequence[Sink], progress: Progress = no_progress, keep: bool = False) -> None:
+    """Make a result, and give every band of it to all sinks.
+
+    Args:
+        task: the result.
+        sinks: entered in this order, once there is a first band and what a fit leaves is known; left in reverse.
+        progress: called after each band.
+        keep: a sink holds the bands; see `make_bands`.
+    Raises:
+        MemoryBudgetError: the result can't be made in the memory that may be used.
+    """
+    bands = make_bands(task, keep)
+    band: Tensor | None = next(bands)[0]
+    rows = 0
+    with ExitStack() as stack:
+        takes = [stack.enter_context(sink(task)) for sink in sinks]
+        while band is not None:
+            for take in takes:
+                take(band)
+            rows += band.shape[1]
+            progress("upsample", rows, task.output_size[0], "")
+            band = None  # given back before the next one is made
+            band = next((following[0] for following in bands), None)
+
+
+def make_features(task: Task, progress: Progress = no_progress) -> Tensor:
+    """The whole result in memory: [C, H, W], on the CPU; errors as `make`."""
+    kept: list[Tensor] = []
+    rows = 0
+
+    def take(band: Tensor) -> None:
+        nonlocal rows
+        if band.shape == task.shape:
+            kept.append(band.cpu())
+            return
+        if not kept:
+            kept.append(torch.empty(task.shape, dtype=band.dtype))
+        kept[0][:, rows : rows + band.shape[1]] = band
+        rows += band.shape[1]
+
+    make(task, [lambda _: nullcontext(take)], progress, keep=True)
+    return kept[0]
+
+
+def make_picture(task: Task) -> np.ndarray:
+    """The PCA picture of a result: uint8 [H', W', 3]; errors as `make`."""
+    preview = _preview(task)
+    make(task, [lambda _: nullcontext(preview.add)])
+    return preview.render(task.upsampler.details.maps.get("uncertainty"))
+
+
 def write_files(
-    task: Task, target: Path, output: Output, describe: Callable[[float], dict[str, Any]],
-    progress: Progress = no_progress,
-) -> Written:  # fmt: skip
+    task: Task, target: Path, output: Output, describe: Describe, progress: Progress = no_progress
+) -> Written:
     """Make a result and stream it to files. Each appears whole or not at all, `target` last.
 
     Args:
         task: the result.
         target: STEM.safetensors; STEM.png and STEM.model.safetensors lie beside it.
         output: which files are written, and how.
-        describe: the provenance, given the seconds that the work took.
+        describe: gives the provenance.
         progress: called after each band.
     Raises:
         MemoryBudgetError: the result can't be made in that memory.
@@ -118,46 +139,37 @@ def write_files(
         UsageError: a model is to be written, and the method fits none.
     """
     start = time.perf_counter()
-    upsampler, size, dtype = task.upsampler, task.output_size, getattr(torch, output.dtype)
-    lr_features = task.lr_feats[0] if task.pca is None else None
-    factored = output.storage == "factored"
-    most = min(task.shape[0], FACTORED_COMPONENTS) if factored else task.shape[0]
-    check_room(target, tensor_bytes((most, *size), dtype))
-    preview = None
+    channels = min(task.shape[0], FACTORED_COMPONENTS) if output.storage == "factored" else task.shape[0]
+    check_room(target, tensor_bytes((channels, *task.output_size), getattr(torch, output.dtype)))
+    paths = {"output": target}
+    sinks: list[Sink] = [partial(_feature_file, path=target, output=output, describe=describe, start=start)]
+    if output.model:
+        paths["model"] = target.with_suffix(".model.safetensors")
+        sinks.append(partial(_model_file, path=paths["model"], describe=describe, start=start))
     if output.picture:
-        shown = None if task.show is None else task.show.pixels
-        preview = Preview(size, lr_features, shown, task.pca)
-    bands = make_bands(task)
-    band: Tensor | None = next(bands)[0]
-    # What a fit leaves is known once there is a first band.
-    pca = _basis(task) if factored else None
-    stored = (task.shape[0] if pca is None else len(pca.basis), *size)
+        paths["picture"] = target.with_suffix(".png")
+        sinks.append(partial(_picture_file, path=paths["picture"], preview=_preview(task)))
+    make(task, sinks, progress)
+    details = task.upsampler.details
+    notes = [*task.picture.notes, *details.notes]
+    return Written(paths, task.shape, time.perf_counter() - start, details.scores, notes)
+
+
+@contextmanager
+def _feature_file(task: Task, path: Path, output: Output, describe: Describe, start: float) -> Iterator[Take]:
+    pca = task.basis() if output.storage == "factored" else None
+    channels = task.shape[0] if pca is None else len(pca.basis)
     with stream_features(
-        target, shape=stored, dtype=dtype, factors=None if pca is None else (pca.basis, pca.mean),
-        maps=dict(upsampler.details.maps) | {"lr_features": lr_features},
+        path, shape=(channels, *task.output_size), dtype=getattr(torch, output.dtype),
+        factors=None if pca is None else (pca.basis, pca.mean),
+        maps=task.upsampler.details.maps | {"lr_features": task.lr_features},
         provenance=describe(0.0) | {"storage": output.storage},
     ) as writer:  # fmt: skip
-        while band is not None:
-            _store(writer, band, pca)
-            if preview is not None:
-                preview.add(band)
-            progress("upsample", writer.rows, size[0], "")
-            band = None  # given back before the next one is made
-            band = next((following[0] for following in bands), None)
-        paths = {"output": target}
-        if output.model:
-            paths["model"] = target.with_suffix(".model.safetensors")
-            _write_model(paths["model"], task, describe(time.perf_counter() - start))
-        if preview is not None:
-            paths["picture"] = target.with_suffix(".png")
-            save_png(paths["picture"], preview.render(upsampler.details.maps.get("uncertainty")))
-        seconds = time.perf_counter() - start
-        writer.provenance |= describe(seconds)
-    notes = [*task.picture.notes, *upsampler.details.notes]
-    return Written(paths, task.shape, seconds, upsampler.details.scores, notes)
+        yield partial(_store, writer, pca)
+        writer.provenance |= describe(time.perf_counter() - start)
 
 
-def _store(writer: FeatureWriter, band: Tensor, pca: PCA | None) -> None:
+def _store(writer: FeatureWriter, pca: PCA | None, band: Tensor) -> None:
     """Write rows [C, n, W], or their coefficients."""
     if pca is None:
         writer.add(band)
@@ -166,67 +178,20 @@ def _store(writer: FeatureWriter, band: Tensor, pca: PCA | None) -> None:
         writer.add(pca.project(part))
 
 
-def make_bands(task: Task) -> Iterator[Tensor]:
-    """The result in bands [1, C, n, W] that fit the memory; when memory runs out all the same, smaller ones.
-
-    Raises:
-        MemoryBudgetError: it can't be made in that memory.
-    """
-    upsampler, lr_feats, size = task.upsampler, task.lr_feats, task.output_size
-    device = lr_feats.device
-    image = task.picture.bytes()[None].to(device)
-    trim_heap()
-    memory = default_memory(device) if task.memory is None else task.memory
-    held = held_bytes(device) + _beside(task)
-    rows = choose_rows(upsampler, lr_feats.shape, size, memory, held=held, method=task.method)
-    rows = min(rows, max(1, BAND_BYTES // (FLOAT * task.shape[0] * size[1])))
-    done = 0
-    while True:
-        try:
-            for band in upsampler.bands(image, lr_feats, size, rows, done):
-                done += band.shape[2]
-                yield band
-                del band
-                trim_heap()
-            return
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            needed = upsampler.band_bytes(lr_feats.shape, size, rows)
-            smaller = upsampler.band_bytes(lr_feats.shape, size, max(rows // 2, 1))
-            if smaller == needed:  # one row, or a method that makes its whole result at once
-                raise memory_budget_error(held + needed, size, memory, task.method) from None
-            rows //= 2
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _basis(task: Task) -> PCA:
-    """The basis of factored storage: the one in which a model was fitted, or else components of the tokens."""
-    model: FittedModel | None = getattr(task.upsampler, "model", None)
-    if model is not None:
-        device = task.lr_feats.device
-        return replace(model.pca, mean=model.pca.mean.to(device), basis=model.pca.basis.to(device))
-    return fit_pca(task.lr_feats[0].flatten(1).T, FACTORED_COMPONENTS)
-
-
-def _beside(task: Task) -> int:
-    """What writing and showing will take besides, where the memory is that of the process."""
-    if task.lr_feats.device.type != "cpu":
-        return 0
-    return PICTURE_BYTES + unloaded_bytes(task.method, task.lr_feats.device) + 3 * FLOAT * BLOCK * task.shape[0]
-
-
-def unloaded_bytes(method: str, device: torch.device) -> int:
-    """What the kernels of a method will take on a CPU when they are first used; 0 once they are loaded."""
-    loads = bool(METHODS[method].kernels) and device.type == "cpu" and "numba" not in sys.modules
-    return KERNEL_BYTES if loads else 0
-
-
-def _write_model(path: Path, task: Task, provenance: dict[str, Any]) -> None:
-    model: FittedModel | None = getattr(task.upsampler, "model", None)
-    if model is None:
+@contextmanager
+def _model_file(task: Task, path: Path, describe: Describe, start: float) -> Iterator[Take]:
+    if task.model is None:
         raise UsageError(f"method {task.method} fits no model; use implicit")
+    yield len  # of the features it takes nothing
     with atomic_path(path) as temporary:
-        save_model(temporary, model, provenance)
+        save_model(temporary, task.model, describe(time.perf_counter() - start))
+
+
+@contextmanager
+def _picture_file(task: Task, path: Path, preview: Preview) -> Iterator[Take]:
+    yield preview.add
+    save_png(path, preview.render(task.upsampler.details.maps.get("uncertainty")))
+
+
+def _preview(task: Task) -> Preview:
+    return Preview(task.output_size, task.lr_features, task.picture.pixels, task.pca)

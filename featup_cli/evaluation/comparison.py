@@ -17,8 +17,15 @@ from featup_cli.core.shapes import Size, resolve_output_size
 from featup_cli.evaluation.registry import COMPARED
 from featup_cli.evaluation.run import Evaluation
 from featup_cli.evaluation.source import Request
-from featup_cli.pictures.panels import fit_colours, panel_size, resize_rgb, sample_tokens, side_by_side
-from featup_cli.pictures.visualize import DEFAULT_COMPONENTS, MAP_TOKENS
+from featup_cli.pictures.panels import (
+    DEFAULT_COMPONENTS,
+    MAP_TOKENS,
+    fit_colours,
+    panel_size,
+    resize_rgb,
+    sample_tokens,
+    side_by_side,
+)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from featup_cli.core.errors import InputError
 from featup_cli.core.shapes import Size
+from featup_cli.io.features import OPTIONAL, check_storable
 from featup_cli.io.mapped import open_features
 from featup_cli.io.stream import tensor_bytes
-from featup_cli.io.tensors import OPTIONAL, check_storable
 from featup_cli.ops.pca import PCA
 
 PIECE = 8_000_000  # bytes of a piece, in float32

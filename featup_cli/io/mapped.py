@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import operator
 from pathlib import Path
@@ -14,17 +13,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import InputError
-from featup_cli.io.tensors import (
-    DTYPES,
-    LAYOUTS,
-    OPTIONAL,
-    check_agreement,
-    check_finite,
-    checked_shape,
-    opened,
-    stored_parts,
-    stored_provenance,
-)
+from featup_cli.io.features import DTYPES, OPTIONAL, check_finite, described, stored_parts
 
 Index = int | slice | EllipsisType
 """What one axis of a mapped file is indexed with."""
@@ -172,31 +161,16 @@ def open_features(path: Path | str) -> MappedFeatures:
         InputError: the file is missing, damaged, of another format, or holds tensors of wrong shape or dtype.
     """
     path = Path(path)
-    with opened(path) as file:
-        provenance = stored_provenance(path, file)
-        parts = stored_parts(path, file)
-        shapes = {part: tuple(checked_shape(path, file, name, LAYOUTS[part])) for part, name in parts.items()}
-        kinds = {part: file.get_slice(name).get_dtype() for part, name in parts.items()}
-    check_agreement(shapes, InputError, f"{path}: ")
+    header, provenance = described(path)
+    parts = {part: stored for part, (_, stored) in stored_parts(path, header.tensors).items()}
     try:
         with path.open("rb") as stream:
             mapping = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: can't be read ({error}); check the file") from None
     try:
-        offsets = _offsets(mapping)
-        arrays = {
-            part: np.ndarray(shapes[part], _NUMPY[kinds[part]], mapping, offsets[name]) for part, name in parts.items()
-        }
-    except (ValueError, KeyError, TypeError):  # another program wrote the file in the meantime
+        arrays = {part: np.ndarray(s.shape, _NUMPY[s.dtype], mapping, s.start) for part, s in parts.items()}
+    except TypeError:  # another program made the file shorter in the meantime
         mapping.close()
         raise InputError(f"{path}: changed while it was opened; try again") from None
-    dtypes = {part: DTYPES[kind] for part, kind in kinds.items()}
-    return MappedFeatures(path, mapping, arrays, dtypes, provenance)
-
-
-def _offsets(mapping: mmap.mmap) -> dict[str, int]:
-    """Where each tensor of a safetensors file begins: after an 8-byte length and a JSON header of that length."""
-    length = int.from_bytes(mapping[:8], "little")
-    header = json.loads(mapping[8 : 8 + length])
-    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items() if name != "__metadata__"}
+    return MappedFeatures(path, mapping, arrays, {part: DTYPES[s.dtype] for part, s in parts.items()}, provenance)

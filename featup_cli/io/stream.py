@@ -1,4 +1,4 @@
-"""Write a feature file as its rows are made: the features are never whole in memory."""
+"""Write a feature file as its rows are made, so that the features need not be whole in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,25 +17,20 @@ from torch import Tensor
 from featup_cli.core.errors import OutputError, ShapeError
 from featup_cli.core.memory import format_bytes
 from featup_cli.io.atomic import atomic_path
-from featup_cli.io.tensors import DTYPES, FORMAT, OPTIONAL, as_stored, check_agreement, check_storable
+from featup_cli.io.features import (
+    DTYPES,
+    FACTORS,
+    FORMAT,
+    LAYOUTS,
+    OPTIONAL,
+    as_stored,
+    check_agreement,
+    check_storable,
+)
 
 HEADER_ROOM = 16_384  # bytes for what is known only at the end, such as scores
 _CHANNELS = 16  # converted at a time
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a tensor lies: its dtype and shape, and its first byte, counted from the end of the header."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def stop(self) -> int:
-        """One after its last byte."""
-        return self.start + tensor_bytes(self.shape, self.dtype)
 
 
 def tensor_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -73,24 +67,24 @@ class FeatureWriter:
     """
 
     def __init__(
-        self, path: Path, stream: BinaryIO, name: str, shape: tuple[int, int, int], dtype: torch.dtype,
+        self, path: Path, stream: BinaryIO, name: str, shape: tuple[int, ...], dtype: torch.dtype,
         others: Mapping[str, Tensor], provenance: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self.path, self.name, self.stream = path, name, stream
+        self.shape, self.dtype, self.rows = shape, dtype, 0
         self.provenance = dict(provenance)
         kinds = {name: (dtype, shape)} | {other: (t.dtype, tuple(t.shape)) for other, t in others.items()}
-        # Wide types first, so that everything is aligned.
-        order = sorted(kinds, key=lambda each: (-kinds[each][0].itemsize, each))
-        self.slots: dict[str, Slot] = {}
+        self.starts: dict[str, int] = {}
+        self.entries: dict[str, dict[str, Any]] = {}
         stop = 0
-        for each in order:
-            self.slots[each] = Slot(kinds[each][0], kinds[each][1], stop)
-            stop = self.slots[each].stop
+        # Wide types first, so that everything is aligned.
+        for each, (kind, size) in sorted(kinds.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
+            self.starts[each], stop = stop, stop + tensor_bytes(size, kind)
+            self.entries[each] = {"dtype": _NAMES[kind], "shape": size, "data_offsets": (self.starts[each], stop)}
         self.header_size = -(-(len(self._header()) + HEADER_ROOM) // 8) * 8
-        self.rows = 0
         self._reserve(8 + self.header_size + stop)
         for other, tensor in others.items():
-            self._put(tensor, self.slots[other].start)
+            self._put(tensor, self.starts[other])
 
     def add(self, band: Tensor) -> None:
         """Write the next rows, [C, n, W].
@@ -99,22 +93,21 @@ class FeatureWriter:
             OutputError: values are NaN, infinite, or too large for the dtype.
             ShapeError: other channels or width, or more rows than there are.
         """
-        slot = self.slots[self.name]
-        channels, height, width = slot.shape
+        channels, height, width = self.shape
         if band.ndim != 3 or (band.shape[0], band.shape[2]) != (channels, width) or self.rows + len(band[0]) > height:
             expected = f"[{channels}, at most {height - self.rows}, {width}]"
             raise ShapeError(f"band must be {expected}, not {list(band.shape)}")
-        check_storable(self.path, self.name, band, slot.dtype)
+        check_storable(self.path, self.name, band, self.dtype)
         for first in range(0, channels, _CHANNELS):
-            for channel, rows in enumerate(as_stored(band[first : first + _CHANNELS], slot.dtype), first):
-                self._put(rows, slot.start + (channel * height + self.rows) * width * slot.dtype.itemsize)
+            for channel, rows in enumerate(as_stored(band[first : first + _CHANNELS], self.dtype), first):
+                row = channel * height + self.rows
+                self._put(rows, self.starts[self.name] + tensor_bytes((row, width), self.dtype))
         self.rows += band.shape[1]
 
     def finish(self) -> None:
         """Write the header; all rows must be there."""
-        height = self.slots[self.name].shape[1]
-        if self.rows != height:
-            raise ShapeError(f"{self.rows} of {height} rows were written")
+        if self.rows != self.shape[1]:
+            raise ShapeError(f"{self.rows} of {self.shape[1]} rows were written")
         header = self._header()
         if len(header) > self.header_size:
             raise OutputError(f"{self.path}: not written: its provenance grew by more than {HEADER_ROOM} bytes")
@@ -122,11 +115,7 @@ class FeatureWriter:
 
     def _header(self) -> bytes:
         featup = json.dumps(self.provenance, default=str)  # all ASCII: names of files may be no valid Unicode
-        tensors = {
-            name: {"dtype": _NAMES[s.dtype], "shape": s.shape, "data_offsets": (s.start, s.stop)}
-            for name, s in self.slots.items()
-        }
-        return json.dumps({"__metadata__": {"format": FORMAT, "featup": featup}, **tensors}).encode()
+        return json.dumps({"__metadata__": {"format": FORMAT, "featup": featup}, **self.entries}).encode()
 
     def _reserve(self, size: int) -> None:
         """Take all the disk that the file needs, so that a full one is noticed before the work and not after."""
@@ -154,20 +143,21 @@ class FeatureWriter:
 def stream_features(
     path: Path | str,
     *,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     dtype: torch.dtype = torch.float16,
     factors: tuple[Tensor, Tensor] | None = None,
     maps: Mapping[str, Tensor | None],
     provenance: Mapping[str, Any],
 ) -> Iterator[FeatureWriter]:
-    """Write a feature file by bands of rows, whole or not at all; it is as `save_features` would write it.
+    """Write a feature file by bands of rows, whole or not at all.
 
     Args:
         shape: [C, H, W] of the features, or [K, H, W] of the coefficients with `factors`.
         dtype: of the stored maps.
-        factors: basis [K, C] and mean [C]: what comes by bands are `coefficients`.
-        maps: small tensors: lr_features, uncertainty, saliency, kernels; those that are None are left out.
-        provenance: a draft; the writer's may be completed before the block ends.
+        factors: basis [K, C] and mean [C], stored in float32: what comes by bands are coefficients, and features are
+            basis^T coefficients + mean. The file is about C / K times smaller, and expanded on reading.
+        maps: `lr_features` [C, h, w], `uncertainty` [h, w], `saliency` [h', w'], `kernels` [1 or 2, k, k] or None.
+        provenance: anything that JSON holds, paths as text; the writer's may be completed before the block ends.
     Raises:
         OutputError: the file can't be written, the disk is too small, or values can't be stored.
         ShapeError: a tensor of the wrong shape, or bands that are not the whole.
@@ -175,18 +165,33 @@ def stream_features(
     path = Path(path)
     if unknown := set(maps) - set(OPTIONAL):
         raise ShapeError(f"maps are {', '.join(OPTIONAL)} only, not {', '.join(sorted(unknown))}")
+    given = {name: (tensor, dtype) for name, tensor in maps.items() if tensor is not None}
+    given |= {name: (tensor, torch.float32) for name, tensor in zip(FACTORS[1:], factors or (), strict=False)}
     others = {}
-    for name, tensor in maps.items():
-        if tensor is not None:
-            check_storable(path, name, tensor, dtype)
-            others[name] = as_stored(tensor, dtype)
-    if factors is not None:
-        for name, tensor in zip(("basis", "mean"), factors, strict=True):
-            check_storable(path, name, tensor, torch.float32)
-            others[name] = as_stored(tensor, torch.float32)
-    streamed = "features" if factors is None else "coefficients"
+    for name, (tensor, kind) in given.items():
+        check_storable(path, name, tensor, kind)
+        others[name] = as_stored(tensor, kind)
+    streamed = "features" if factors is None else FACTORS[0]
+    if len(shape) != 3 or min(shape) < 1:
+        raise ShapeError(f"{streamed} must be [{LAYOUTS[streamed]}] and not empty, not {list(shape)}")
     check_agreement({streamed: shape} | {name: tuple(t.shape) for name, t in others.items()}, ShapeError, "")
     with atomic_path(path) as temporary, temporary.open("r+b", buffering=0) as stream:
-        writer = FeatureWriter(path, stream, streamed, shape, dtype, others, provenance)  # type: ignore[arg-type]
+        writer = FeatureWriter(path, stream, streamed, shape, dtype, others, provenance)
         yield writer
         writer.finish()
+
+
+def save_features(
+    path: Path | str,
+    features: Tensor,
+    *,
+    factors: tuple[Tensor, Tensor] | None = None,
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
+    **maps: Tensor | None,
+) -> None:
+    """Write a feature file of a map [C, H, W] in memory; arguments and errors as `stream_features`."""
+    with stream_features(
+        path, shape=tuple(features.shape), dtype=dtype, factors=factors, maps=maps, provenance=provenance
+    ) as writer:
+        writer.add(features)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from featup_kernels.resampled_conv.axis import cubic_kernel
 from torch import Tensor
 
 from featup_cli.core.shapes import Size
-from featup_cli.ops.taps import cubic_kernel
 
 
 def _axis_taps(x: Tensor, size: int, cubic: bool) -> tuple[Tensor, Tensor]:

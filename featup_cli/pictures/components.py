@@ -9,10 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featup_cli.core.shapes import Size
 from featup_cli.ops.pca import PCA, fit_pca, fix_signs
-from featup_cli.ops.taps import Size, averaging_rows, interpolating_rows
-from featup_cli.pictures.panels import Colours, fit_colours, heatmap, panel_size, sample_tokens
-from featup_cli.pictures.visualize import DEFAULT_COMPONENTS, MAP_TOKENS, feature_panels, panel_row
+from featup_cli.ops.taps import averaging_rows, interpolating_rows
+from featup_cli.pictures.panels import (
+    DEFAULT_COMPONENTS,
+    MAP_TOKENS,
+    Colours,
+    feature_panels,
+    fit_colours,
+    heatmap,
+    panel_row,
+    panel_size,
+    sample_tokens,
+)
 
 COMPONENTS = 8  # kept of the features; the three that are shown are found among them once all bands are seen
 
@@ -63,7 +73,7 @@ class Preview:
         self.seen += count
 
     def render(self, uncertainty: Tensor | None = None) -> np.ndarray:
-        """The picture, uint8 [H', W', 3], once all bands are taken: as `feature_picture` of the whole."""
+        """The picture, uint8 [H', W', 3], once all bands are taken."""
         lr_features = None if self.lr_features is None else self.pca.project(self.lr_features.cpu())
         colours = self._colours(lr_features)
         panels = [] if self.image is None else [("Image", self.image)]

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from featup_cli.core.errors import ShapeError
+from featup_cli.core.shapes import Size
 from featup_cli.io.atomic import atomic_path
 from featup_cli.ops.pca import PCA, fit_pca
 
@@ -22,21 +23,12 @@ MIN_HEIGHT, MAX_HEIGHT, MAX_WIDTH = 224, 1024, 2048  # of a panel, in pixels
 PNG_LEVEL = 4  # half the time of the usual 6, files 3 % larger
 INK, PAPER, FRAME = (38, 38, 38), (255, 255, 255), (224, 224, 224)
 
+DEFAULT_COMPONENTS: Components = (1, 2, 3)
+MAP_TOKENS = 20_000  # of one map, for a fit
+
 # Nine evenly spaced colours of "magma" (S. van der Walt and N. Smith, CC0): lightness rises evenly from dark to light.
-MAGMA = np.array(
-    [
-        (0, 0, 4),
-        (28, 16, 68),
-        (79, 18, 123),
-        (129, 37, 129),
-        (181, 54, 122),
-        (229, 80, 100),
-        (251, 135, 97),
-        (254, 194, 135),
-        (252, 253, 191),
-    ],
-    dtype=np.float64,
-)
+_MAGMA = bytes.fromhex("000004 1c1044 4f127b 812581 b5367a e55064 fb8761 fec287 fcfdbf")
+MAGMA = np.frombuffer(_MAGMA, np.uint8).reshape(9, 3).astype(np.float64)
 
 
 def robust_range(samples: Tensor, percentiles: tuple[float, float] = PERCENTILES) -> tuple[Tensor, Tensor]:
@@ -125,7 +117,7 @@ def heatmap(values: Tensor, low: float | None = None, high: float | None = None)
     return rgb
 
 
-def resize_rgb(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_rgb(rgb: np.ndarray, size: Size) -> np.ndarray:
     """uint8 [H, W, 3] at `size` (height, width): tokens stay visible squares when enlarged, smooth when reduced."""
     if rgb.shape[:2] == size:
         return rgb
@@ -140,7 +132,7 @@ def overlay(rgb: np.ndarray, image: np.ndarray, alpha: float = 0.5) -> np.ndarra
     return (alpha * colours + (1 - alpha) * image).round().astype(np.uint8)
 
 
-def panel_size(size: tuple[int, int]) -> tuple[int, int]:
+def panel_size(size: Size) -> Size:
     """The size (height, width) at which a picture of `size` is shown: same shape, neither tiny nor huge."""
     height, width = size
     scale = min(max(height, MIN_HEIGHT), MAX_HEIGHT) / height
@@ -187,6 +179,27 @@ def side_by_side(
         draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FRAME)
         left += column + margin
     return np.array(canvas)
+
+
+def feature_panels(
+    colours: Colours, lr_features: Tensor | None, features: Tensor, size: Size
+) -> list[tuple[str, np.ndarray]]:
+    """Titled pictures of low-resolution features, if there are any, and of upsampled ones of `size`.
+
+    `features` may be a reduced copy.
+    """
+    panels = []
+    if lr_features is not None:
+        h, w = lr_features.shape[1:]
+        panels.append((f"Low-resolution features, {h} x {w}", colours.picture(lr_features)))
+    return [*panels, (f"Upsampled features, {size[0]} x {size[1]}", colours.picture(features))]
+
+
+def panel_row(panels: Sequence[tuple[str, np.ndarray]], frame: Size) -> np.ndarray:
+    """Panels side by side, all maps of the picture at exactly the same size so that they can be compared by eye."""
+    size = panel_size(frame)
+    fitted = [(title, rgb if title.endswith("kernel") else resize_rgb(rgb, size)) for title, rgb in panels]
+    return side_by_side(fitted, size[0])
 
 
 def save_png(path: Path | str, rgb: np.ndarray) -> None:

@@ -11,25 +11,25 @@ import numpy as np
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, UsageError
-from featup_cli.io.tensors import FeatureFile, load_features
+from featup_cli.io.features import FeatureFile, load_features
 from featup_cli.pictures.panels import (
+    DEFAULT_COMPONENTS,
+    MAP_TOKENS,
     Colours,
     Components,
+    feature_panels,
     fit_colours,
     heatmap,
     overlay,
-    panel_size,
+    panel_row,
     resize_rgb,
     sample_tokens,
     save_png,
-    side_by_side,
 )
 from featup_cli.pictures.read import load_image
 
 LAYOUTS = ("side-by-side", "overlay", "plain")
 SHOWS = ("features", "uncertainty", "downsampler")
-DEFAULT_COMPONENTS = (1, 2, 3)
-MAP_TOKENS = 20_000  # of one map, for the fit
 ALL_TOKENS = 60_000  # of all maps together: bounds the memory of a fit over a folder
 
 
@@ -78,26 +78,22 @@ def _checked_choice(option: str, values: tuple[str, ...], choices: Sequence[str]
     return values
 
 
-def _maps(file: FeatureFile) -> list[Tensor]:
-    return [file.features] if file.lr_features is None else [file.lr_features, file.features]
-
-
-def _fit_files(count: int, files: Iterable[tuple[str, FeatureFile]], components: Components) -> Colours:
+def _fit_files(count: int, files: Iterable[FeatureFile], components: Components) -> Colours:
     """`fit_colours` on low and high resolution of all files, which are gone through once."""
     limit = min(max(ALL_TOKENS // (2 * count), 16), MAP_TOKENS)
     samples: list[Tensor] = []
-    first = ""
-    for name, file in files:
-        first = first or name
+    first: Path | None = None
+    for file in files:
+        first = first or file.path
         channels = len(file.features)
         if samples and channels != samples[0].shape[1]:
             raise InputError(
-                f"{name}: has {channels} channels but {first} has {samples[0].shape[1]}; "
+                f"{file.path}: has {channels} channels but {first} has {samples[0].shape[1]}; "
                 "files shown together must come from the same backbone"
             )
-        drawn = [sample_tokens(features, limit) for features in _maps(file)]
+        drawn = [sample_tokens(maps, limit) for maps in (file.lr_features, file.features) if maps is not None]
         if not all(bool(tokens.square().sum().isfinite()) for tokens in drawn):
-            raise InputError(f"{name}: holds values too large to be shown; make the file again")
+            raise InputError(f"{file.path}: holds values too large to be shown; make the file again")
         samples += drawn
     _checked_components(components, samples[0].shape[1])
     return fit_colours(samples, components)
@@ -110,22 +106,8 @@ def _source_image(file: FeatureFile) -> Path | None:
     return Path(path) if isinstance(path, str) and os.path.isfile(path) else None
 
 
-def feature_panels(
-    colours: Colours, lr_features: Tensor | None, features: Tensor, size: tuple[int, int]
-) -> list[tuple[str, np.ndarray]]:
-    """Titled pictures of low-resolution features, if there are any, and of upsampled ones of `size`.
-
-    `features` may be a reduced copy.
-    """
-    panels = []
-    if lr_features is not None:
-        h, w = lr_features.shape[1:]
-        panels.append((f"Low-resolution features, {h} x {w}", colours.picture(lr_features)))
-    return [*panels, (f"Upsampled features, {size[0]} x {size[1]}", colours.picture(features))]
-
-
 def _panels(
-    file: FeatureFile, name: str, colours: Colours, image: np.ndarray | None, show: Sequence[str] | None
+    file: FeatureFile, colours: Colours, image: np.ndarray | None, show: Sequence[str] | None
 ) -> list[tuple[str, np.ndarray]]:
     """Titled pictures in reading order; `show` None means whatever the file has, short of the downsampler."""
     wanted = ("features", "uncertainty") if show is None else show
@@ -137,10 +119,10 @@ def _panels(
         if file.uncertainty is not None:
             panels.append(("Uncertainty", heatmap(file.uncertainty)))
         elif show is not None:
-            raise InputError(f"{name}: holds no uncertainty; only the implicit upsampler predicts it")
+            raise InputError(f"{file.path}: holds no uncertainty; only the implicit upsampler predicts it")
     if "downsampler" in wanted:
         if file.saliency is None and file.kernels is None:
-            raise InputError(f"{name}: holds no downsampler; only the implicit upsampler learns one")
+            raise InputError(f"{file.path}: holds no downsampler; only the implicit upsampler learns one")
         if file.saliency is not None:
             panels.append(("Saliency", heatmap(file.saliency)))
         if file.kernels is not None:
@@ -149,82 +131,23 @@ def _panels(
     return panels
 
 
-def panel_row(panels: list[tuple[str, np.ndarray]], frame: tuple[int, int]) -> np.ndarray:
-    """Panels side by side, all maps of the picture at exactly the same size so that they can be compared by eye."""
-    height, width = panel_size(frame)
-    fitted = [(title, rgb if title.endswith("kernel") else resize_rgb(rgb, (height, width))) for title, rgb in panels]
-    return side_by_side(fitted, height)
-
-
 def _render(
-    file: FeatureFile, name: str, colours: Colours, image: np.ndarray | None, layout: str, show: Sequence[str] | None
+    file: FeatureFile, colours: Colours, image: np.ndarray | None, layout: str, show: Sequence[str] | None
 ) -> np.ndarray:
     size = (file.features.shape[1], file.features.shape[2])
     if layout == "side-by-side":
-        return panel_row(_panels(file, name, colours, image, show), size if image is None else image.shape[:2])
+        return panel_row(_panels(file, colours, image, show), size if image is None else image.shape[:2])
     # One map alone: the upsampled features, or what was asked for instead.
     show = ("features",) if show is None else show
     if len(show) != 1:
         raise UsageError(f"layout {layout} shows one map; give one of {', '.join(SHOWS)}")
-    panels = _panels(file, name, colours, None, show)
+    panels = _panels(file, colours, None, show)
     rgb = panels[-1 if show[0] == "features" else 0][1]
     if layout == "plain":
         return resize_rgb(rgb, size)
     if image is None:
-        raise InputError(f"{name}: its picture is not at hand for an overlay; give it with --image")
+        raise InputError(f"{file.path}: its picture is not at hand for an overlay; give it with --image")
     return overlay(rgb, image)
-
-
-def render_pictures(
-    feature_files: Sequence[FeatureFile],
-    *,
-    components: Components = DEFAULT_COMPONENTS,
-    layout: str = "side-by-side",
-    images: Sequence[np.ndarray | None] | None = None,
-    show: Sequence[str] | None = None,
-) -> list[np.ndarray]:
-    """Pictures of features that are in memory, all on one basis and one scale.
-
-    Args:
-        components: which principal components are red, green and blue, counted from 1.
-        layout: "side-by-side" panels, "overlay" of one map on the image, or "plain": one map, one pixel per feature.
-        images: uint8 [H, W, 3] of each, or None.
-        show: of "features", "uncertainty", "downsampler"; by default features, and uncertainty where there is one.
-    Returns:
-        uint8 [H', W', 3] for each file.
-    Raises:
-        InputError: files of different channel counts, or a file lacks what is to be shown.
-        UsageError: a layout, map or component that does not exist.
-    """
-    _checked_choice("layout", (layout,), LAYOUTS)
-    _checked_choice("show", tuple(show or ()), SHOWS)
-    images = [None] * len(feature_files) if images is None else images
-    names = [str(file.path or f"features {number}") for number, file in enumerate(feature_files, 1)]
-    if not names:
-        return []
-    colours = _fit_files(len(names), zip(names, feature_files, strict=True), components)
-    return [
-        _render(file, name, colours, image, layout, show)
-        for name, file, image in zip(names, feature_files, images, strict=True)
-    ]
-
-
-def feature_picture(
-    image: np.ndarray | None,
-    lr_features: Tensor | None,
-    hr_features: Tensor,
-    uncertainty: Tensor | None = None,
-    layout: str = "side-by-side",
-) -> np.ndarray:
-    """The picture of one result: image, low-resolution features [C, h, w], upsampled features [C, H, W].
-
-    Panels are left out for what is None.
-
-    Returns:
-        uint8 [H', W', 3]
-    """
-    file = FeatureFile(hr_features, lr_features, uncertainty)
-    return render_pictures([file], layout=layout, images=[image])[0]
 
 
 def _targets(files: Sequence[Path], output: Path | None) -> list[Path]:
@@ -260,15 +183,18 @@ def visualize(
     Files are read one at a time, twice if there are several, so memory does not grow with their number.
 
     Args:
-        files: written by `save_features`, or others with one feature map.
+        files: feature files, or other safetensors files with one feature map.
+        components: which principal components are red, green and blue, counted from 1.
+        layout: "side-by-side" panels, "overlay" of one map on the image, or "plain": one map, one pixel per feature.
         image: picture to show; by default the one that each file says it was made of, if it is still there.
         output: a folder, or a .png for a single file; by default STEM.png beside each file.
+        show: of "features", "uncertainty", "downsampler"; by default features, and uncertainty where there is one.
         on_written: called with each path once it is written.
-        components, layout, show: as `render_pictures`.
     Returns:
         The paths written.
     Raises:
-        InputError, UsageError: as `load_features`, `load_image` and `render_pictures`.
+        InputError: an unreadable file or picture, files with different channel counts, or one without what `show` asks.
+        UsageError: a layout, map or component that does not exist, or an output over an input.
         OutputError: a picture can't be written.
     """
     _checked_choice("layout", (layout,), LAYOUTS)
@@ -279,13 +205,13 @@ def visualize(
     targets = _targets(paths, None if output is None else Path(output))
     shared = None if image is None else load_image(image).pixels
     load = lru_cache(maxsize=1)(load_features)
-    colours = _fit_files(len(paths), ((str(path), load(path)) for path in paths), components)
+    colours = _fit_files(len(paths), map(load, paths), components)
     for path, target in zip(paths, targets, strict=True):
         file = load(path)
         source = _source_image(file) if image is None else Path(image)
         _refuse_overwriting(target, (source, *paths))
         pixels = load_image(source).pixels if shared is None and source is not None else shared
-        save_png(target, _render(file, str(path), colours, pixels, layout, show))
+        save_png(target, _render(file, colours, pixels, layout, show))
         if on_written is not None:
             on_written(target)
     return targets

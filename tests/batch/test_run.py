@@ -15,7 +15,7 @@ import featup_cli
 from featup_cli.batch.claims import FILE as CLAIMS
 from featup_cli.batch.claims import Claims
 from featup_cli.engine.pipeline import Pipeline
-from featup_cli.io.tensors import load_features
+from featup_cli.io.features import load_features
 from tests.batch.runs import START, check_whole, hidden_files, make_pictures, numbered, upsample
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import featup_cli
 from featup_cli.cli.app import app
-from featup_cli.io.tensors import save_features
+from featup_cli.io.stream import save_features
 
 PACKAGED = Path(featup_cli.__file__).parent / "weights"
 PROVENANCE = {"input": {"path": "photo.jpg", "size": [12, 14]}, "backbone": {"name": "tiny"}, "method": "jbu"}
@@ -78,7 +78,7 @@ def test_export_refuses_what_exists_as_wrong_usage(file: Path) -> None:
 
 def test_info_describes_features_without_reading_them(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featup_cli.io.mapped.MappedFeatures._read", None)
-    monkeypatch.setattr("featup_cli.io.tensors._read", None)
+    monkeypatch.setattr("featup_cli.io.features.read_tensors", None)
     status, stdout, _ = featup("info", file, "--json")
     assert status == 0
     assert json.loads(stdout) == {
@@ -97,7 +97,7 @@ def test_info_describes_features_without_reading_them(file: Path, monkeypatch: p
 
 def test_info_describes_factored_features(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_features(path, factored=(torch.randn(2, 6, 7), torch.randn(2, 5), torch.randn(5)), provenance={})
+    save_features(path, torch.randn(2, 6, 7), factors=(torch.randn(2, 5), torch.randn(5)), provenance={})
     facts = json.loads(featup("info", path, "--json")[1])
     assert (facts["storage"], facts["shape"], facts["provenance"]) == ("factored", [5, 6, 7], {})
 

@@ -20,7 +20,8 @@ from featup_cli.core.errors import InputError, OutputError, UsageError
 from featup_cli.exporting import source as pieces
 from featup_cli.exporting.registry import FORMATS
 from featup_cli.exporting.run import export
-from featup_cli.io.tensors import load_features, save_features
+from featup_cli.io.features import load_features
+from featup_cli.io.stream import save_features
 from tests.exporting.views import CHANNELS, SIZE, check_format, make, make_views, provenance, random
 
 

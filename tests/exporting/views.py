@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from featup_cli.exporting.run import export
-from featup_cli.io.tensors import load_features, save_features
+from featup_cli.io.features import load_features
+from featup_cli.io.stream import save_features
 
 CHANNELS, SIZE = 9, (13, 22)  # a picture of 26 x 44: features at half its size
 
@@ -27,7 +28,8 @@ def provenance(name: str, backbone: str = "tiny") -> dict[str, Any]:
 def make(path: Path, seed: int = 0, dtype: torch.dtype = torch.float16, factored: bool = False) -> Path:
     maps: dict[str, Any] = {"features": random(CHANNELS, *SIZE, seed=seed)}
     if factored:
-        maps = {"factored": (random(3, *SIZE, seed=seed), random(3, CHANNELS, seed=seed), random(CHANNELS, seed=seed))}
+        factors = random(3, CHANNELS, seed=seed), random(CHANNELS, seed=seed)
+        maps = {"features": random(3, *SIZE, seed=seed), "factors": factors}
     lr_features = random(CHANNELS, 2, 3, seed=seed)
     save_features(path, **maps, lr_features=lr_features, provenance=provenance(path.stem), dtype=dtype)
     return path

@@ -17,7 +17,7 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from featup_cli.io.tensors import save_features
+from featup_cli.io.stream import save_features
 from featup_cli.ops.pca import PCA
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
@@ -43,15 +43,15 @@ def feature_files() -> Files:
     provenance = {"input": {"path": "a.png", "size": [12, 16]}, "backbone": {"name": "tiny"}, "scores": {}}
     maps: dict[str, Any] = {"lr_features": torch.rand(3, 1, 2), "uncertainty": torch.rand(1, 2)}
     extras = {"saliency": torch.rand(2, 2), "kernels": torch.rand(2, 3, 3)}
-    factors = torch.rand(2, 2, 3), torch.rand(2, 3), torch.rand(3)
+    coefficients, *factors = torch.rand(2, 2, 3), torch.rand(2, 3), torch.rand(3)
     files = {
         "full": _written(lambda p: save_features(
-            p, features=torch.rand(3, 2, 3), **maps, extras=extras, provenance=provenance)),
+            p, features=torch.rand(3, 2, 3), **maps, **extras, provenance=provenance)),
         "float32": _written(lambda p: save_features(
             p, features=torch.rand(3, 2, 3), provenance=provenance, dtype=torch.float32)),
         "bfloat16": _written(lambda p: save_features(
             p, features=torch.rand(3, 2, 3), provenance=provenance, dtype=torch.bfloat16)),
-        "factored": _written(lambda p: save_features(p, factored=factors, provenance=provenance)),
+        "factored": _written(lambda p: save_features(p, coefficients, factors=tuple(factors), provenance=provenance)),
         "torch": _written(lambda p: torch.save({"features": torch.rand(3, 2, 3), "code": print}, p)),
         "pickle": pickle.dumps({"features": PIXELS, "code": print}),
     }  # fmt: skip

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from featup_cli.io.features import load_features
 from featup_cli.io.mapped import open_features
-from featup_cli.io.tensors import load_features
 from tests.faults import feature_files as f
 from tests.faults.commands import run
 from tests.faults.mutations import feature_files

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from featup_cli.io.tensors import load_features
+from featup_cli.io.features import load_features
 from tests.faults import pictures as p
 from tests.faults.commands import run
 

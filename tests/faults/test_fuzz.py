@@ -24,10 +24,10 @@ from featup_cli.cli.info import describe_lines
 from featup_cli.core.errors import FeatUpError
 from featup_cli.engine.inventory import describe_file
 from featup_cli.engine.render import render
+from featup_cli.io.features import load_features, read_provenance
 from featup_cli.io.mapped import open_features
-from featup_cli.io.tensors import load_features, read_provenance
 from featup_cli.pictures.read import load_image
-from featup_cli.pictures.visualize import render_pictures
+from featup_cli.pictures.visualize import visualize
 from featup_cli.upsamplers.implicit.saved import load_model
 from featup_cli.upsamplers.weights.file import load_upsampler, read_metadata
 from tests.faults.mutations import (
@@ -149,7 +149,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_features(path: Path) -> None:
     file = load_features(path)
     assert file.features.ndim == 3
-    render_pictures([file])
+    visualize([path], output=path.with_suffix(".png"))
     with open_features(path) as mapped:
         assert mapped.shape == file.features.shape
         part = mapped[:, :1].float().numpy()

@@ -18,8 +18,9 @@ from torch import Tensor
 
 import featup_cli
 from featup_cli.core.errors import InputError
+from featup_cli.io.features import load_features
 from featup_cli.io.mapped import open_features
-from featup_cli.io.tensors import load_features, save_features
+from featup_cli.io.stream import save_features
 
 PROVENANCE = {"input": {"path": "a.jpg", "size": [30, 40]}}
 SLICES = [
@@ -52,7 +53,7 @@ def test_slices_follow_numpy(path: Path, index: Any, dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("index", SLICES, ids=str)
 def test_factored_files_are_expanded_on_the_slice(path: Path, index: Any) -> None:
-    save_features(path, factored=(random(3, 7, 11), random(3, 5, seed=1), random(5, seed=2)), provenance={})
+    save_features(path, random(3, 7, 11), factors=(random(3, 5, seed=1), random(5, seed=2)), provenance={})
     whole = load_features(path).features.float().numpy()
     with open_features(path) as mapped:
         assert mapped.shape == (5, 7, 11)
@@ -63,7 +64,7 @@ def test_factored_files_are_expanded_on_the_slice(path: Path, index: Any) -> Non
 
 
 def test_factored_sums_beyond_float16_are_kept(path: Path) -> None:
-    save_features(path, factored=(torch.full((1, 2, 2), 1e3), torch.full((1, 3), 1e3), torch.zeros(3)), provenance={})
+    save_features(path, torch.full((1, 2, 2), 1e3), factors=(torch.full((1, 3), 1e3), torch.zeros(3)), provenance={})
     assert open_features(path)[:, 1].equal(torch.full((3, 2), 1e6))
 
 
@@ -117,7 +118,7 @@ def test_tensors_outlive_the_file_and_a_closed_file_says_so(path: Path) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("factored", [False, True])
 def test_other_indices_are_refused(path: Path, index: Any, error: type[Exception], factored: bool) -> None:
-    given: dict[str, Any] = {"factored": (random(2, 4, 5), random(2, 3), random(3))}
+    given: dict[str, Any] = {"features": random(2, 4, 5), "factors": (random(2, 3), random(3))}
     save_features(path, **(given if factored else {"features": random(3, 4, 5)}), provenance={})
     with open_features(path) as mapped, pytest.raises(error):
         mapped[index]

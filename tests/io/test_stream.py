@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from featup_cli.core.errors import OutputError, ShapeError
+from featup_cli.io.features import load_features
 from featup_cli.io.stream import HEADER_ROOM, stream_features
-from featup_cli.io.tensors import load_features
 
 FEATURES = torch.randn(37, 11, 9)  # more channels than are converted at a time
 

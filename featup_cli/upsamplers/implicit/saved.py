@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from featup_cli.core.errors import FeatUpError, InputError, one_line
 from featup_cli.core.progress import Progress, no_progress
 from featup_cli.core.shapes import Size
-from featup_cli.io.tensors import opened, stored_provenance
+from featup_cli.io.features import described
+from featup_cli.io.safetensors import read_tensors, refusing_others
 from featup_cli.multiview.precision import matmul_precision
 from featup_cli.ops.pca import PCA
 from featup_cli.ops.taps import picture_rows
@@ -173,11 +174,11 @@ def load_model(path: Path | str) -> tuple[FittedModel, dict[str, Any]]:
         InputError: the file is missing, no model of this program, or damaged.
     """
     path = Path(path)
-    with opened(path, "pt") as file:
-        if (file.metadata() or {}).get("format") != FORMAT:
-            raise InputError(f"{path}: is not a fitted model; make one with `featup upsample IMAGE --save-model`")
-        facts = stored_provenance(path, file)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header, facts = described(path)
+    if header.metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: is not a fitted model; make one with `featup upsample IMAGE --save-model`")
+    with refusing_others(path):
+        tensors = read_tensors(path)
     try:
         return _assemble(tensors, facts)
     except FeatUpError as error:

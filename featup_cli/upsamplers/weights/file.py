@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -27,8 +27,8 @@ from featup_cli.backbones.weights import WeightsFile, load_weights
 from featup_cli.core.errors import OutputError, UsageError, WeightsError, first_line
 from featup_cli.core.plugins import resolve
 from featup_cli.io.atomic import atomic_path
-from featup_cli.io.files import unicode_name
-from featup_cli.io.tensors import parse_object
+from featup_cli.io.features import parse_object
+from featup_cli.io.safetensors import read_header, read_tensors, sniff
 from featup_cli.upsamplers.api import UpsamplerModule
 from featup_cli.upsamplers.method import Method
 from featup_cli.upsamplers.registry import TRAINABLE
@@ -171,19 +171,17 @@ def _read(path: Path, tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise WeightsError(f"{path}: can't be read: it is a pipe, socket or device")
     try:
-        with path.open("rb") as stream:
-            start = stream.read(9)
+        kind = sniff(path)
     except OSError as error:
         raise WeightsError(f"{path}: can't be read: {error.strerror or error}") from None
-    if start[8:] != b"{":  # a safetensors file is an 8-byte length and then JSON
+    if kind not in ("safetensors", "cut"):
         raise WeightsError(
             f"{path}: is not a safetensors file; a checkpoint of others is converted by "
             f"`featup import-weights {path.name} -o FILE`"
         )
     try:
-        with unicode_name(path) as name, safe_open(name, framework="pt") as file:
-            text = (file.metadata() or {}).get("featup")
-            state = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+        text = read_header(path).metadata.get("featup")
+        state = read_tensors(path) if tensors else {}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: is not a whole safetensors file: {first_line(error)}") from None
     return _checked(path, text), state

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, UsageError, WeightsError, first_line
 from featup_cli.core.plugins import resolve
 from featup_cli.io.files import check_readable
+from featup_cli.io.safetensors import read_tensors, sniff
 from featup_cli.upsamplers.api import UpsamplerModule
 from featup_cli.upsamplers.registry import IMPORTS
 from featup_cli.upsamplers.weights.file import build_upsampler, fill_upsampler
@@ -79,15 +79,14 @@ def read_checkpoint(path: Path, kind: str | None = None, normed: bool | None = N
 def _tensors_of(path: Path) -> State:
     try:
         check_readable(path, "a checkpoint")
-        with path.open("rb") as stream:
-            start = stream.read(9)
+        kind = sniff(path)
     except InputError as error:
         raise WeightsError(str(error)) from None
     except OSError as error:
         raise WeightsError(f"{path}: can't be read: {error.strerror or error}") from None
-    if start[8:] == b"{":
+    if kind in ("safetensors", "cut"):
         try:
-            return load_file(path)
+            return read_tensors(path)
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path}: is not a whole safetensors file: {first_line(error)}") from None
     checkpoint = _load_without_code(path)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, OutputError, ShapeError
 from featup_cli.io.atomic import atomic_path
-from featup_cli.io.tensors import load_features, read_provenance, save_features
+from featup_cli.io.features import load_features, read_provenance
+from featup_cli.io.stream import save_features
 
 PROVENANCE = {"input": {"path": "a.jpg", "size": [30, 40]}, "backbone": "vit", "loss": 0.25, "word": "Größe"}
 
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 def test_round_trip(path, dtype):
     maps = {"features": random(5, 6, 7), "lr_features": random(5, 2, 3, seed=1), "uncertainty": random(2, 3).exp()}
     extras = {"saliency": random(6, 7), "kernels": random(2, 9, 9)}
-    save_features(path, **maps, extras=extras, provenance=PROVENANCE, dtype=dtype)
+    save_features(path, **maps, **extras, provenance=PROVENANCE, dtype=dtype)
     file = load_features(path)
     for name, tensor in (maps | extras).items():
         stored = getattr(file, name)
@@ -77,7 +77,7 @@ def test_provenance_takes_paths_and_tensors_need_not_be_contiguous_or_separate(p
 def test_factored_storage_is_smaller_and_expands(path, tmp_path, dtype):
     coefficients, basis, mean = random(3, 70, 40), random(3, 64, seed=1), random(64, seed=2)
     features = torch.einsum("khw,kc->chw", coefficients, basis) + mean[:, None, None]
-    save_features(path, factored=(coefficients, basis, mean), lr_features=random(64, 2, 2), provenance={}, dtype=dtype)
+    save_features(path, coefficients, factors=(basis, mean), lr_features=random(64, 2, 2), provenance={}, dtype=dtype)
     file = load_features(path)
     assert file.features.dtype == dtype
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
@@ -87,7 +87,7 @@ def test_factored_storage_is_smaller_and_expands(path, tmp_path, dtype):
 
 
 def test_factored_storage_that_overflows_its_dtype_expands_to_float32(path):
-    save_features(path, factored=(torch.full((1, 2, 2), 1e3), torch.full((1, 3), 1e3), torch.zeros(3)), provenance={})
+    save_features(path, torch.full((1, 2, 2), 1e3), factors=(torch.full((1, 3), 1e3), torch.zeros(3)), provenance={})
     assert load_features(path).features.equal(torch.full((3, 2, 2), 1e6))
 
 
@@ -114,16 +114,14 @@ def test_non_finite_values_are_not_written(path, bad):
 @pytest.mark.parametrize(
     "given",
     [
-        {},
-        {"features": random(3, 4, 4), "factored": (random(1, 4, 4), random(1, 3), random(3))},
         {"features": random(3, 4)},
         {"features": random(3, 0, 4)},
         {"features": random(3, 4, 4), "lr_features": random(4, 2, 2)},
         {"features": random(3, 4, 4), "uncertainty": random(1, 2, 2)},
-        {"features": random(3, 4, 4), "extras": {"other": random(2)}},
-        {"features": random(3, 4, 4), "extras": {"kernels": random(3, 5, 5)}},
-        {"factored": (random(2, 4, 4), random(1, 3), random(3))},
-        {"factored": (random(1, 4, 4), random(1, 3), random(4))},
+        {"features": random(3, 4, 4), "other": random(2)},
+        {"features": random(3, 4, 4), "kernels": random(3, 5, 5)},
+        {"features": random(2, 4, 4), "factors": (random(1, 3), random(3))},
+        {"features": random(1, 4, 4), "factors": (random(1, 3), random(4))},
     ],
 )
 def test_wrong_shapes_are_not_written(path, given):
@@ -336,14 +334,3 @@ def test_full_disk_is_one_line_and_leaves_nothing(path, monkeypatch):
         save_features(path, features=random(3, 4, 5), provenance={"run": 2})
     assert list(path.parent.iterdir()) == [path]
     assert read_provenance(path) == {"run": 1}
-
-
-def test_a_failure_inside_safetensors_is_one_line(path, monkeypatch):
-    def full(*_: object) -> None:
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("featup_cli.io.tensors.save_file", full)
-    with pytest.raises(OutputError) as caught:
-        save_features(path, features=random(3, 4, 5), provenance={})
-    assert str(caught.value) == f"{path}: can't be written: No space left on device; choose another output"
-    assert list(path.parent.iterdir()) == []
