@@ -40,52 +40,18 @@ class Details:
 
 
 class Upsampler(Protocol):
-    """An upsampler of features; `details` describes its last call.
-
-    One whose result is a weighted mean of the features it is given, with weights that depend on the picture alone and
-    sum to one, says so by the attribute `linear_in_features = True`: then any affine map of the channels (a probe, a
-    projection) may come before it instead of after it, with the same result.
-    """
+    """What upsamples features, as the rest of the program calls it; `RowUpsampler` says what each member does."""
 
     details: Details
 
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """Upsample features.
-
-        Args:
-            image: [B, 3, H, W] in [0, 1], the picture that the features come from, at any size.
-            lr_feats: [B, C, h, w].
-            output_size: (height, width) of the result, any.
-        Returns:
-            [B, C, *output_size].
-        Raises:
-            ShapeError: a tensor of another shape.
-        """
-        ...
+        """All rows at once."""
 
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
-        """The result of the call in bands of rows, top to bottom, equal to it up to rounding (1e-4).
-
-        Args:
-            image, lr_feats, output_size: as the call; the image may be uint8 in 0 to 255 too, which takes less memory.
-            rows: of a band at most.
-            start: first row of the first band; above 0 a run is continued that was broken off there.
-        Yields:
-            [B, C, at most `rows`, W]; together the rows from `start` on.
-        """
-        ...
+        """All rows from `start`, `rows` at a time."""
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """Estimated peak of the memory that `bands` takes besides its arguments, a yielded band included.
-
-        Args:
-            lr_shape: [B, C, h, w] of the features, float32.
-            output_size: (height, width) of the result.
-            rows: of a band.
-        Returns:
-            Bytes; they never fall with `rows`.
-        """
-        ...
+        """Estimated peak of it."""
 
 
 def without_gradients(make: Callable[P, Iterator[Tensor]]) -> Callable[P, Iterator[Tensor]]:
@@ -109,6 +75,12 @@ class RowUpsampler:
     """An upsampler that makes any rows of its result: the call makes all of them at once, `bands` loops.
 
     A subclass gives `prepare` and `band_bytes`; gradients flow unless it stops them.
+
+    Attributes:
+        details: describes the last call.
+        linear_in_features: the result is a weighted mean of the features, with weights that depend on the picture alone
+            and sum to one: any affine map of the channels (a probe, a projection) may come before it instead of after
+            it, with the same result.
     """
 
     linear_in_features = False
@@ -121,9 +93,10 @@ class RowUpsampler:
         """All that rows share (statistics of the whole picture, weights of early stages, a fit): `Rows` that hold it.
 
         Args:
-            image: [B, 3, H', W'] in [0, 1], at any size; without gradients uint8 in 0 to 255 too.
+            image: [B, 3, H', W'] in [0, 1], the picture that the features come from, at any size; without gradients
+                uint8 in 0 to 255 too, which takes less memory.
             lr_feats: [B, C, h, w].
-            size: (H, W) of the result.
+            size: (height, width) of the result, any.
         Raises:
             ShapeError: a tensor of another shape.
         """
@@ -134,19 +107,35 @@ class RowUpsampler:
         made: Tensor = prepared(top, bottom)
         return made
 
-    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """Estimated peak of `bands`; see `Upsampler.band_bytes`."""
-        raise NotImplementedError
-
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
         """Upsample features to [B, C, H, W]; arguments and errors as `prepare`."""
         return self.rows(self.prepare(image, lr_feats, output_size), 0, output_size[0])
 
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
-        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        """The result of the call in bands of rows, top to bottom, equal to it up to rounding (1e-4).
+
+        Args:
+            image, lr_feats, output_size: as the call.
+            rows: of a band at most.
+            start: first row of the first band; above 0 a run is continued that was broken off there.
+        Yields:
+            [B, C, at most `rows`, W]; together the rows from `start` on. A band is let go of before the next is made.
+        """
         prepared = self.prepare(image, lr_feats, output_size)
         for top in range(start, output_size[0], rows):
             yield self.rows(prepared, top, min(top + rows, output_size[0]))
+
+    def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
+        """Estimated peak of the memory that `bands` takes besides its arguments, a yielded band included.
+
+        Args:
+            lr_shape: [B, C, h, w] of the features, float32.
+            output_size: (height, width) of the result.
+            rows: of a band.
+        Returns:
+            Bytes; they never fall with `rows`.
+        """
+        raise NotImplementedError
 
 
 class UpsamplerModule(nn.Module, RowUpsampler):
@@ -187,14 +176,11 @@ class UpsamplerModule(nn.Module, RowUpsampler):
         """Upsample features to [B, C, H, W], or [B, K, H, W] with `values`; arguments and errors as `prepare`."""
         return self.rows(self.prepare(image, lr_feats, output_size, values), 0, output_size[0])
 
-    def bands(
-        self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0,
-        values: Tensor | None = None,
-    ) -> Iterator[Tensor]:  # fmt: skip
-        """The result of the call in bands of rows, without gradients; see `Upsampler.bands`."""
-        # Nothing is decorated that yields: the caller's own gradients stay as they are between bands.
+    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+        """As `RowUpsampler.bands`, without gradients."""
+        # What yields isn't decorated: between bands the caller's own mode holds.
         prepare, make = torch.no_grad()(self.prepare), torch.no_grad()(self.rows)
-        prepared = prepare(image, lr_feats, output_size, values, whole=False)
+        prepared = prepare(image, lr_feats, output_size, whole=False)
         for top in range(start, output_size[0], rows):
             yield make(prepared, top, min(top + rows, output_size[0]))
 

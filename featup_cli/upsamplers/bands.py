@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
 
@@ -33,19 +34,12 @@ def choose_rows(
     Raises:
         MemoryBudgetError: not even one row fits; the message holds the estimate.
     """
-    fits = partial(_fits, upsampler, lr_shape, output_size, MARGIN * (memory - held))
-    if not fits(1):
+    sizes = range(1, output_size[0] + 1)
+    rows = bisect_right(sizes, MARGIN * (memory - held), key=partial(upsampler.band_bytes, lr_shape, output_size))
+    if rows == 0:
         needed = held + int(upsampler.band_bytes(lr_shape, output_size, 1) / MARGIN)
         raise memory_budget_error(needed, output_size, memory, method)
-    low, high = 1, output_size[0]  # the most rows that fit lie between
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
-
-
-def _fits(upsampler: Upsampler, lr_shape: Sequence[int], output_size: Size, free: float, rows: int) -> bool:
-    return upsampler.band_bytes(lr_shape, output_size, rows) <= free
+    return rows
 
 
 def memory_budget_error(needed: int, output_size: Size, memory: int, method: str) -> MemoryBudgetError:

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featup_cli.core.shapes import Size
 from featup_cli.ops.taps import guidance_rows
 
 
-def resize_guidance(guidance: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_guidance(guidance: Tensor, size: Size) -> Tensor:
     """Average [B, G, H, W] over the cells of a coarser grid, or interpolate bilinearly to a finer one: [B, G, *size].
 
     A side that shrinks is averaged and one that grows is interpolated, so nothing aliases. Uint8 pictures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from featup_cli.core.errors import MemoryBudgetError
-from featup_cli.upsamplers.api import Upsampler, without_gradients
+from featup_cli.core.settings import NoSettings
+from featup_cli.upsamplers.api import Rows, Upsampler, UpsamplerModule
 from featup_cli.upsamplers.bands import MARGIN, choose_rows
 from featup_cli.upsamplers.baselines.carafe import CARAFE
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
-from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.jbu import plan
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.released import ReleasedJBU
@@ -122,23 +121,39 @@ def test_implicit_bands_are_the_whole_of_one_fit(representation: str) -> None:
     torch.testing.assert_close(rest, whole[:, :, 10:], atol=2e-5, rtol=0)
 
 
-def test_bands_without_gradients_are_let_go_of_and_leave_the_caller_his() -> None:
-    made: list[weakref.ref[Tensor]] = []
+class Ones(UpsamplerModule):
+    """Checks that it may forget a band when it makes the next."""
 
-    @without_gradients
-    def bands(count: int) -> Iterator[Tensor]:
-        for _ in range(count):
-            assert not torch.is_grad_enabled()
+    Config = NoSettings
+
+    def prepare(self, *inputs: object, whole: bool = True) -> Rows:
+        made: list[weakref.ref[Tensor]] = []
+
+        def rows(top: int, bottom: int) -> Tensor:
+            assert whole == torch.is_grad_enabled()
             assert all(ref() is None for ref in made)
-            made.append(weakref.ref(band := torch.ones(3)))
-            yield band
-            del band
+            made.append(weakref.ref(band := torch.ones(1, 1, bottom - top, 1)))
+            return band
 
-    iterator = bands(3)
-    for _ in range(3):
-        assert len(next(iterator)) == 3
+        return rows
+
+
+def test_bands_of_a_network_have_no_gradients_are_let_go_of_and_leave_the_caller_his() -> None:
+    inputs = torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 2, 2), (9, 1)
+    iterator = Ones().bands(*inputs, 4)
+    for height in (4, 4, 1):
+        assert next(iterator).shape[2] == height
         assert torch.is_grad_enabled()
     assert next(iterator, None) is None
+    assert Ones()(*inputs).shape[2] == 9
+
+
+@pytest.mark.parametrize("name", ["bilinear", "guided"])
+def test_gradients_pass_through_upsamplers_that_are_no_networks(name: str) -> None:
+    image, feats = torch.rand(1, 3, 8, 8), torch.randn(1, 2, 3, 3, requires_grad=True)
+    make_upsampler(name)(image, feats, (12, 12)).sum().backward()
+    assert feats.grad is not None
+    torch.testing.assert_close(feats.grad.sum(), torch.tensor(2.0 * 12 * 12))  # the weights of a pixel sum to one
 
 
 def test_a_network_that_makes_the_whole_is_split() -> None:
@@ -174,24 +189,3 @@ def test_a_result_that_never_fits_is_refused_with_the_estimate() -> None:
     message = r"4000x4000 features with --method dip need about 48 GB, but 2\.0 GB .* --memory 4[78][.\d]*GB"
     with pytest.raises(MemoryBudgetError, match=message):
         choose_rows(CARAFE(96), (1, 96, 16, 16), (4000, 4000), 2_000_000_000, held=500_000_000, method="dip")
-
-
-class Crowded(Interpolation):
-    """Runs out of memory above a number of rows, as an accelerator does."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__("bilinear")
-        self.most = most
-        self.asked: list[tuple[int, int]] = []
-
-    def bands(
-        self, image: Tensor, lr_feats: Tensor, output_size: tuple[int, int], rows: int, start: int = 0
-    ) -> Iterator[Tensor]:
-        self.asked.append((rows, start))
-        for number, band in enumerate(super().bands(image, lr_feats, output_size, rows, start)):
-            if band.shape[2] > self.most or (rows > 3 and number == 2):
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            yield band
-
-    def band_bytes(self, lr_shape: object, output_size: tuple[int, int], rows: int) -> int:
-        return rows

@@ -7,16 +7,16 @@ from typing import Any
 from featup_cli.upsamplers.baselines import config as of
 from featup_cli.upsamplers.method import Method, Needs
 
-_FILTER = ("adaptive_conv",)
+_FILTER = "adaptive_conv"
 
 
 def _baseline(
-    name: str, file: str, config: type[Any], how: str, source: str, kernels: tuple[str, ...] = (),
-    needs: Needs = Needs.FEATURES,
-) -> Method:  # fmt: skip
+    name: str, file: str, config: type[Any], how: str, source: str, kernel: str = "", needs: Needs = Needs.FEATURES
+) -> Method:
     """A record; `file` has the class that goes by the name of its settings, and `source` is `Authors (year)`."""
     about = f"doublings by {how} ({source.replace(' (', ', ')}; to be trained"
     network = f"featup_cli.upsamplers.baselines.{file}:{config.__name__.removesuffix('Config')}"
+    kernels = (kernel,) if kernel else ()
     return Method(name, about, source, network=network, config=config, needs=needs, kernels=kernels)
 
 

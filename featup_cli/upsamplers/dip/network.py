@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from featup_cli.core.shapes import Size
 from featup_cli.upsamplers.dip.config import DIPConfig
 
 
@@ -20,7 +21,7 @@ class Hourglass(nn.Module):
         channels: of the output.
     """
 
-    def __init__(self, config: DIPConfig, size: tuple[int, int], channels: int) -> None:
+    def __init__(self, config: DIPConfig, size: Size, channels: int) -> None:
         super().__init__()
         levels = max(1, min(config.levels, int(math.log2(min(size))) - 1))
         width, skip = config.width, config.skip_width

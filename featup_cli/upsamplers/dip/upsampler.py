@@ -38,8 +38,7 @@ class DIPUpsampler(RowUpsampler):
     def __init__(self, config: DIPConfig | None = None, seed: int = 0, progress: Progress = no_progress) -> None:
         super().__init__()
         self.config = config or DIPConfig()
-        self.seed = seed
-        self.progress = progress
+        self.seed, self.progress = seed, progress
         self._interpolation = Interpolation("bilinear")
 
     @torch.no_grad()
@@ -91,12 +90,9 @@ class DIPUpsampler(RowUpsampler):
                 self.progress("fit", step, config.steps, f"unexplained {error.item():.1%}")
         with torch.no_grad():
             left = F.mse_loss(pooled(network, noise, grid), target) / target.square().mean().clamp_min(1e-12)
-            self.details = Details(
-                scores={
-                    "pooled_error": float(left), "pca_explained_variance": float(pca.explained_ratio.sum()),
-                    "steps": float(config.steps),
-                }
-            )  # fmt: skip
+            explained = float(pca.explained_ratio.sum())
+            scores = {"pooled_error": float(left), "pca_explained_variance": explained, "steps": float(config.steps)}
+            self.details = Details(scores)
             return network(noise) * spread
 
 

@@ -89,26 +89,21 @@ class TokenSampler:
         """Observed tokens [T, K]."""
         return self.observations.tokens[view, :, row, col]
 
-    def draw(self, views: range, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """View, row and column of `count` random tokens of `views`; the generator is of the picture's device."""
-        return draw_tokens(views, self.grid, count, generator, self.picture.device)
+    def draw(
+        self, views: range, count: int, generator: torch.Generator, device: torch.device | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """View, row and column [count] of random tokens of `views`; `device` is the generator's (the picture's)."""
+        ranges, device = ((views.start, views.stop), *((0, n) for n in self.grid)), device or self.picture.device
+        view, row, col = (torch.randint(*r, (count,), generator=generator, device=device) for r in ranges)
+        return view, row, col
 
     @cached_property
     def heldout(self) -> tuple[Tensor, Tensor, Tensor]:
         """View, row and column of the tokens that score: the same on every device, as the CPU draws them."""
         views = range(self.observations.fitted, len(self.observations.views))
         generator, device = torch.Generator().manual_seed(0), self.picture.device
-        view, row, col = draw_tokens(views, self.grid, HELDOUT_TOKENS, generator, generator.device)
+        view, row, col = self.draw(views, HELDOUT_TOKENS, generator, generator.device)
         return view.to(device), row.to(device), col.to(device)
-
-
-def draw_tokens(
-    views: range, grid: tuple[int, int], count: int, generator: torch.Generator, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """View, row and column [count] of random tokens of `views`, each a grid (h, w); `device` is the generator's."""
-    ranges = ((views.start, views.stop), (0, grid[0]), (0, grid[1]))
-    view, row, col = (torch.randint(*r, (count,), generator=generator, device=device) for r in ranges)
-    return view, row, col
 
 
 def make_field(observations: Observations, picture: Tensor, config: ImplicitConfig) -> nn.Module:

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from featup_cli.core.shapes import Size
 from featup_cli.multiview.lookup import gather, grid_taps, sample_grid
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
@@ -44,7 +45,7 @@ class ImplicitNetwork(nn.Module):
     position_frequencies: Tensor
     color_frequencies: Tensor
 
-    def __init__(self, components: int, size: tuple[int, int], config: ImplicitConfig, context: int = 0) -> None:
+    def __init__(self, components: int, size: Size, config: ImplicitConfig, context: int = 0) -> None:
         super().__init__()
         self.color_features = config.color_features
         nyquist = math.pi * min(size) / 2  # radians per half short side: half a turn a pixel
@@ -96,9 +97,7 @@ class AnchoredNetwork(nn.Module):
     context_components = 32
     contrast_gain = 4.0
 
-    def __init__(
-        self, grid: Tensor, slope: Tensor, mean_color: Tensor, size: tuple[int, int], config: ImplicitConfig
-    ) -> None:
+    def __init__(self, grid: Tensor, slope: Tensor, mean_color: Tensor, size: Size, config: ImplicitConfig) -> None:
         super().__init__()
         self.grid = nn.Parameter(grid.clone())
         self.slope = nn.Parameter(slope.clone()) if config.color_features else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.progress import Progress
+from featup_cli.core.shapes import Size
 from featup_cli.multiview.views import Views, draw_views, view_source
 from featup_cli.ops.pca import PCA, fit_pca
 from featup_cli.upsamplers.api import Extract
@@ -47,7 +48,7 @@ class Observations:
 
 def observe(
     picture: Tensor,
-    network_size: tuple[int, int],
+    network_size: Size,
     extract: Extract,
     config: ImplicitConfig,
     generator: torch.Generator,
@@ -76,9 +77,7 @@ def observe(
     return compress(features(), views, config)
 
 
-def plan_views(
-    source: Tensor, network_size: tuple[int, int], config: ImplicitConfig, generator: torch.Generator
-) -> Views:
+def plan_views(source: Tensor, network_size: Size, config: ImplicitConfig, generator: torch.Generator) -> Views:
     """Draw the views of `source` [3, H, W], those that are kept aside included."""
     return draw_views(
         config.views + config.heldout_views, (source.shape[1], source.shape[2]), network_size,

@@ -44,15 +44,16 @@ class ImplicitUpsampler(RowUpsampler):
     """
 
     def __init__(
-        self, backbone: Extract, network_size: Size, config: ImplicitConfig, seed: int = 0,
+        self,
+        backbone: Extract,
+        network_size: Size,
+        config: ImplicitConfig,
+        seed: int = 0,
         progress: Progress = no_progress,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.network_size = network_size
-        self.config = config
-        self.seed = seed
-        self.progress = progress
+        self.backbone, self.network_size, self.config = backbone, network_size, config
+        self.seed, self.progress = seed, progress
         self.model: FittedModel | None = None
         self._fitted_to: tuple[weakref.ref[Tensor], ...] = ()
 

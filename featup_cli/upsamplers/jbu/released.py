@@ -52,24 +52,18 @@ class ReleasedJBU(UpsamplerModule):
 
     Args:
         channels: of the features.
-        mean, std: of the pictures that it was trained on; the picture is normalised with them.
     """
 
     shares_weights = False
+    mean: Tensor
+    std: Tensor
 
-    def __init__(
-        self,
-        channels: int,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-    ) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__(channels, _CONFIG)
         self.up1, self.up2, self.up3, self.up4 = (ReleasedStage(_CONFIG) for _ in range(_STAGES))
         self.fixup_proj = nn.Sequential(nn.Dropout2d(0.2), nn.Conv2d(channels, channels, 1))
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
     @classmethod
     def from_arguments(cls, *, channels: int, norm: bool = False) -> UpsamplerModule:  # type: ignore[override]
