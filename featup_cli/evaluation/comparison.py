@@ -65,10 +65,9 @@ def compare(
         InputError, UsageError: the picture, a method or a size can't be used.
 
     Example:
-        >>> import numpy as np
-        >>> from featup_cli.evaluation.comparison import compare
+        >>> import numpy as np, featup_cli as featup
         >>> noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-        >>> shown = compare(noise, methods="bilinear,guided", resize=48, device="cpu")
+        >>> shown = featup.compare(noise, methods="bilinear,guided", resize=48, device="cpu")
         >>> [row["method"] for row in shown.rows], shown.rgb.shape[2]
         (['bilinear', 'guided'], 3)
     """

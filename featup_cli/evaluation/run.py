@@ -51,13 +51,13 @@ def evaluate(
 
     Example:
         >>> import tempfile, numpy as np, featup_cli as featup
-        >>> from featup_cli.evaluation.run import evaluate
         >>> from PIL import Image
         >>> folder = tempfile.TemporaryDirectory()
         >>> noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
         >>> Image.fromarray(noise).save(f"{folder.name}/noise.png")
         >>> quick = featup.ImplicitConfig(views=5, heldout_views=2, max_steps=3, tokens=32)
-        >>> run = evaluate("consistency", folder.name, methods="bilinear", resize=48, implicit=quick, device="cpu")
+        >>> asked = {"methods": "bilinear", "resize": 48, "implicit": quick, "device": "cpu"}
+        >>> run = featup.evaluate("consistency", folder.name, **asked)
         >>> run["pictures"], list(run["methods"]["bilinear"]["scores"])
         (1, ['explained'])
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, ClassVar
+from typing import Any
 
 from featup_cli.cli.evaluate.commands import make_command
 from featup_cli.cli.evaluate.retrieval import PointOptions, show_matches
@@ -23,7 +23,7 @@ EXTRAS: dict[str, tuple[Any, ...]] = {RETRIEVAL.name: (PointOptions, show_matche
 class Evaluations(LazyGroup):
     """The commands of tasks, and `report`."""
 
-    table: ClassVar = {
+    table = {  # noqa: RUF012 (typer makes instances, not subclasses)
         **{name: Entry("", tasks[0].about) for name, tasks in COMMANDS.items()},
         "report": Entry("featup_cli.cli.evaluate.report:report", "Merge runs into one table for each task."),
     }
