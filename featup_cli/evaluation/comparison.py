@@ -74,11 +74,11 @@ def compare(
     evaluation = Evaluation(Request(methods, backbone, **options))
     source = evaluation.source
     look = source.look(image)
-    size = resolve_output_size(output_size, look.picture.size, look.network_size, look.grid)
+    size = resolve_output_size(output_size, look.picture.size, look.plan.network, look.plan.grid)
     colours = fit_colours([sample_tokens(look.lr_feats[0], MAP_TOKENS)], DEFAULT_COMPONENTS)
     panels = [
         ("Image", look.picture.pixels),
-        ("Low resolution, {} x {}".format(*look.grid), colours.picture(look.lr_feats[0])),
+        ("Low resolution, {} x {}".format(*look.plan.grid), colours.picture(look.lr_feats[0])),
     ]
     captions = ["", f"{look.seconds:.2f} s (backbone)"]
     rows: list[dict[str, Any]] = []

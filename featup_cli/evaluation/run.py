@@ -17,11 +17,12 @@ from featup_cli.core.errors import UsageError
 from featup_cli.core.options import declared
 from featup_cli.core.plugins import resolve
 from featup_cli.core.settings import check_within
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores, differences, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache, cached_sha256
 from featup_cli.evaluation.data import Item
 from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE, TASKS
-from featup_cli.evaluation.source import FeatureSource, Look, Request, choose_methods
+from featup_cli.evaluation.source import FeatureSource, Request, choose_methods
 
 T = TypeVar("T")
 

@@ -17,8 +17,7 @@ from featup_cli.core.describe import versions
 from featup_cli.core.errors import FeatUpError, UsageError
 from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.shapes import Size
-from featup_cli.engine.pipeline import Pipeline, Upsampling
-from featup_cli.pictures.read import Picture
+from featup_cli.engine.pipeline import Look, Pipeline, Upsampling
 from featup_cli.upsamplers.api import Upsampler, is_linear
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.interpolation.method import NEAREST
@@ -67,35 +66,11 @@ class Request:
         return asked if isinstance(asked, BackboneConfig) else BackboneConfig(str(getattr(asked, "name", asked)))
 
     def upsampling(self, method: str) -> Upsampling:
-        """The settings of the pipeline for a method; the size of its result is that of the token grid."""
+        """The settings of the pipeline for a method."""
         return Upsampling(
-            self.config, method, implicit=self.implicit, resize=self.resize, output_size="1x", device=self.device,
-            seed=self.seed, allow_other_backbone=self.allow_other_backbone,
+            self.config, method, implicit=self.implicit, resize=self.resize, device=self.device, seed=self.seed,
+            allow_other_backbone=self.allow_other_backbone,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the backbone says about a picture.
-
-    Attributes:
-        picture: as read.
-        image: [1, 3, H, W] in [0, 1], the picture at its own size, on the backbone's device.
-        network_size: (height, width) at which the backbone saw it.
-        lr_feats: [1, C, h, w].
-        seconds: that this took.
-    """
-
-    picture: Picture
-    image: Tensor
-    network_size: Size
-    lr_feats: Tensor
-    seconds: float
-
-    @property
-    def grid(self) -> Size:
-        """(height, width) of the low-resolution features."""
-        return self.lr_feats.shape[2], self.lr_feats.shape[3]
 
 
 class FeatureSource:
@@ -111,7 +86,7 @@ class FeatureSource:
             check_method(method, weights)
         self.request = request
         loaded = backbone or (request.backbone if isinstance(request.backbone, Backbone) else None)
-        # The cheapest method: the pipeline is run for the low-resolution features alone.
+        # Of the pipeline only the backbone is used; the method is one that costs nothing.
         self.pipeline = Pipeline(request.upsampling(NEAREST.name), loaded)
         self.backbone = self.pipeline.backbone
         self.device = self.pipeline.device
@@ -119,17 +94,12 @@ class FeatureSource:
         self._provenance: dict[str, Any] = {}
 
     def look(self, picture: Any) -> Look:
-        """Run the backbone on a picture.
+        """Run the backbone on a picture; arguments and errors as `Pipeline.look`."""
+        return self.pipeline.look(picture)
 
-        Raises:
-            InputError, UsageError: as `Pipeline.run`.
-        """
-        result = self.pipeline.run(picture)
-        assert result.picture is not None
-        assert result.lr_features is not None
-        height, width = result.provenance["network_size"]
-        image, lr_feats = (x[None].to(self.device) for x in (result.picture.tensor(), result.lr_features))
-        return Look(result.picture, image, (height, width), lr_feats, result.seconds)
+    def image(self, look: Look) -> Tensor:
+        """The picture at its own size, on the backbone's device: [1, 3, H, W] in [0, 1]."""
+        return look.picture.tensor()[None].to(self.device)
 
     def upsampler(self, method: str, network_size: Size | None = None) -> Upsampler:
         """The upsampler by name, for pictures that the backbone sees at `network_size`; None is its own size.
@@ -153,8 +123,8 @@ class FeatureSource:
     @torch.no_grad()
     def features(self, method: str, look: Look, size: Size) -> tuple[Tensor, float]:
         """Upsampled features [C, *size], and the seconds that backbone and upsampler took."""
-        start = time.perf_counter()
-        features = self.upsampler(method, look.network_size)(look.image, look.lr_feats, size)[0]
+        image, start = self.image(look), time.perf_counter()
+        features = self.upsampler(method, look.plan.network)(image, look.lr_feats, size)[0]
         return features, look.seconds + self._seconds_since(start)
 
     @torch.no_grad()
@@ -169,12 +139,12 @@ class FeatureSource:
         Returns:
             [K, *size], and the seconds that backbone, upsampler and projection took.
         """
-        start = time.perf_counter()
-        upsampler = self.upsampler(method, look.network_size)
+        image, start = self.image(look), time.perf_counter()
+        upsampler = self.upsampler(method, look.plan.network)
         if self.request.fast and is_linear(upsampler):
-            result = upsampler(look.image, affine(look.lr_feats[0], weight, bias)[None], size)[0]
+            result = upsampler(image, affine(look.lr_feats[0], weight, bias)[None], size)[0]
         else:
-            result = affine(upsampler(look.image, look.lr_feats, size)[0], weight, bias)
+            result = affine(upsampler(image, look.lr_feats, size)[0], weight, bias)
         return result, look.seconds + self._seconds_since(start)
 
     def _seconds_since(self, start: float) -> float:

@@ -70,14 +70,14 @@ def test_one_picture_is_masked_by_the_map_of_its_class(
     task = CamScorer(classifier, blur=0.1)
     look = source.look(photo)
     prepared = task.prepare(source, look, Item(photo))
-    image = look.picture.resized(look.network_size)
+    image = look.picture.resized(look.plan.network)
     probabilities = classifier.probabilities(image[None])[0]
     assert prepared.target == int(probabilities.argmax())
     assert prepared.confidence == pytest.approx(float(probabilities.max()))
     arrays = task.measure(source, look, "bilinear", prepared)
-    features, _ = source.features("bilinear", look, look.network_size)
+    features, _ = source.features("bilinear", look, look.plan.network)
     cam = torch.einsum("c,chw->hw", classifier.weight[prepared.target], features)
-    masked = keep_top(cam, image, gaussian_blur(image, 0.1 * min(look.network_size)))
+    masked = keep_top(cam, image, gaussian_blur(image, 0.1 * min(look.plan.network)))
     assert float(arrays["masked"]) == pytest.approx(
         float(classifier.probabilities(masked[None])[0, prepared.target]), rel=1e-4
     )
@@ -88,7 +88,7 @@ def test_one_picture_is_masked_by_the_map_of_its_class(
 def test_only_recognised_pictures_are_kept(photo: Path, classifier: Classifier) -> None:
     evaluation = Evaluation(Request("nearest", resize=96), classifier.backbone)
     look = evaluation.source.look(photo)
-    predicted = int(classifier.probabilities(look.picture.resized(look.network_size)[None]).argmax())
+    predicted = int(classifier.probabilities(look.picture.resized(look.plan.network)[None]).argmax())
     items = [Item(photo)]
     listed = photo.with_name("list.txt")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,7 @@ def test_features_explain_views_and_a_constant_map_does_not(photo: Path) -> None
     assert bilinear["explained"] == again["explained"]
     assert 5 < float(bilinear["explained"]) <= 100
     flat = look.lr_feats.mean((2, 3), keepdim=True).expand_as(look.lr_feats)
-    constant = task.measure(
-        source, type(look)(look.picture, look.image, look.network_size, flat, 0.0), "bilinear", views
-    )
+    constant = task.measure(source, replace(look, lr_feats=flat), "bilinear", views)
     assert float(constant["explained"]) < 5 < float(bilinear["explained"])
 
 

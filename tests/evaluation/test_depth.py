@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import InputError
+from featup_cli.engine.pipeline import Look, Plan
 from featup_cli.evaluation.probe.depth import NOISE, DepthScorer, cell_depth, depth_errors, fit_depth, read_depth
 from featup_cli.evaluation.probe.linear import minimise
 from featup_cli.evaluation.probe.training import TrainingTokens
 from featup_cli.evaluation.run import evaluate
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 from featup_cli.pictures.read import Picture
 
 
@@ -54,8 +55,8 @@ def test_scores_are_means_over_pictures() -> None:
 
 def test_a_probe_that_reads_depth_scores_its_tokens(source: FeatureSource) -> None:
     # One channel that is the depth of two tokens, copied to 2x2 blocks; one pixel of the second is really deeper.
-    look = Look(Picture(np.zeros((2, 4, 3), dtype=np.uint8)), torch.zeros(1, 3, 2, 4), (2, 4),
-                torch.tensor([[[[1.0, 3.0]]]]), 0.0)  # fmt: skip
+    picture, plan = Picture(np.zeros((2, 4, 3), dtype=np.uint8)), Plan((2, 4), (1, 2), (2, 4))
+    look = Look(picture, plan, torch.tensor([[[[1.0, 3.0]]]]))
     truth = torch.tensor([[1.0, 1.0, 3.0, 3.0], [1.0, 1.0, 3.0, 7.0]], dtype=torch.float64)
     task = DepthScorer(1.0)
     task.use(torch.tensor([[[-3.0]]]), torch.tensor([[7.0]]), {})

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import InputError, UsageError
+from featup_cli.engine.pipeline import Look, Plan
 from featup_cli.evaluation.data import Classes, Pair
 from featup_cli.evaluation.retrieval import scorer as retrieval
 from featup_cli.evaluation.retrieval.matches import find_matches
@@ -22,7 +23,7 @@ from featup_cli.evaluation.retrieval.scorer import (
     matching_share,
 )
 from featup_cli.evaluation.run import evaluate
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 from featup_cli.pictures.read import Picture
 
 TWO = Classes(("ground", "box"), (9,), (1,))
@@ -81,7 +82,8 @@ def test_the_accuracy_of_two_pictures_is_that_computed_by_hand(source: FeatureSo
     # Tokens are copied to 2x2 blocks. Of the first picture, the left token points right and the other one up.
     def look(tokens: list[list[float]]) -> Look:
         lr_feats = torch.tensor(tokens).T.reshape(1, 2, 1, 2)
-        return Look(Picture(np.zeros((2, 4, 3), dtype=np.uint8)), torch.zeros(1, 3, 2, 4), (2, 4), lr_feats, 0.25)
+        picture, plan = Picture(np.zeros((2, 4, 3), dtype=np.uint8)), Plan((2, 4), (1, 2), (2, 4))
+        return Look(picture, plan, lr_feats, 0.25)
 
     def pair(name: str, labels: list[list[int]]) -> Pair:
         Image.fromarray(np.array(labels, dtype=np.uint8)).save(tmp_path / f"{name}.png")

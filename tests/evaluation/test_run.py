@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import UsageError, WeightsError
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
 from featup_cli.evaluation.cache import Arrays, Cache, code_sha256
 from featup_cli.evaluation.data import Item
 from featup_cli.evaluation.report import make_tables
 from featup_cli.evaluation.run import Evaluation, Scorer, evaluate
-from featup_cli.evaluation.source import FeatureSource, Look, Request, affine, choose_methods
+from featup_cli.evaluation.source import FeatureSource, Request, affine, choose_methods
 from featup_cli.upsamplers.api import is_linear
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS
@@ -164,7 +165,7 @@ def test_methods_that_are_not_linear_are_projected_after_upsampling(
     look = source.look(photo)
     weight, bias = torch.randn(3, source.backbone.channels), torch.randn(3)
     result, _ = source.projected("any", look, weight, bias, (8, 10))
-    squares = Interpolation("nearest")(look.image, look.lr_feats, (8, 10))[0] ** 2
+    squares = Interpolation("nearest")(source.image(look), look.lr_feats, (8, 10))[0] ** 2
     torch.testing.assert_close(result, affine(squares, weight, bias))
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from featup_cli.engine.pipeline import Look, Plan
 from featup_cli.evaluation.data import Classes, find_pairs, load_classes
 from featup_cli.evaluation.probe.segmentation import SegmentationScorer
 from featup_cli.evaluation.run import Evaluation
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 from featup_cli.pictures.read import Picture
 
 
@@ -25,7 +26,7 @@ def test_the_scores_of_two_pictures_are_those_computed_by_hand(source: FeatureSo
 
     def measure(tokens: list[list[float]], labels: list[list[int]]) -> dict[str, np.ndarray]:
         pixels = np.zeros((2, 4, 3), dtype=np.uint8)
-        look = Look(Picture(pixels), torch.zeros(1, 3, 2, 4), (2, 4), torch.tensor([[tokens]]), 0.0)
+        look = Look(Picture(pixels), Plan((2, 4), (1, 2), (2, 4)), torch.tensor([[tokens]]))
         return task.measure(source, look, "nearest", torch.tensor(labels))
 
     # Predictions 0 0 1 1 in both rows. True: three grounds right, one wrong; three boxes right, one void.

@@ -40,7 +40,7 @@ def run(options, request):
         settings = {"gain": options.gain}
 
         def prepare(self, source, look, item):
-            return look.network_size
+            return look.plan.network
 
         def measure(self, source, look, method, prepared):
             features, seconds = source.features(method, look, prepared)

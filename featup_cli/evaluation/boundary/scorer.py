@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featup_cli.core.errors import InputError
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.boundary.task import TASK, BoundaryOptions
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.data import Pair, check_pairs, find_pairs, read_array
 from featup_cli.evaluation.run import Evaluation, Scorer
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 
 TOLERANCE = 0.0075  # of the picture's diagonal
 CHANNELS = 64  # that are differentiated at one time

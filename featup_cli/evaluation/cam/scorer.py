@@ -21,12 +21,13 @@ from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.timm.classifier import Classifier, load_classifier
 from featup_cli.core.describe import choose_device
 from featup_cli.core.errors import InputError, UsageError
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.cam.task import TASK, CamOptions
 from featup_cli.evaluation.data import Item, find_images, name_of, read_list
 from featup_cli.evaluation.run import Evaluation, Scorer
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 
 KEPT = 0.5  # share of the pixels, section 6.10
 
@@ -90,17 +91,17 @@ class CamScorer(Scorer):
 
     def prepare(self, source: FeatureSource, look: Look, item: Item) -> Explained:
         """The picture, its blurred copy, its class and how sure the classifier is of it."""
-        image = look.picture.resized(look.network_size).to(source.device)
+        image = look.picture.resized(look.plan.network).to(source.device)
         probabilities = self.classifier.probabilities(image[None])[0]
         target = int(probabilities.argmax()) if self.target is None else self.target
-        blurred = gaussian_blur(image, self.blur * min(look.network_size))
+        blurred = gaussian_blur(image, self.blur * min(look.plan.network))
         return Explained(image, blurred, target, float(probabilities[target]))
 
     def measure(self, source: FeatureSource, look: Look, method: str, prepared: Explained) -> Arrays:
         """`class`, its probabilities `confidence` (Y) and `masked` (O), and `seconds` of the method."""
         # The head's bias is the same for every position: it changes no order.
         weight = self.classifier.weight[prepared.target, None]
-        cam, seconds = source.projected(method, look, weight, weight.new_zeros(1), look.network_size)
+        cam, seconds = source.projected(method, look, weight, weight.new_zeros(1), look.plan.network)
         masked = keep_top(cam[0], prepared.image, prepared.blurred)
         return {
             "class": np.array(prepared.target),
@@ -155,7 +156,7 @@ def keep_recognised(
     kept = []
     for item in evaluation.each("classes", items):
         look = evaluation.source.look(item.picture)
-        probabilities = classifier.probabilities(look.picture.resized(look.network_size)[None])[0]
+        probabilities = classifier.probabilities(look.picture.resized(look.plan.network)[None])[0]
         if int(probabilities.argmax()) == targets[item.picture.resolve()]:
             kept.append(item)
     if not kept:

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.consistency.task import TASK
 from featup_cli.evaluation.data import Item, find_images, name_of
 from featup_cli.evaluation.run import Evaluation, Scorer
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 from featup_cli.evaluation.task import PictureOptions
 from featup_cli.multiview.lookup import gather, grid_taps
 from featup_cli.multiview.views import resize_picture
@@ -74,13 +75,14 @@ class ConsistencyScorer(Scorer):
         config = self.config
         generator = torch.Generator().manual_seed(source.request.seed + SEED_OFFSET)
         drawn = replace(config, heldout_views=2 * config.heldout_views)
-        seen = observe(look.image[0], look.network_size, source.backbone, drawn, generator, source.request.progress)
+        image, size = source.image(look)[0], look.plan.network
+        seen = observe(image, size, source.backbone, drawn, generator, source.request.progress)
         kept = slice(config.views + config.heldout_views)
         fit = replace(
             seen, views=seen.views[kept], tokens=seen.tokens[kept], left_out=seen.left_out[kept],
             heldout=config.heldout_views,
         )  # fmt: skip
-        picture = resize_picture(look.image[0], look.network_size)
+        picture = resize_picture(image, size)
 
         def sampler(observations: Observations) -> TokenSampler:
             return TokenSampler(observations, picture, source.backbone.stride, config)
@@ -92,7 +94,7 @@ class ConsistencyScorer(Scorer):
         seen = prepared.fit.observations
         basis, mean = seen.pca.basis, seen.pca.mean
         coefficients, seconds = source.projected(
-            method, look, basis / seen.scale, -basis @ mean / seen.scale, look.network_size
+            method, look, basis / seen.scale, -basis @ mean / seen.scale, look.plan.network
         )
         devices = [source.device.index or 0] if source.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):

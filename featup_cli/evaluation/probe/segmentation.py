@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.data import Classes, load_classes, read_class_labels
 from featup_cli.evaluation.probe import linear
 from featup_cli.evaluation.probe.task import SEGMENTATION, SegmentationOptions
 from featup_cli.evaluation.probe.training import ProbeScorer, Training, run_probe
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 
 BAND_RADIUS = 3
 

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.shapes import Size
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import resample_counts
 from featup_cli.evaluation.cache import Arrays, cached_sha256
 from featup_cli.evaluation.data import Pair, check_pairs, find_pairs
 from featup_cli.evaluation.probe.linear import Convergence, LinearProbe
 from featup_cli.evaluation.probe.task import ProbeOptions
 from featup_cli.evaluation.run import Evaluation, Scorer
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class ProbeScorer(Scorer):
         for pair in evaluation.each("training pictures", pairs):
             look = evaluation.source.look(pair.picture)
             tokens = look.lr_feats[0].flatten(1).T
-            targets = self.training.targets(self.training.read(pair.label), look.grid)
+            targets = self.training.targets(self.training.read(pair.label), look.plan.grid)
             of_picture, weights = (x.flatten(0, 1).to(tokens.device) for x in targets)
             parts.append((tokens, of_picture, weights, torch.full_like(weights, len(parts), dtype=torch.long)))
         return TrainingTokens(*(torch.cat(part) for part in zip(*parts, strict=True)))

@@ -16,9 +16,10 @@ from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.errors import UsageError
 from featup_cli.core.shapes import Size
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.retrieval.scorer import cosine_similarity
 from featup_cli.evaluation.run import Evaluation
-from featup_cli.evaluation.source import Look, Request
+from featup_cli.evaluation.source import Request
 from featup_cli.pictures.panels import heatmap, overlay, panel_size, resize_rgb, side_by_side
 
 Point = tuple[int, int]
@@ -72,8 +73,8 @@ def find_matches(
     for number, point in enumerate(points):
         of_point = {method: of_method[number] for method, of_method in maps.items()}
         low, high = (float(f(torch.stack(list(of_point.values())))) for f in (torch.min, torch.max))
-        panel = panel_size(second.network_size)
-        query = _mark(first.picture.pixels, point, panel_size(first.network_size))
+        panel = panel_size(second.plan.network)
+        query = _mark(first.picture.pixels, point, panel_size(first.plan.network))
         panels, captions = [(f"Query at {point[0]}, {point[1]}", query)], [""]
         for method, similarity in of_point.items():
             match = _best(similarity, second.picture.size)
@@ -97,14 +98,14 @@ def _similarities(
     """Of each method, similarities [points, H, W] of `second` to the features at the points of `first`, and seconds."""
     source, maps, seconds = evaluation.source, {}, {}
     for method in evaluation.each("methods", evaluation.methods):
-        features, took = source.features(method, first, first.network_size)
+        features, took = source.features(method, first, first.plan.network)
         rows, cols = (
             torch.tensor([int((point[1 - axis] + 0.5) * into / of) for point in points])
             for axis, (of, into) in enumerate(zip(first.picture.size, features.shape[1:], strict=True))
         )
         queries = features[:, rows, cols].T.contiguous()
         del features
-        features, more = source.features(method, second, second.network_size)
+        features, more = source.features(method, second, second.plan.network)
         maps[method] = cosine_similarity(queries, features).cpu()
         seconds[method] = took + more
         del features

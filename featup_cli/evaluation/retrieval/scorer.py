@@ -18,12 +18,13 @@ from torch import Tensor
 
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.shapes import Size
+from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays, cached_sha256
 from featup_cli.evaluation.data import IGNORE, Classes, Pair, check_pairs, find_pairs, load_classes, read_class_labels
 from featup_cli.evaluation.retrieval.task import POINTS, TASK, RetrievalOptions
 from featup_cli.evaluation.run import Evaluation, Scorer
-from featup_cli.evaluation.source import FeatureSource, Look, Request
+from featup_cli.evaluation.source import FeatureSource, Request
 
 QUERIES = 32  # compared at one time
 PIXELS = 65_536  # compared at one time
