@@ -37,29 +37,26 @@ class PCA:
 
     def project(self, features: Tensor) -> Tensor:
         """Coordinates in the basis: [C, H, W] to [K, H, W], or [N, C] to [N, K]; float32 unless float64 came."""
-        channels_first, tokens = self._tokens(features, len(self.mean))
-        blocks = [(_wide(block) - self.mean) @ self.basis.T for block in tokens.split(BLOCK)]
-        return _like(torch.cat(blocks), features, channels_first)
+        tokens = _tokens(features, len(self.mean))
+        return _like(torch.cat([(_wide(block) - self.mean) @ self.basis.T for block in tokens.split(BLOCK)]), features)
 
     def reconstruct(self, coefficients: Tensor) -> Tensor:
         """Features of coordinates: [K, H, W] to [C, H, W], or [N, K] to [N, C]."""
-        channels_first, tokens = self._tokens(coefficients, len(self.basis))
-        return _like(_wide(tokens) @ self.basis + self.mean, coefficients, channels_first)
+        return _like(_wide(_tokens(coefficients, len(self.basis))) @ self.basis + self.mean, coefficients)
 
-    @staticmethod
-    def _tokens(values: Tensor, channels: int) -> tuple[bool, Tensor]:
-        channels_first = values.ndim == 3
-        if values.ndim not in (2, 3) or values.shape[0 if channels_first else 1] != channels:
-            raise ShapeError(f"expected [{channels}, H, W] or [N, {channels}], not {list(values.shape)}")
-        return channels_first, values.flatten(1).T if channels_first else values
+
+def _tokens(values: Tensor, channels: int) -> Tensor:
+    if values.ndim not in (2, 3) or values.shape[0 if values.ndim == 3 else 1] != channels:
+        raise ShapeError(f"expected [{channels}, H, W] or [N, {channels}], not {list(values.shape)}")
+    return values.flatten(1).T if values.ndim == 3 else values
+
+
+def _like(tokens: Tensor, template: Tensor) -> Tensor:
+    return tokens.T.reshape(-1, *template.shape[1:]) if template.ndim == 3 else tokens
 
 
 def _wide(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
-
-
-def _like(tokens: Tensor, template: Tensor, channels_first: bool) -> Tensor:
-    return tokens.T.reshape(-1, *template.shape[1:]) if channels_first else tokens
 
 
 def fix_signs(basis: Tensor) -> Tensor:

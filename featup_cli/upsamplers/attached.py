@@ -37,12 +37,12 @@ class PretrainedUpsampler:
         return out
 
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
-        """The result of the call in bands of rows; see `Upsampler.bands`."""
+        """The result of the call in bands of rows; see `RowUpsampler.bands`."""
         module = self._module_for(image, lr_feats, output_size)
         yield from module.bands(like_features(image, lr_feats), lr_feats, output_size, rows, start)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
-        """As the network itself estimates; see `Upsampler.band_bytes`."""
+        """As the network itself estimates."""
         return self.module.band_bytes(lr_shape, output_size, rows)
 
     def _module_for(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> UpsamplerModule:

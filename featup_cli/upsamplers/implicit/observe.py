@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -95,24 +96,17 @@ def render_batches(views: Views, source: Tensor) -> Iterator[Tensor]:
 
 def compress(batches: Iterable[Tensor], views: Views, config: ImplicitConfig) -> Observations:
     """Coefficients of the views' features, which come in batches [B, C, h, w], in the components of the first ones."""
-    pca: PCA | None = None
-    waiting: list[Tensor] = []
-    tokens: list[Tensor] = []
-    left_out: list[Tensor] = []
-    for batch in batches:
-        waiting.append(batch)
-        if pca is None:
-            if sum(len(features) for features in waiting) < min(PCA_VIEWS, len(views)):
-                continue
-            pca = fit_pca(torch.cat(waiting).permute(0, 2, 3, 1).flatten(0, 2), config.components)
-        for features in waiting:
-            for view in features:
-                coefficients = pca.project(view)
-                tokens.append(coefficients)
-                centred = view.flatten(1) - pca.mean[:, None]
-                left_out.append((centred.square().sum() - coefficients.square().sum()).clamp_min(0))
-        waiting.clear()
-    assert pca is not None
+    batches, first = iter(batches), list[Tensor]()
+    while sum(map(len, first)) < min(PCA_VIEWS, len(views)):
+        first.append(next(batches))
+    pca = fit_pca(torch.cat(first).permute(0, 2, 3, 1).flatten(0, 2), config.components)
+    tokens, left_out = list[Tensor](), list[Tensor]()
+    for features in chain((first.pop(0) for _ in range(len(first))), batches):
+        for view in features:
+            coefficients = pca.project(view)
+            tokens.append(coefficients)
+            centred = view.flatten(1) - pca.mean[:, None]
+            left_out.append((centred.square().sum() - coefficients.square().sum()).clamp_min(0))
     stacked = torch.stack(tokens)
     scale = float(stacked[: config.views].square().mean().sqrt().clamp_min(1e-6))
     return Observations(views, stacked / scale, torch.stack(left_out), pca, scale, config.heldout_views)
