@@ -4,7 +4,7 @@
     result = featup.upsample("img.jpg", backbone="tiny", method="implicit")
     result.features          # [C, H, W]
 
-The public names are loaded on first use, so that importing this package costs nothing.
+Public names are loaded on first use, so importing this package is cheap.
 """
 
 from __future__ import annotations

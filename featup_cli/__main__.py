@@ -8,7 +8,7 @@ from io import TextIOWrapper
 
 
 def main() -> None:
-    """Run the command line; an interrupt before any command has started exits with 130 like one after."""
+    """Run the command line. An interrupt exits with 130, even before a command has started."""
     for stream in (sys.stdout, sys.stderr):
         # Names of files may hold bytes that are no text; they are printed as they are.
         if isinstance(stream, TextIOWrapper):
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _leave(status: int) -> None:
-    """End a process of `torchrun` at once: Gloo's threads now and then abort one that ends as usual, work done."""
+    """End a `torchrun` process at once: after a normal exit, Gloo's threads sometimes abort it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -16,22 +16,22 @@ class Commands(LazyGroup):
     table = {  # noqa: RUF012 (typer makes instances, not subclasses)
         "upsample": Entry(
             "featup_cli.cli.upsample:upsample",
-            "Upsample the features of pictures: writes STEM.safetensors and STEM.png for each; "
-            "goes on where it stopped.",
+            "Upsample the features of pictures. Writes STEM.safetensors and STEM.png for each; "
+            "an interrupted run resumes.",
         ),
         "train": Entry(
             "featup_cli.cli.train:train",
-            "Train an upsampler on your own pictures, by reconstructing jittered views (FeatUp, section 3).",
+            "Train an upsampler on your own pictures by reconstructing jittered views (FeatUp, section 3).",
         ),
         "render": Entry(
-            "featup_cli.cli.render:render", "Render features of any size from a fitted model, without backbone or fit."
+            "featup_cli.cli.render:render", "Render features of any size from a fitted model; needs no backbone."
         ),
         "visualize": Entry(
             "featup_cli.cli.visualize:visualize",
-            "Show features as PCA colours, with one basis for low and high resolution and for all files given.",
+            "Show features as PCA colours. Low and high resolution of all files share one basis.",
         ),
         "export": Entry(
-            "featup_cli.cli.export:export", "Write features in the formats that other programs read, in little memory."
+            "featup_cli.cli.export:export", "Write features in formats that other programs read, using little memory."
         ),
         "bench": Entry(
             "featup_cli.cli.bench:bench",
@@ -43,15 +43,14 @@ class Commands(LazyGroup):
         ),
         "compare": Entry(
             "featup_cli.cli.compare:compare",
-            "Show picture, low-resolution features and each method's in one PCA basis, with time and memory below.",
+            "Show a picture with its features by each method in one PCA basis, and their time and memory.",
         ),
         "info": Entry(
             "featup_cli.cli.info:info",
-            "Say what files hold and how they were made; without a file, list backbones, methods, devices and "
-            "versions.",
+            "Describe files and how they were made. Without a file, list backbones, methods, devices and versions.",
         ),
         "eval": Entry(
-            "featup_cli.cli.evaluate:evaluations", "Evaluate upsampled features, method by method, with intervals."
+            "featup_cli.cli.evaluate:evaluations", "Evaluate the features of each method, with confidence intervals."
         ),
     }
 

@@ -1,4 +1,4 @@
-"""`featup bench`: how fast, and how close to the limit that memory sets."""
+"""`featup bench`: speed, and how close it comes to the limit set by memory bandwidth."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class CaseOptions:
 
     shape: str | None = option(
         None,
-        "Batch x height x width x channels of the output, and the window (5). range_taps: size of the keys.",
+        "Output: batch x height x width x channels, then the window (default 5). range_taps: size of the keys.",
         metavar="BxHxWxC[xK]",
     )
     suite: str | None = option(None, " ".join(f"{s.name}: {s.about}." for s in SUITES.values()), choices=lambda: SUITES)
     operation: str | None = option(
-        None, f"Kernel, with --shape. (default: {Case.operation})", "--op", choices=lambda: OPERATIONS
+        None, f"Kernel to measure with --shape. (default: {Case.operation})", "--op", choices=lambda: OPERATIONS
     )
-    backward: bool = option(False, "With --shape: time all gradients, not the forward pass.")
+    backward: bool = option(False, "With --shape: time the gradients instead of the forward pass.")
     scale: int | None = option(
         None, f"{', '.join(SCALED)}: output pixels per low-resolution pixel. (default: {Case.scale})", min=1
     )
@@ -48,16 +48,16 @@ class TimingOptions:
 
     PANEL = RUN
 
-    backend: str = option("auto", "Kernels to run; auto is the fastest that can.", choices=lambda: BACKENDS)
-    baselines: str = option("all", f"all ({','.join(BASELINES)}), none, or names; {','.join(EXTRA_BASELINES)} too.")
+    backend: str = option("auto", "Kernels to run; auto: the fastest available.", choices=lambda: BACKENDS)
+    baselines: str = option("all", f"all ({','.join(BASELINES)}), none, or names, also {','.join(EXTRA_BASELINES)}.")
     repeat: int = option(20, "Timed calls.", min=1)
     budget: float = option(5.0, "Seconds for each timing; a slower call runs once.", min=0)
     threads: int | None = option(None, "CPU threads. (default: PyTorch's)", min=1)
     device: str = like(RunOptions, "device")
-    seed: int = option(0, "Of the random inputs.")
+    seed: int = option(0, "Seed of the random inputs.")
     json_file: Path | None = option(
         None,
-        "Write JSON there, and the table to stdout. (default: table on a terminal, else JSON)",
+        "Write JSON to this file and a table to stdout. (default: table on a terminal, else JSON)",
         "--json",
         panel=OUTPUT,
         metavar="FILE",
@@ -96,7 +96,7 @@ def bench(case: CaseOptions, timing: TimingOptions) -> None:
 
 
 def show(report: dict[str, Any], json_file: Path | None) -> None:
-    """Write the report: JSON to the file if there is one, else to stdout; a table for people otherwise.
+    """Print the report as a table and write JSON to the file. Without a file, stdout gets JSON unless it is a terminal.
 
     Raises:
         OutputError: the file can't be written.

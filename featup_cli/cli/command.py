@@ -19,10 +19,9 @@ from featup_cli.core.options import GROUP, REQUIRED, Declared, declared
 
 
 def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], Any]:
-    """Decorator that makes a click command of a function each of whose parameters is a group of options.
+    """Decorator that turns a function into a click command; each parameter of the function is a group of options.
 
-    The options are those of all groups, in order. What goes wrong is reported as `report_errors` says, from building
-    the groups on.
+    The command has the options of all groups, in order. `report_errors` reports its errors, also those of the groups.
 
     Args:
         examples: command lines that the help shows at its end.
@@ -53,7 +52,7 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
 
 
 def _options(group: type) -> Iterator[Declared]:
-    """The options of a group and of those that it holds, in order."""
+    """The options of a group and its nested groups, in order."""
     for each in declared(group):
         if each.option is GROUP:
             yield from _options(each.kind)
@@ -62,7 +61,7 @@ def _options(group: type) -> Iterator[Declared]:
 
 
 def _build(group: type, values: Mapping[str, Any]) -> Any:
-    """A group of what typer has parsed: choices become texts, and what can be repeated a tuple.
+    """Build a group from parsed values: choices become strings, repeatable options become tuples.
 
     Raises:
         UsageError: a required option is missing (typer 0.16 with click 8.3 or newer doesn't see that).
@@ -85,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 
 def _parameter(each: Declared) -> Parameter:
-    """An option as typer wants it: a parameter of a function."""
+    """An option as a function parameter, which is what typer reads."""
     option, default, kind = each.option, each.default, each.kind
     if get_origin(kind) in (Union, UnionType):  # the only ones of an option are with None
         kind = next(k for k in get_args(kind) if k is not NoneType)

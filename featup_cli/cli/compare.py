@@ -49,7 +49,7 @@ class FigureOptions:
 def compare(
     picture: PictureOptions, backbone: BackboneOptions, methods: ComparedMethods, figure: FigureOptions
 ) -> None:
-    """Show picture, low-resolution features and each method's in one PCA basis, with time and memory below."""
+    """Show a picture with its features by each method in one PCA basis, and their time and memory."""
     console = figure.console.console()
     asked = keywords(picture.input, backbone, methods)
     refuse_overwriting(figure.output, [picture.image])

@@ -1,4 +1,4 @@
-"""What goes where: machine-readable results on stdout, everything for people on stderr."""
+"""Output streams: machine-readable results on stdout, messages for people on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 
 
 def report_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn expected errors into one line on stderr and their exit status; others keep their traceback."""
+    """Turn expected errors into one line on stderr and an exit status; others keep their traceback."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -62,7 +62,7 @@ class Console:
         return not (self.quiet or self.as_json) and sys.stderr.isatty()
 
     def note(self, text: str) -> None:
-        """Tell the user something, unless output is for machines or off."""
+        """Print a message, unless output is JSON or quiet."""
         if not (self.quiet or self.as_json):
             _say(text, err=True)
 
@@ -71,7 +71,7 @@ class Console:
         _say(f"error: {text}", err=True)
 
     def result(self, text: str, record: dict[str, Any]) -> None:
-        """Give a result: `record` as one JSON line, or `text` for people and pipes."""
+        """Print a result: `record` as one JSON line, or `text` for people and pipes."""
         if self.as_json:
             _say(json.dumps(record))
         elif not self.quiet:

@@ -26,13 +26,13 @@ class ExportOptions:
         REQUIRED, "; ".join(f"{f.name}: {f.about}" for f in FORMATS.values()) + ".", choices=lambda: FORMATS
     )
     output: Path | None = option(
-        None, "Folder, or the name of a file where one is written. (default: beside each file)", "-o", "--output"
+        None, "Folder, or a file name if only one file is written. (default: beside each file)", "-o", "--output"
     )
     components: int | None = option(
-        None, "Reduce the channels to K principal components, the same for all files.", metavar="K"
+        None, "Reduce the channels to K principal components, shared by all files.", metavar="K"
     )
     dtype: DType | None = option(None, "Number format. (default: the file's; float16 for feature-3dgs)")
-    overwrite: bool = option(False, "Replace files that exist.")
+    overwrite: bool = option(False, "Replace existing files.")
 
 
 @command(
@@ -43,7 +43,7 @@ class ExportOptions:
     ]
 )
 def export(given: ExportOptions, run: ConsoleOptions) -> None:
-    """Write every file in the format."""
+    """Write every file in the chosen format."""
     from featup_cli.exporting.run import export as export_files
 
     console = run.console()

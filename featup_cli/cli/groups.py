@@ -33,21 +33,21 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class LoadingOptions:
-    """How a backbone is loaded, whichever it is."""
+    """How to load a backbone."""
 
     PANEL = BACKBONE
 
-    weights: Path | None = option(None, "Weights of the backbone: safetensors, or a checkpoint (never executed).")
+    weights: Path | None = option(None, "Weights file of the backbone: safetensors, or a checkpoint (never executed).")
     backbone_arg: tuple[str, ...] = option(
         (),
-        "Argument of the backbone's constructor, e.g. pad_type=same; mean= and std= too. Repeatable.",
+        "Argument of the backbone's constructor (pad_type=same), or input normalisation (mean=, std=). Repeatable.",
         metavar="KEY=VALUE",
     )
     offline: bool = option(False, "Use cached weights only (HF_HUB_OFFLINE=1).")
-    random_weights: bool = option(False, "Untrained backbone, for tests only.")
+    random_weights: bool = option(False, "Use an untrained backbone; for tests only.")
     precision: str = option(
         "auto",
-        "Number format that the backbone computes in. auto: float32 on a CPU; elsewhere float16 or bfloat16, if "
+        "Number format of the backbone's computation. auto: float32 on a CPU; elsewhere float16 or bfloat16 if the "
         "features of the first picture stay within 1 % of float32.",
         choices=lambda: PRECISIONS,
     )
@@ -77,7 +77,7 @@ class BackboneOptions:
         "-b",
     )
     layer: int | None = option(None, "Block or stage, counted from 0 or back from -1. (default: the last)")
-    no_norm: bool = option(False, "Leave out the backbone's final norm.")
+    no_norm: bool = option(False, "Skip the backbone's final norm.")
     loading: LoadingOptions = group()
 
     def config(self) -> BackboneConfig:
@@ -104,11 +104,11 @@ class MethodOptions:
     )
     upsampler: str = option(
         "auto",
-        "Weights of a trained method. auto: the package's own; NAME: of FeatUp's release (`featup info` lists them); "
-        "FILE: of `featup train` or `featup import-weights`.",
+        "Weights of a trained method. auto: packaged with featup; NAME: released by FeatUp (`featup info` lists them); "
+        "FILE: written by `featup train` or `featup import-weights`.",
         metavar="auto|NAME|FILE",
     )
-    allow_other_backbone: bool = option(False, "Use upsampler weights for another backbone if its channels fit.")
+    allow_other_backbone: bool = option(False, "Accept upsampler weights of another backbone if the channels match.")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class ImplicitOptions:
 
     preset: str = option(
         "default",
-        "implicit: default, our best trade of quality and time; paper, table 7 as printed.",
+        "implicit: `default` balances quality and time; `paper` is table 7 as printed.",
         choices=lambda: PRESETS,
     )
     settings: tuple[str, ...] = option(
@@ -174,14 +174,14 @@ class MethodsOptions:
 
     methods: str = option(
         "fast",
-        "Comma-separated; `fast`: all that can be had for the backbone and take one pass; `all`: fits as well.",
+        "Comma-separated. fast: all feed-forward methods available for the backbone; all: the fitted ones too.",
         "--methods",
         "-m",
     )
     implicit: ImplicitOptions = group()
     upsampler: tuple[str, ...] = option(
         (),
-        "Weights of a method: a file, or a released name. Repeatable. (default: those that come with featup)",
+        "Weights of a method: a file, or a released name. Repeatable. (default: packaged with featup)",
         metavar="METHOD=WEIGHTS",
     )
     allow_other_backbone: bool = like(MethodOptions, "allow_other_backbone")
@@ -189,11 +189,11 @@ class MethodsOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where features go, in which size and form."""
+    """Folder, size and format of the features."""
 
     PANEL = OUTPUT
 
-    output: Path = option(Path("features"), "Folder for the results; made if missing.", "-o", "--output")
+    output: Path = option(Path("features"), "Folder for the results; created if missing.", "-o", "--output")
     output_size: str | None = option(
         None,
         "Size of the result: `image` (the picture's own), HEIGHTxWIDTH, or a factor of the token grid such as 8x. "
@@ -202,7 +202,7 @@ class OutputOptions:
     dtype: DType = option("float16", "Number format of the features.")
     storage: Literal["full", "factored"] = option(
         "full",
-        "full: `features` [C, H, W]. factored: `coefficients` [K, H, W], `basis` [K, C] and `mean` [C], smaller.",
+        "full: `features` [C, H, W]. factored: `coefficients` [K, H, W], `basis` [K, C], `mean` [C]; smaller.",
     )
 
 
@@ -213,7 +213,7 @@ class ConsoleOptions:
     PANEL = RUN
 
     quiet: bool = option(False, "Print errors only.", "--quiet", "-q")
-    as_json: bool = option(False, "One JSON line a result on stdout; no progress bars.", "--json")
+    as_json: bool = option(False, "Print one JSON line per result on stdout; no progress bars.", "--json")
 
     def console(self) -> Console:
         """Where output goes."""
@@ -229,9 +229,9 @@ class RunOptions:
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...", env="FEATUP_DEVICE")
     memory: str | None = option(
         None,
-        "What the whole process may use, such as 2GB; results are made in bands that fit. "
-        "(default: 60 % of what is free)",
+        "Memory limit of the whole process, such as 2GB; results are computed in bands that fit. "
+        "(default: 60 % of free memory)",
         metavar="SIZE",
     )
-    seed: int = option(0, "Makes the result repeatable.")
+    seed: int = option(0, "Random seed; makes the result repeatable.")
     console: ConsoleOptions = group()

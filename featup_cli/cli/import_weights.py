@@ -1,4 +1,4 @@
-"""`featup import-weights`: upsamplers that others trained, as files of ours."""
+"""`featup import-weights`: convert upsamplers that others trained."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from featup_cli.upsamplers.registry import IMPORTS
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """Which checkpoint, and what is known of it."""
+    """The checkpoint, and facts that it doesn't hold."""
 
     PANEL = INPUT
 
     checkpoint: Path = argument("FeatUp's .ckpt, or a ReSFU state dict; never executed.", metavar="CKPT")
     output: Path = option(REQUIRED, "The safetensors file to write.", "-o", "--output", panel=OUTPUT)
     method: str | None = option(
-        None, "What the checkpoint holds. (default: found out)", "--method", "-m", choices=lambda: IMPORTS
+        None, "Method of the checkpoint. (default: detected)", "--method", "-m", choices=lambda: IMPORTS
     )
     backbone: str | None = option(
         None,
-        "Alias or timm name of the backbone that it was trained for. (default: known for FeatUp's own files)",
+        "Alias or timm name of the backbone that it was trained for. (default: detected for FeatUp's files)",
         "--backbone",
         "-b",
     )
@@ -47,8 +47,8 @@ def import_weights(given: CheckpointOptions, run: ConsoleOptions) -> None:
     norm = "with a norm over channels before it" if facts["normed"] else "without a norm before it"
     console.note(
         f"{given.checkpoint}: {facts['method']}, {facts['parameters']:,} parameters, {facts['channels']} channels, "
-        f"{norm}; for {describe_identity(identity)}; {facts['ignored_tensors']} tensors of other parts left out"
+        f"{norm}; for {describe_identity(identity)}; {facts['ignored_tensors']} tensors of other parts ignored"
     )
     if identity["name"] is None:
-        console.note("note: nothing says which backbone it is for; --backbone NAME records it, so that it is checked")
+        console.note("note: the file doesn't name its backbone; give --backbone NAME so that it can be checked")
     console.result(str(given.output), facts)

@@ -1,4 +1,4 @@
-"""`featup info`: what files hold; without a file, what there is to choose from and what this machine can run."""
+"""`featup info`: describe files; without a file, list the choices and what this machine can run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class FileOptions:
     files: tuple[Path, ...] = argument(
         "Features, fitted models or upsampler weights; only headers are read.", default=(), metavar="[FILE]..."
     )
-    as_json: bool = option(False, "Machine-readable, on stdout; a line for each file.", "--json")
+    as_json: bool = option(False, "Print JSON on stdout, one line per file.", "--json")
 
 
 @command(
     examples=["featup info", "featup info features/photo.safetensors", "featup info *.safetensors --json"],
 )
 def info(given: FileOptions) -> None:
-    """Describe files, or what there is to choose from."""
+    """Describe files, or list the choices."""
     if given.files:
         describe_files(given.files, Console(as_json=given.as_json))
         return
@@ -43,7 +43,7 @@ def info(given: FileOptions) -> None:
 
 
 def describe_files(files: Sequence[Path], console: Console) -> None:
-    """Print what each file is; files that can't be read are reported, and the others still shown."""
+    """Describe each file. Report those that can't be read, and go on."""
     from featup_cli.core.errors import FeatUpError, error_message
     from featup_cli.engine.inventory import describe_file
 
@@ -89,7 +89,7 @@ def value_text(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Text of a file that may be anybody's: without line breaks and without control of the terminal."""
+    """Text from an untrusted file, without line breaks and control characters."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
@@ -100,7 +100,7 @@ def print_tables(facts: dict[str, Any]) -> None:
 
     console = Console()
     for title, rows, columns in (
-        ("Backbones, beside any timm name or reference", facts["backbones"], ("alias", "model", "about")),
+        ("Backbones (any timm name or reference works too)", facts["backbones"], ("alias", "model", "about")),
         ("Methods", facts["methods"], ("method", "about")),
         ("Weights of trained methods (--upsampler)", facts["upsamplers"], ("upsampler", "method", "for", "where")),
         ("Devices", facts["devices"], ("device", "about")),

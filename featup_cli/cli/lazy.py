@@ -1,4 +1,4 @@
-"""Commands, and groups of them, that import only what is asked for, so that help and version come at once."""
+"""Commands and groups that import only what they need, so that --help and --version are fast."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Command(TyperCommand):
 
 
 class Entry(NamedTuple):
-    """A command: where it is (`package.module:name`), and its help."""
+    """A command: its location (`package.module:name`) and its help."""
 
     home: str
     about: str

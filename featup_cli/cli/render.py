@@ -17,9 +17,7 @@ class ModelOptions:
     PANEL = INPUT
 
     model: Path = argument("A model written by `featup upsample --save-model`.")
-    image: Path | None = option(
-        None, "The original picture, for finer edges than the reduced one in the model. (default: that one)"
-    )
+    image: Path | None = option(None, "The original picture, for finer edges. (default: the reduced copy in the model)")
 
 
 @dataclass(frozen=True)

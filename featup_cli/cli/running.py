@@ -24,7 +24,7 @@ def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
     """Do the work of a run and report it.
 
     Returns:
-        The exit status: 0, that of the error if there was a single picture, else 1 if any failed.
+        The exit status: 0, that of the error if there is a single picture, else 1 if any failed.
     Raises:
         Exit: interrupted.
     """
@@ -45,7 +45,7 @@ def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
     except KeyboardInterrupt:
         if len(run) == 1:
             raise
-        typer.echo(f"interrupted after {_describe(counts)}; the same command goes on from here", err=True)
+        typer.echo(f"interrupted after {_describe(counts)}; run the same command to resume", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     if len(run) > 1:
         seconds = time.monotonic() - start
@@ -72,8 +72,8 @@ def report_preview(run: Run, console: Console) -> int:
                 "reason": preview.reason,
             },
         )  # fmt: skip
-    text = f"would make {counts['make']}, make {counts['redo']} anew, skip {counts['skip']}"
-    console.note(text + (f"; {counts['fail']} can't be made" if counts["fail"] else ""))
+    text = f"would create {counts['make']}, re-create {counts['redo']}, skip {counts['skip']}"
+    console.note(text + (f"; {counts['fail']} would fail" if counts["fail"] else ""))
     return EXIT_FAILED if counts["fail"] else 0
 
 
@@ -87,7 +87,7 @@ def _report(record: Record, console: Console, alone: bool) -> None:
         return
     if record.status == "skipped":
         if alone:  # of several the summary tells
-            console.note(f"{record.item.picture}: up to date, skipped; --overwrite makes it anew")
+            console.note(f"{record.item.picture}: up to date, skipped; --overwrite re-creates it")
     else:
         channels, height, width = record.shape
         scores = "  ".join(f"{name} {value:.3f}" for name, value in record.scores.items())

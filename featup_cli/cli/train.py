@@ -27,7 +27,7 @@ class PictureOptions:
     """What to train on, and where the weights go."""
 
     images: tuple[Path, ...] = option(
-        REQUIRED, "Folder of training pictures, searched with all below it. Repeatable.", panel=INPUT
+        REQUIRED, "Folder of training pictures, searched with its subfolders. Repeatable.", panel=INPUT
     )
     output: Path = option(REQUIRED, "Weights file to write.", "-o", "--output", panel=OUTPUT)
 
@@ -38,7 +38,7 @@ class TrainingOptions:
 
     method: str = option(
         JBU.name,
-        "jbu: weights serve every backbone, as they see the picture only; all others: for this backbone.",
+        "jbu: the weights serve every backbone, as jbu reads the picture only; others: for this backbone.",
         "--method",
         "-m",
         panel=METHOD,
@@ -46,26 +46,26 @@ class TrainingOptions:
     )
     settings: tuple[str, ...] = option(
         (),
-        "A setting of TrainConfig, e.g. steps=4000, or with upsampler. before it one of the upsampler, e.g. "
-        "upsampler.radius=2 (docs/training.md). Repeatable.",
+        "A setting of TrainConfig, e.g. steps=4000, or of the upsampler, e.g. upsampler.radius=2 "
+        "(docs/training.md). Repeatable.",
         "--set",
         panel=METHOD,
         metavar="KEY=VALUE",
     )
     run_folder: Path | None = option(
-        None, "Configuration, curves and checkpoint. (default: OUTPUT with suffix .run)", panel=OUTPUT
+        None, "Folder for settings, curves and checkpoint. (default: OUTPUT with suffix .run)", panel=OUTPUT
     )
     cache: Path | None = option(
-        None, "Features of the backbone; runs can share it. (default: `cache` in the run folder)", panel=OUTPUT
+        None, "Folder for cached features; runs can share it. (default: `cache` in the run folder)", panel=OUTPUT
     )
     init: Path | None = option(
         None,
-        "Weights of the same method to start from, e.g. of `featup train`; what doesn't fit starts anew.",
+        "Initial weights, a file of the same method. Parameters that don't fit start at random.",
         panel=METHOD,
     )
-    resume: bool = option(False, "Go on from the checkpoint in the run folder.", panel=RUN)
-    save_every: float = option(60.0, "Seconds between two checkpoints.", panel=RUN, min=0)
-    threads: int = option(0, "CPU threads; 0 for PyTorch's own choice.", panel=RUN, min=0)
+    resume: bool = option(False, "Resume from the checkpoint in the run folder.", panel=RUN)
+    save_every: float = option(60.0, "Seconds between checkpoints.", panel=RUN, min=0)
+    threads: int = option(0, "CPU threads; 0 leaves PyTorch's choice.", panel=RUN, min=0)
     device: str = like(RunOptions, "device")
     seed: int = like(RunOptions, "seed")
     console: ConsoleOptions = group()
@@ -79,7 +79,7 @@ class TrainingOptions:
     ]
 )
 def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOptions) -> None:
-    """Train, and say how it ended."""
+    """Train, and report the result."""
     # Under torchrun every process comes here; the first one talks.
     silent = int(os.environ.get("RANK", "0")) > 0
     console = Console(given.console.quiet or silent, given.console.as_json and not silent)
@@ -113,7 +113,7 @@ def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOp
             result = run_training(training, progress=progress, note=console.note)
     except Interrupted as stop:
         if not silent:
-            typer.echo(f"{stop}, and saved; go on with the same command and --resume", err=True)
+            typer.echo(f"{stop} and saved; resume with the same command and --resume", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     report(result, training.folder, console)
 
@@ -130,7 +130,7 @@ def parse_settings(method: str, texts: Sequence[str]) -> tuple[TrainConfig, Any]
 
 
 def report(result: Any, folder: Path, console: Console) -> None:
-    """Say how a training ended."""
+    """Report the result of a training."""
     skipped = f", {result.skipped} skipped" if result.skipped else ""
     console.note(f"{result.pictures} pictures, {result.heldout} held out{skipped}; {result.seconds / 60:.1f} min")
     console.note(

@@ -36,9 +36,9 @@ class PictureOptions:
         "- for a list on standard input.",
         metavar="IMAGE|FOLDER|LIST.txt|-",
     )
-    recursive: bool = option(False, "Search the subfolders of folders.", "--recursive", "-r")
+    recursive: bool = option(False, "Search subfolders too.", "--recursive", "-r")
     resize: str | None = like(InputOptions, "resize")
-    max_pixels: int = option(200_000_000, "Refuse pictures with more pixels.", min=1)
+    max_pixels: int = option(200_000_000, "Reject pictures with more pixels.", min=1)
 
 
 @dataclass(frozen=True)
@@ -50,42 +50,40 @@ class FileOptions:
     features: OutputOptions = group()
     save_model: bool = option(False, "implicit: also write STEM.model.safetensors, for `featup render`.")
     picture: bool = option(True, "Write STEM.png as well.")
-    overwrite: bool = option(False, "Make what is up to date anew.")
+    overwrite: bool = option(False, "Re-create results that are up to date.")
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How the work is shared out."""
+    """How the work is distributed."""
 
     PANEL = RUN
 
-    dry_run: bool = option(False, "List what would be made or skipped, and why.")
+    dry_run: bool = option(False, "List what would be created or skipped, and why.")
     fail_fast: bool = option(False, "Stop at the first picture that fails.")
-    batch: int | None = option(
-        None, "Pictures that the backbone sees at once, at most. (default: 8 on a GPU, 2 on a CPU)", min=1
-    )
+    batch: int | None = option(None, "Largest backbone batch, in pictures. (default: 8 on a GPU, 2 on a CPU)", min=1)
     jobs: int | None = option(
         None,
-        "Threads of a worker that read, and that write. (default: its share of the cores, at most 8)",
+        "Reader threads, and writer threads, of each worker. (default: its share of the cores, at most 8)",
         "--jobs",
         "-j",
         min=1,
     )
     device: str = like(RunOptions, "device")
     devices: str | None = option(
-        None, "One worker process for each: 0,1 for two GPUs, cpu:2 for two on the CPU. (default: one, on --device)"
+        None, "Devices, one worker process each: 0,1 for two GPUs, cpu:2 for two on the CPU. (default: --device)"
     )
     shard: str | None = option(
         None,
-        "Do one part of the pictures, such as 3/16; auto: the part that torchrun or SLURM gives this process.",
+        "Process one shard of the pictures, such as 3/16; auto: the one that torchrun or SLURM assigns.",
         metavar="INDEX/COUNT|auto",
     )
     engine: Literal["local", "ray"] = option(
-        "local", "local: processes of this machine; ray: of the cluster at RAY_ADDRESS, or of a local one."
+        "local", "local: processes on this machine; ray: the Ray cluster at RAY_ADDRESS, or a local one."
     )
     workers: int | None = option(
         None,
-        "ray: worker processes in all. (default: one for each GPU, or one for each machine if there are none)",
+        "ray: total number of worker processes. (default: one per GPU, or one per machine without GPUs)",
         min=1,
     )
     memory: str | None = like(RunOptions, "memory")
@@ -110,7 +108,7 @@ def upsample(
     files: FileOptions,
     run: WorkerOptions,
 ) -> None:
-    """Make the features of pictures, or say what would be made."""
+    """Create the features of pictures, or list what would be created."""
     console, config = run.console.console(), fit.config()
     if files.save_model and not METHODS[method.method].fits_model:
         raise UsageError(f"--save-model: method {method.method} fits no model; use --method {DEFAULT_METHOD}")

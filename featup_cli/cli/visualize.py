@@ -18,15 +18,13 @@ class PictureOptions:
     PANEL = OUTPUT
 
     files: tuple[Path, ...] = argument("Feature files; several share one colour basis.", metavar="FILE")
-    image: Path | None = option(
-        None, "The picture to show. (default: the one that the file says it was made of)", panel=INPUT
-    )
+    image: Path | None = option(None, "The picture to show. (default: the one recorded in the file)", panel=INPUT)
     components: str = option("1-3", "Principal components as RGB: 4-6 or 1,3,5.")
     layout: Literal["side-by-side", "overlay", "plain"] = option(
         "side-by-side", "side-by-side panels, overlay on the picture, or the plain map."
     )
     show: str | None = option(
-        None, "Panels: features, uncertainty, downsampler. (default: features, and uncertainty if there)"
+        None, "Panels: features, uncertainty, downsampler. (default: features, and uncertainty if present)"
     )
     output: Path | None = option(
         None, "Folder, or a .png for one file. (default: STEM.png beside each file)", "-o", "--output"

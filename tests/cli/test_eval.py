@@ -288,7 +288,7 @@ def test_retrieval_of_points_writes_a_picture(boxes: Path, tmp_path: Path) -> No
         assert picture.width > 3 * 96
     status, stdout, stderr = featup(*command, "--at", "30,30", "-o", target)
     assert (status, stdout) == (0, f"{target}\n")
-    assert "bilinear: 30,30 is found at " in stderr
+    assert "bilinear: 30,30 matches " in stderr
 
 
 def test_retrieval_says_what_is_missing_or_does_not_belong(boxes: Path) -> None:

@@ -138,7 +138,7 @@ def test_ctrl_c_says_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch: pyt
     status, stdout, stderr = featup(*command)
     assert status == 130
     assert not stdout
-    assert "saved; go on with the same command and --resume" in stderr
+    assert "saved; resume with the same command and --resume" in stderr
     monkeypatch.undo()
     status, stdout, stderr = featup(*command, "--resume")
     assert status == 0

@@ -142,7 +142,7 @@ def test_the_fast_path_gives_the_same_projection(photo: Path, source: FeatureSou
     try:
         upsampler = source.upsampler(method, source.backbone.native_size)
     except (UsageError, WeightsError) as error:
-        pytest.skip(f"can't be had for tiny: {error}")
+        pytest.skip(f"unavailable for tiny: {error}")
     if not is_linear(upsampler):
         pytest.skip("not linear: there is no fast path")
     look = source.look(photo)

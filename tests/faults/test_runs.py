@@ -91,7 +91,7 @@ def test_an_interrupted_run_leaves_whole_outputs_and_says_how_to_go_on(
     ran = processes.finish(process)
     assert ran.status == 130
     assert len(ran.stderr.splitlines()) == 1
-    assert "the same command goes on from here" in ran.stderr
+    assert "run the same command to resume" in ran.stderr
     assert len(check_whole(out)) < 12
     assert hidden_files(out) == []
 

@@ -1,4 +1,4 @@
-"""`featup eval`: a command for each evaluation task, made from its record when it is asked for."""
+"""`featup eval`: a command for each evaluation task, built from its record on demand."""
 
 from __future__ import annotations
 

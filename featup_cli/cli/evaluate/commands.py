@@ -17,18 +17,18 @@ from featup_cli.core.options import GROUP, REQUIRED, Declared, declared, like, o
 from featup_cli.evaluation.task import Task
 
 Instead = Callable[[Mapping[str, Any], EvaluationOptions, Console], bool]
-"""Of all that was given, to whether it has done the work in another way."""
+"""Takes all options, the shared ones and the console; returns whether it has done the work itself."""
 
 SHOWN_PROBLEMS = 20
 _SECTIONS = {METHOD: 1, OUTPUT: 2, RUN: 3}
 
 
 def make_command(tasks: Sequence[Task], extra: type | None = None, instead: Instead | None = None) -> Any:
-    """A click command of the tasks that share it: their own options, and those of all evaluations.
+    """A click command for the tasks that share it, with their own options and those of every evaluation.
 
     Args:
-        extra: class of further options; those of the same name as one of all evaluations take its place.
-        instead: is asked before the task is run.
+        extra: class of further options; one with the name of a shared option replaces it.
+        instead: called before the task; if it returns True, the task is not run.
     """
     if len(tasks) > 1:
         choices = Literal[tuple(task.choice for task in tasks)]  # type: ignore[valid-type]

@@ -1,4 +1,4 @@
-"""Options that all evaluations share, and what they mean for the library."""
+"""Options that all evaluations share, and the library keywords that they set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from featup_cli.core.options import group, like, option
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Options of every command of `featup eval` that its tasks have a use for."""
+    """Options of the `featup eval` commands; each command offers those that its tasks use."""
 
     PANEL = RUN
 
@@ -26,17 +26,17 @@ class EvaluationOptions:
     )
     seed: int = like(RunOptions, "seed")
     fast: bool = option(
-        True, "Of methods that are linear in the features, upsample what is read off them: the same result, sooner."
+        True, "For methods that are linear in the features, upsample the readout instead: the same result, faster."
     )
     cache: Path = option(
         Path("~/.cache/featup/eval"),
-        "Folder for the results of single pictures; an interrupted run resumes from it.",
+        "Folder for cached results of single pictures; an interrupted run resumes from it.",
         env="FEATUP_CACHE",
     )
-    no_cache: bool = option(False, "Neither read nor write it.")
+    no_cache: bool = option(False, "Don't use the cache.")
     device: str = like(RunOptions, "device")
     quiet: bool = like(ConsoleOptions, "quiet")
-    as_json: bool = like(ConsoleOptions, "as_json", help="The run as JSON on stdout; no table, no progress bars.")
+    as_json: bool = like(ConsoleOptions, "as_json", help="Print the run as JSON on stdout; no table, no progress bars.")
 
     def keywords(self) -> dict[str, Any]:
         """Keywords of the library's calls but `cache`; errors as `keywords`."""
@@ -45,10 +45,10 @@ class EvaluationOptions:
 
 
 def keywords(input: InputOptions, backbone: BackboneOptions, methods: MethodsOptions) -> dict[str, Any]:
-    """What these options are for the library: fields of `evaluation.source.Request`.
+    """Keywords of the library for these options: fields of `evaluation.source.Request`.
 
     Raises:
-        UsageError: one of another form.
+        UsageError: an option has an invalid form.
     """
     implicit, chosen, upsamplers = methods.implicit.config(), backbone.config(), {}
     for text in methods.upsampler:
@@ -62,7 +62,7 @@ def keywords(input: InputOptions, backbone: BackboneOptions, methods: MethodsOpt
 
 
 def refuse_given(values: Mapping[str, Any], reason: str) -> None:
-    """Raise UsageError for the first option, by its field's name, that was given, saying why it can't be."""
+    """Raise UsageError with the reason for the first of these fields that was given."""
     for name, value in values.items():
         if value not in (None, ()):
             raise UsageError(f"--{name.replace('_', '-')} {reason}")

@@ -1,4 +1,4 @@
-"""Where runs go: files, tables, JSON; and `featup eval report`, which shows several."""
+"""Output of runs: files, tables, JSON; and `featup eval report`, which merges several runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`featup eval retrieval SOURCE TARGET`: the feature at a point of one picture finds its match in another."""
+"""`featup eval retrieval SOURCE TARGET`: the feature at a point of one picture is matched in another."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from featup_cli.evaluation.task import INPUT
 class PointOptions:
     """A second picture, and points of the first."""
 
-    target: Path | None = argument("With a picture: where to look for its points.", metavar="[TARGET]", default=None)
+    target: Path | None = argument("Picture to search, if SOURCE is a picture.", metavar="[TARGET]", default=None)
     at: tuple[str, ...] = option(
         (),
-        "Pictures: a point of SOURCE in pixels from its upper left corner. Repeatable.",
+        "With two pictures: a point of SOURCE, in pixels from the upper left corner. Repeatable.",
         metavar="X,Y",
         panel=INPUT,
     )
     output: Path | None = like(
         EvaluationOptions,
         "output",
-        help="Pictures: the PNG to write (default: retrieval.png). Folder: the run as JSON.",
+        help="With two pictures: the PNG to write (default: retrieval.png). With a folder: the run as JSON.",
     )
 
 
@@ -37,7 +37,7 @@ def show_matches(given: Mapping[str, Any], shared: EvaluationOptions, console: C
     """With two pictures: write the picture of figure 15 and report every match."""
     source, target = given["source"], given["target"]
     if target is None:
-        refuse_given({"at": given["at"]}, "needs a second picture to look in: SOURCE TARGET")
+        refuse_given({"at": given["at"]}, "needs a second picture: SOURCE TARGET")
         return False
     of_folder = {each.name: given[each.name] for each in declared(RetrievalOptions) if not each.option.positional}
     refuse_given(of_folder, "is for a folder of labelled pictures, not for two pictures")
@@ -54,7 +54,7 @@ def show_matches(given: Mapping[str, Any], shared: EvaluationOptions, console: C
     save_png(output, found.rgb)
     for row in found.rows:
         at, match = (",".join(str(v) for v in row[key]) for key in ("at", "match"))
-        console.note(f"{row['method']}: {at} is found at {match}, similarity {row['similarity']:.3f}")
+        console.note(f"{row['method']}: {at} matches {match}, similarity {row['similarity']:.3f}")
     record = {"source": str(source), "target": str(target), "picture": str(output), "matches": found.rows}
     console.result(str(output), record)
     return True
@@ -64,7 +64,7 @@ def parse_points(texts: Sequence[str]) -> list[tuple[int, int]]:
     """Points (x, y) from texts `x,y`.
 
     Raises:
-        UsageError: none is given, or one of another form.
+        UsageError: no point, or one with an invalid form.
     """
     points = []
     for text in texts:
@@ -73,5 +73,5 @@ def parse_points(texts: Sequence[str]) -> list[tuple[int, int]]:
             raise UsageError(f"--at {text}: expected X,Y in pixels, for example --at 120,80")
         points.append((int(parts[0]), int(parts[1])))
     if not points:
-        raise UsageError("give a point of the first picture to look for, for example --at 120,80")
+        raise UsageError("give a point of the first picture, for example --at 120,80")
     return points
