@@ -1,4 +1,4 @@
-"""What a backbone is."""
+"""The `Backbone` class."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class Backbone:
 
     Attributes:
         network: normalised float32 [B, 3, H, W] -> [B, channels, H / stride, W / stride].
-        name: the name as asked; `resolved` says what it stands for, as a timm name with its weights tag.
+        name: the name as given; `resolved` is the full one, for example a timm name with its weights tag.
         channels: feature channels.
         stride: pixels per feature, along each side.
         patch_multiple: the sides of the network's input must be multiples of this.
         native_size: (height, width) of the input that the network was made for.
         fixed_size: the only (height, width) that the network takes, or None if any multiple will do.
         mean, std: input normalisation per RGB channel, for values in [0, 1].
-        norm_applied: whether the final norm (or SAM's neck) really acted on the features.
+        norm_applied: whether the final norm (or SAM's neck) acted on the features.
         layer: index of the block or stage that the features come from, counted from 0.
         weights_source: "packaged", "hf-hub:ID", "local-dir:FOLDER", "file:PATH", "url:ADDRESS" or "random".
         weights_sha256: digest of the state dict.
         device: where the network runs and the features are.
-        precision: the number format that it computes in; shared by all that are made of the same loaded network.
+        precision: its number format; shared by all backbones made from the same loaded network.
         details: more facts for the record, as JSON values.
         attention_heads: heads of a transformer whose tokens may all attend to each other, else 0.
-        restride: makes the network with patches that begin every so many pixels; None if it has no such patches.
+        restride: builds the network with another patch stride; None if it has no patches to move.
     """
 
     network: Network
@@ -71,8 +71,8 @@ class Backbone:
         Returns:
             Float32 [B, channels, H / stride, W / stride] on `device`; an ordinary tensor that autograd can use.
         Raises:
-            ShapeError: not such a batch, or a size that the network can't take.
-            PrecisionError, UsageError: the asked precision does not serve, as `Precision.run`.
+            ShapeError: images of another shape or dtype, or a size that the network can't take.
+            PrecisionError, UsageError: the requested precision fails; see `Precision.run`.
         """
         self._check(images)
         features = self.run(self.network, images)
@@ -83,7 +83,7 @@ class Backbone:
         return features.float().contiguous()
 
     def run(self, network: Network, images: Tensor) -> Tensor:
-        """What a network says about pictures in [0, 1], normalised and at the precision of this backbone's own."""
+        """Normalise pictures in [0, 1] and run a network on them at this backbone's precision."""
         pixels = images.to(self.device, torch.float32)
         # Filled on the device: a copy from the host would wait for it.
         mean, std = (torch.cat([pixels.new_full((1, 1, 1, 1), v) for v in value], 1) for value in (self.mean, self.std))
@@ -104,29 +104,29 @@ class Backbone:
         """The same network and weights with overlapping patches, one every `stride` pixels, centred on its cell.
 
         Raises:
-            UsageError: a network that has no patches to move, or a stride that is no smaller one.
+            UsageError: the network has no patches to move, or the stride is not smaller.
         """
         if stride == self.stride:
             return self
         if self.restride is None:
             raise UsageError(
-                f"{self.name} can't take a smaller patch stride: it is no vision transformer of one patch convolution, "
-                "free input size and positions relative to the picture"
+                f"{self.name} can't take a smaller patch stride: it is not a vision transformer with one patch "
+                "convolution, free input size and positions relative to the picture"
             )
         if not 0 < stride < self.stride:
-            raise UsageError(f"patch stride {stride}: {self.name} has {self.stride} pixels; give a smaller one")
+            raise UsageError(f"patch stride {stride}: must be smaller than {self.name}'s own {self.stride} pixels")
         height, width = (max(1, round(side / stride)) * stride for side in self.native_size)
         return replace(
             self, network=self.restride(stride), stride=stride, patch_multiple=stride, native_size=(height, width)
         )
 
     def identity(self) -> dict[str, Any]:
-        """All that was asked for and fixes the features, as JSON values: the same before and after any picture."""
+        """All settings that determine the features, as JSON values; the first picture doesn't change them."""
         facts = {name: value for name, value in self.describe().items() if name != "precision_choice"}
         return facts | {"precision": self.precision.request}
 
     def describe(self) -> dict[str, Any]:
-        """All that fixes the features, as JSON values, with the precision that was chosen by the first picture."""
+        """All facts that determine the features, as JSON values, with the precision chosen on the first picture."""
         facts = {name: getattr(self, name) for name in _DESCRIBED}
         values = {name: list(fact) if isinstance(fact, tuple) else fact for name, fact in facts.items()}
         return {**values, **self.precision.describe(), "device": str(self.device), **self.details}

@@ -1,4 +1,4 @@
-"""How much memory a network's pass takes, found without running it."""
+"""Memory of a network's forward pass, found without running it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _KERNELS = 1.45  # at 1536 to 3072 pixels five networks took 1.0 to 1.43 times w
 
 
 def estimate_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int], room: int) -> int:
-    """Estimated peak of a network's pass, the making of its input included.
+    """Estimated peak memory of a network's pass, including the preparation of its input.
 
     Args:
         network, shape: as `peak_bytes`.
-        room: bytes that there are. Where even a greedy network would fit, the estimate is a rule of thumb, as the exact
-            way takes up to a second and, the first time, 150 MB for what PyTorch imports.
+        room: available bytes. If even a greedy network would fit, the estimate is a rule of thumb, because the exact
+            way takes up to a second and, the first time, 150 MB for PyTorch's imports.
     """
     pixels = shape[0] * shape[2] * shape[3]
     typical = TYPICAL_BYTES * pixels
@@ -39,16 +39,16 @@ def estimate_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int], ro
 
 
 def peak_bytes(network: Callable[[Tensor], Tensor], shape: Sequence[int]) -> int | None:
-    """Most bytes that the tensors of one pass hold at once, its input and result included and parameters not.
+    """Peak bytes of the tensors of one pass, including its input and result but not the parameters.
 
-    All operations run on tensors without data, so that shapes are exact and nothing is computed. What kernels take for
-    themselves while they run is not seen.
+    All operations run on tensors without data, so shapes are exact and nothing is computed. Scratch memory of kernels
+    is not counted.
 
     Args:
         network: called once, without gradients.
         shape: [B, 3, H, W] of its float32 input.
     Returns:
-        Bytes, or None for a network that looks at its numbers to decide what to do.
+        Bytes, or None for a network whose control flow depends on values.
     """
     tally = _Tally()
     try:

@@ -1,4 +1,4 @@
-"""What a network shows when it is tried: its grid of features, and the input sizes that it takes."""
+"""Probe a network: its grid of features, and the input sizes that it takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PROBE_SIDE = 64  # pixels; small, but more than one position even at stride 32
 
 
 class Grid(NamedTuple):
-    """What a probe of a network shows: feature channels, pixels per feature, and the input sizes it takes."""
+    """Result of a probe: feature channels, pixels per feature, and the input sizes that the network takes."""
 
     channels: int
     stride: int
@@ -40,14 +40,14 @@ def probe_size(multiple: int) -> Size:
 
 
 def run_probe(network: Network, size: Size, device: torch.device) -> Tensor:
-    """Features of one normalised image of noise, always the same, of `size` (height, width)."""
+    """Features of one normalised noise image of `size` (height, width), the same in every call."""
     noise = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         return network(noise.to(device))
 
 
 def measure_grid(name: str, network: Network, reduction: int, native: Size, device: torch.device) -> Grid:
-    """Find out by trial which sizes a network takes and what grid it gives, rather than trust a declaration.
+    """Find the sizes that a network takes and the grid that it gives by trial, not by declaration.
 
     Args:
         name: the backbone, for the message.
@@ -73,5 +73,5 @@ def measure_grid(name: str, network: Network, reduction: int, native: Size, devi
         stride = size[0] // height
         if size == (height * stride, width * stride):
             return Grid(features.shape[1], stride, multiple or stride, None if multiple else size)
-        failure = f"{size} pixels give a grid of {(height, width)}, which is no whole stride"
+        failure = f"{size} pixels give a grid of {(height, width)}, which is not a whole stride"
     raise UsageError(f"{name} can't be used as a backbone: {failure}")

@@ -15,13 +15,13 @@ _TIMEOUT = 5.0  # seconds
 
 
 def is_offline() -> bool:
-    """Whether the hub client works from its cache only."""
+    """Whether the hub client uses its cache only."""
     return hub_constants.HF_HUB_OFFLINE
 
 
 @contextmanager
 def hub_access(offline: bool, needed: bool) -> Iterator[None]:
-    """Within, the hub client works from its cache only: if `offline`, or if the hub is `needed` and does not answer.
+    """In this context the hub client uses its cache only: if `offline`, or if the hub is `needed` and doesn't answer.
 
     Without this the client retries every file for half a minute when there is no network.
     """
@@ -50,16 +50,16 @@ def _hub_answers() -> bool:
 
 
 def unavailable(name: str, source: str, error: Exception | None = None) -> WeightsError:
-    """The error that says in one line why `name` has no weights, and the ways out; `source` is where they should be."""
+    """The error for missing weights of `name`, with the reason and the remedies; `source` is their location."""
     if not source:
-        reason, connect = "none are published under this name", "take a name that has weights"
+        reason, connect = "none are published under this name", "use a name that has weights"
     elif is_offline() and not source.startswith("local-dir:") and isinstance(error, OSError | None):
-        reason = "the network can't be reached or is switched off, and they are not cached"
+        reason = "the network is unavailable or switched off, and they are not cached"
         connect = f"connect once so that {source} is cached"
     else:
         reason = f"{type(error).__name__}: {first_line(error)}" if error else "they can't be read"
         connect = f"check {source}"
     return WeightsError(
         f"no weights for {name}: {reason}. Ways out: {connect}; give a file with --weights FILE; "
-        "take --backbone tiny, which needs none; or, for tests, an untrained network with --random-weights"
+        "use --backbone tiny, which needs none; or, for tests, use an untrained network with --random-weights"
     )

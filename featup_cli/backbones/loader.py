@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Alias(NamedTuple):
-    """What a short name stands for: the name with its weights tag, and one line about it."""
+    """The full name behind a short name, with its weights tag, and a one-line description."""
 
     reference: str
     description: str
@@ -20,11 +20,11 @@ class Loader:
 
     Attributes:
         name: of the kind.
-        load: `module:function`, of a `BackboneConfig` and a torch device, to a `Backbone`. It raises UsageError for
-            what it does not take, and WeightsError for weights that are unavailable or don't fit.
+        load: `module:function` that takes a `BackboneConfig` and a torch device and returns a `Backbone`. It raises
+            UsageError for invalid settings and WeightsError for weights that are unavailable or don't fit.
         aliases: short names that this loader serves.
-        any_name: it also takes every name that is no alias of another loader.
-        advice: what users of these backbones should know, for people.
+        any_name: also load every name that is not an alias of another loader.
+        advice: a hint for users of these backbones.
     """
 
     name: str

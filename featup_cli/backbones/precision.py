@@ -1,4 +1,4 @@
-"""In which number format a backbone computes: as asked, or the fastest that leaves its features as they are."""
+"""The number format that a backbone computes in: as requested, or the fastest that keeps its features accurate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OVERFLOWING_MODELS = ("dinov3",)
 
 @dataclass(frozen=True)
 class Decision:
-    """What runs.
+    """The number format that runs, and why.
 
     Attributes:
         precision: `float32`, `bfloat16` or `float16`.
@@ -47,7 +47,7 @@ class Precision:
     Args:
         asked: a value of `PRECISIONS`.
         device: where the backbone runs.
-        model: names of the model, to know those that overflow.
+        model: names of the model, to recognise those that overflow.
     Raises:
         UsageError: an unknown format, or one that the device can't compute in.
     """
@@ -56,36 +56,36 @@ class Precision:
         if asked not in PRECISIONS:
             raise UsageError(f"precision {asked}: choose from {', '.join(PRECISIONS)}")
         if asked in DTYPES and not computes_in(device, asked):
-            raise UsageError(f"--precision {asked}: {device} can't compute in it; give --precision float32 or auto")
+            raise UsageError(f"--precision {asked}: not supported on {device}; give --precision float32 or auto")
         self.asked = asked
         self.overflows = any(name in model for name in _OVERFLOWING_MODELS)
         self.decision: Decision | None = None
         if asked != "auto":
             self.decision = Decision(asked, "as asked")
         elif not is_accelerator(device):
-            self.decision = Decision(EXACT, "auto: a CPU gains nothing by less")
+            self.decision = Decision(EXACT, "auto: lower precision is not faster on a CPU")
         self.request = self.decision.precision if self.decision else asked
         self._lock = threading.Lock()
 
     def run(self, network: Network, pixels: Tensor, judge: Network) -> Tensor:
-        """What a network says about pictures.
+        """Run a network on pictures.
 
         Args:
             network: the one to run; of the same weights as `judge`.
             pixels: [B, 3, H, W], normalised float32.
-            judge: gives the features, by which `auto` is decided.
+            judge: gives the features that decide `auto`.
         Returns:
-            [B, ...], never non-finite by the number format: with `auto` a picture that overflows runs in float32.
+            [B, ...]. With `auto`, a picture that overflows runs again in float32.
         Raises:
-            PrecisionError: the asked format can't hold what the network says.
-            UsageError: the device lacks an operation of the network in the asked format.
+            PrecisionError: the features overflow the requested format.
+            UsageError: the device lacks an operation of the network in the requested format.
         """
         precision = self.decide(judge, pixels[:1]).precision
         try:
             out = compute(network, pixels, precision)
         except NotImplementedError as error:
             raise UsageError(
-                f"--precision {precision}: {pixels.device.type} can't compute all of this network in it ({error}); "
+                f"--precision {precision}: {pixels.device.type} lacks an operation of this network in it ({error}); "
                 "give --precision float32"
             ) from None
         if precision == EXACT:
@@ -111,7 +111,7 @@ class Precision:
     def _try(self, judge: Network, pixels: Tensor) -> Decision:
         exact = compute(judge, pixels, EXACT).float()
         errors: dict[str, float | None] = {}
-        found = ["float16 is left out, as this model overflows in it"] if self.overflows else []
+        found = ["float16 is skipped, as this model overflows in it"] if self.overflows else []
         for precision in ("bfloat16",) if self.overflows else ("float16", "bfloat16"):
             try:
                 features = compute(judge, pixels, precision) if computes_in(pixels.device, precision) else None
@@ -131,24 +131,24 @@ class Precision:
         return Decision(EXACT, f"auto: {'; '.join(found)}; at most {MOST_ERROR:.0%} is accepted", errors)
 
     def describe(self) -> dict[str, Any]:
-        """What was asked, what runs (None before the first picture) and why, as JSON values."""
+        """The requested format, the one that runs (None before the first picture) and the reason, as JSON values."""
         known = self.decision
         return {
             "precision": known.precision if known else None,
             "precision_choice": {
-                "asked": self.asked, "reason": known.reason if known else "auto: no picture was seen yet",
+                "asked": self.asked, "reason": known.reason if known else "auto: no picture seen yet",
                 "errors": known.errors if known else {},
             },
         }  # fmt: skip
 
 
 def is_accelerator(device: torch.device) -> bool:
-    """Whether less than float32 may be faster there, so that `auto` looks for it."""
+    """Whether lower precision than float32 may be faster there, so that `auto` tries it."""
     return device.type != "cpu"
 
 
 def computes_in(device: torch.device, precision: str) -> bool:
-    """Whether autocast on a device computes in a format of `DTYPES`; seen by trial."""
+    """Whether autocast on a device computes in a format of `DTYPES`; found by trial."""
     ones = torch.ones(1, 1, 3, 3, device=device)
     try:
         with warnings.catch_warnings():
@@ -160,7 +160,7 @@ def computes_in(device: torch.device, precision: str) -> bool:
 
 
 def compute(network: Network, pixels: Tensor, precision: str) -> Tensor:
-    """The network in a number format by autocast, without gradients; in float32 also where autocast is on."""
+    """Run the network in a number format by autocast, without gradients; float32 switches autocast off."""
     kind = DTYPES.get(precision, torch.bfloat16)
     with torch.no_grad(), torch.autocast(pixels.device.type, kind, enabled=precision != EXACT):
         return network(pixels)
@@ -174,7 +174,7 @@ def relative_error(features: Tensor, exact: Tensor) -> float | None:
 
 @contextmanager
 def naming(pictures: Sequence[str]) -> Iterator[None]:
-    """Let a `PrecisionError` name the picture: the one of several that it is about, or the only one."""
+    """Add the name of the picture to a `PrecisionError`."""
     try:
         yield
     except PrecisionError as error:

@@ -1,4 +1,4 @@
-"""Which backbones there are, and how one is loaded by name."""
+"""All backbones by name, and how to load one."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 LOADERS: dict[str, Loader] = collect((TINY, TIMM), "featup.backbones", Loader)
 """By name: our own, then those of other packages (entry points `featup.backbones`)."""
 ALIASES: dict[str, Alias] = {}
-"""Short names of all backbones; of two loaders with one name the first has it."""
+"""Short names of all backbones. If two loaders share a name, the first one has it."""
 for _loader in LOADERS.values():
     ALIASES |= {name: alias for name, alias in _loader.aliases.items() if name not in ALIASES}
 
 
 def resolve_alias(name: str) -> str:
-    """The full name that `name` stands for; any other name or reference comes back unchanged."""
+    """The full name for an alias; any other name or reference is returned unchanged."""
     alias = ALIASES.get(name)
     return alias.reference if alias else name
 

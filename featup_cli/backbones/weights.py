@@ -1,4 +1,4 @@
-"""Weights of a network: files read safely and fitted to a model, and a digest that tells them apart."""
+"""Weights of a network: read files safely, load them into a model, and compute their digest."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_weights(path: Path) -> WeightsFile:
     """Read a safetensors file or a torch checkpoint, without ever running code from it.
 
     Raises:
-        WeightsError: the file can't be read, is of another kind, or would need code to be run.
+        WeightsError: the file can't be read, has another format, or would need to run code.
     """
     try:
         check_readable(path, "a file of weights")
@@ -60,9 +60,9 @@ def read_weights(path: Path) -> WeightsFile:
     try:
         mean, std, arguments = (json.loads(metadata.get(key, "null")) for key in ("mean", "std", "timm_kwargs"))
     except json.JSONDecodeError as error:
-        raise WeightsError(f"weights {path} carry mean, std or timm_kwargs that are not JSON: {error}") from None
+        raise WeightsError(f"weights {path} have mean, std or timm_kwargs that are not JSON: {error}") from None
     if not isinstance(arguments, dict | None):
-        raise WeightsError(f"weights {path} carry timm_kwargs that are not a JSON object")
+        raise WeightsError(f"weights {path} have timm_kwargs that are not a JSON object")
     return WeightsFile(path, state, mean, std, arguments or {})
 
 
@@ -112,15 +112,15 @@ def _unwrap(checkpoint: Any) -> dict[str, Tensor]:
 def load_weights(
     model: nn.Module, weights: WeightsFile, converter: Converter | None = None, heads: tuple[str, ...] = ()
 ) -> None:
-    """Copy the weights into `model`; all of it must be covered, except for `heads`.
+    """Copy the weights into `model`. They must cover all of it except `heads`.
 
     Args:
         model: what to fill, in place.
         weights: from `read_weights`.
-        converter: turns checkpoints of the original authors into the model's own names and shapes.
+        converter: converts checkpoints of the original authors to the model's names and shapes.
         heads: names of the parts after the features, which may differ or be absent.
     Raises:
-        WeightsError: the weights are of another network; names the file and some of the tensors.
+        WeightsError: the weights belong to another network; the message lists some of the tensors.
     """
     state: Mapping[str, Tensor] = weights.state
     problems = []
@@ -128,7 +128,7 @@ def load_weights(
         try:
             state = converter(dict(state), model)
         except Exception as error:  # made for files of its own kind, it fails in its own ways on others
-            problems = [f"conversion fails: {first_line(error)}"]
+            problems = [f"conversion failed: {first_line(error)}"]
     own = model.state_dict()
 
     def matters(name: str) -> bool:
@@ -161,7 +161,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """Random CPU numbers inside are the same every time; those outside go on as if nothing had been drawn."""
+    """In this context random CPU numbers are the same every time; the state outside is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         yield

@@ -14,7 +14,7 @@ from featup_cli.core.errors import UsageError
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the program and of what its results depend on; looked up once, as that takes a while."""
+    """Versions of the program and its dependencies; looked up once, as that takes a while."""
     found = {"featup-cli": __version__, "python": platform.python_version()}
     for package in ("torch", "timm", "numpy", "pillow", "safetensors", "numba", "triton"):
         try:
@@ -28,7 +28,7 @@ def choose_device(name: str) -> torch.device:
     """Resolve `auto` to the first accelerator, else the CPU; check a named one.
 
     Raises:
-        UsageError: no such device, or it isn't there.
+        UsageError: the device doesn't exist or is unavailable.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -38,7 +38,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"--device {name}: not available here; `featup info` lists what is") from None
+        raise UsageError(f"--device {name}: not available here; `featup info` lists the available devices") from None
     return device
 
 

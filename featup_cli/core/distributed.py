@@ -34,7 +34,7 @@ class Workers:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and talks to the user."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
@@ -74,7 +74,7 @@ def _read_environment() -> Workers:
         return Workers()
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UsageError(
-            f"WORLD_SIZE={size} says that there are several processes, but {', '.join(missing)} "
+            f"WORLD_SIZE={size} means several processes, but {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not set: start them with torchrun, or unset WORLD_SIZE"
         )
     try:
@@ -85,7 +85,7 @@ def _read_environment() -> Workers:
 
 @contextmanager
 def join_workers() -> Iterator[Workers]:
-    """Join the other processes of `torchrun`, told by WORLD_SIZE, RANK and LOCAL_RANK; alone without them.
+    """Join the other `torchrun` processes, as WORLD_SIZE, RANK and LOCAL_RANK say; without them, run alone.
 
     Raises:
         UsageError: there are several processes, but torchrun did not start this one.

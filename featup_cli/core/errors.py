@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FeatUpError(Exception):
-    """Base of all errors that are reported as one line; the message names the cause and the way out.
+    """Base of all errors that are reported as one line; the message gives the cause and the remedy.
 
     `exit_code` is the process status: 1 for an input that failed, 2 for wrong usage.
     """
@@ -13,7 +13,7 @@ class FeatUpError(Exception):
 
 
 class InputError(FeatUpError):
-    """A file that was given can't be read or does not hold what it should."""
+    """An input file can't be read or has the wrong content."""
 
 
 class OutputError(FeatUpError):
@@ -25,11 +25,11 @@ class WeightsError(FeatUpError):
 
 
 class MemoryBudgetError(FeatUpError):
-    """A result that can't be made in the memory that may be used; the message holds the estimate."""
+    """A result doesn't fit in the memory limit; the message gives the estimate."""
 
 
 class PrecisionError(FeatUpError):
-    """Features that the asked number format can't hold; `index` is the picture's place in its batch."""
+    """Features overflow the requested number format; `index` is the picture's place in its batch."""
 
     def __init__(self, message: str, index: int = 0) -> None:
         super().__init__(message)
@@ -37,13 +37,13 @@ class PrecisionError(FeatUpError):
 
 
 class UsageError(FeatUpError):
-    """An option or argument that can't be obeyed."""
+    """An option or argument is invalid."""
 
     exit_code = 2
 
 
 class ShapeError(FeatUpError, ValueError):
-    """A tensor of the wrong shape; the message says what was expected and what came."""
+    """A tensor has the wrong shape; the message gives the expected and the actual shape."""
 
     exit_code = 2
 
@@ -54,7 +54,7 @@ def one_line(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind if it has none."""
+    """The first line of an error's message, or its type if it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
@@ -66,7 +66,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def error_message(error: BaseException) -> str | None:
-    """The line to show for an expected error, or None for one that deserves its traceback."""
+    """The line to show for an expected error; None for an unexpected one, which keeps its traceback."""
     if isinstance(error, FeatUpError):
         return one_line(error)
     if is_out_of_memory(error):

@@ -1,4 +1,4 @@
-"""Memory: sizes as text, what this process holds, what is free, and the peak of a call. The one reader of /proc."""
+"""Memory: sizes as text, held and free memory, and the peak of a call. Only this module reads /proc."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def format_bytes(count: float) -> str:
 
 
 def over_budget(what: str, needed: int, memory: int, instead: str) -> MemoryBudgetError:
-    """The error of something that takes about `needed` bytes when `memory` may be used.
+    """The error for work that needs about `needed` bytes when the limit is `memory`.
 
     Args:
-        what: begins the sentence, verb included.
+        what: start of the message, verb included.
         needed, memory: bytes.
-        instead: what else may be given than more memory, after `give --memory 3GB, `.
+        instead: other remedies, which follow `give --memory 3GB, `.
     """
     enough = math.ceil(needed / 1e8) / 10
     return MemoryBudgetError(
-        f"{what} about {format_bytes(needed)}, but {format_bytes(memory)} may be used; "
+        f"{what} about {format_bytes(needed)}, but the limit is {format_bytes(memory)}; "
         f"give --memory {enough:g}GB, {instead}"
     )
 
@@ -70,7 +70,7 @@ def held_bytes(device: torch.device) -> int:
 
 
 def trim_heap() -> None:
-    """Return freed memory to the system, if the C library can: what it keeps for later counts as held."""
+    """Return freed memory to the system if the C library can; memory that it keeps counts as held."""
     if _trim is not None:
         _trim(0)
 
@@ -87,12 +87,12 @@ _trim = _find_trim()
 
 
 def default_memory(device: torch.device) -> int:
-    """What this process may use unless told otherwise: what it holds, and a share of what is free beside that."""
+    """Default memory limit of this process: the memory that it holds plus a share of the free memory."""
     return held_bytes(device) + int(SHARE * free_bytes(device))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that could still be taken: of the device, or of the machine within its control group's limit."""
+    """Free memory of the device, or of the machine within the limit of the control group."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -108,7 +108,7 @@ def _free_of_machine() -> int:
 
 
 def _group_room() -> list[int]:
-    """What control groups (containers, SLURM jobs) leave to this process; none where there is no limit."""
+    """Free memory within each control group (container, SLURM job) that has a limit."""
     rooms = []
     for folder in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"), *_own_groups()):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
@@ -121,7 +121,7 @@ def _group_room() -> list[int]:
 
 
 def _file_cache(folder: Path) -> int:
-    """Bytes of files that a group keeps in memory only because nobody needs it for more."""
+    """Bytes of cached files, which the kernel frees as soon as memory is needed."""
     for line in (folder / "memory.stat").read_text().splitlines():
         name, _, value = line.partition(" ")
         if name == "inactive_file":
@@ -139,11 +139,11 @@ def _own_groups() -> list[Path]:
 
 
 def why_it_does_not_fit(needed_bytes: float, device: torch.device) -> str | None:
-    """The reason not to start something that needs this much memory, or None if it fits."""
+    """The reason why this much memory is too much, or None if it fits."""
     free = free_bytes(device)
     if needed_bytes <= USABLE_SHARE * free:
         return None
-    return f"needs about {needed_bytes / 2**30:.3g} GiB and {free / 2**30:.3g} GiB are free"
+    return f"needs about {needed_bytes / 2**30:.3g} GiB, but only {free / 2**30:.3g} GiB are free"
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _cpu_peak(call: Callable[[], Any]) -> Peak:
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> Peak:
-    """Run a call once and measure its peak memory; what it returns counts, and is freed.
+    """Run a call once and measure its peak memory. Its result counts, and is freed.
 
     CUDA: PyTorch's allocator, exact to 512 bytes. CPU: the peak resident set that Linux keeps of this process, exact to
     a page of 4 KiB per thread or so; scratch of any library counts. Elsewhere there is no figure.

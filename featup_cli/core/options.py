@@ -1,11 +1,11 @@
-"""How a dataclass declares which of its fields are options of the command line; nothing here parses one.
+"""Declare fields of a dataclass as command-line options; nothing here parses them.
 
     @dataclass(frozen=True)
     class BlurConfig:
         sigma: float = option(1.0, "Standard deviation in pixels.", min=0)
         passes: int = 1                               # a setting, but no option
 
-A field of type `tuple[X, ...]` can be given several times. Python users see fields with defaults, as in any dataclass.
+An option of type `tuple[X, ...]` can be repeated. Python users see fields with defaults, as in any dataclass.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ REQUIRED: Any = MISSING
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line needs to know of a field beside its name, type and default.
+    """The command-line facts of a field beyond its name, type and default.
 
     Attributes:
         help: the help text.
         flags: such as `--backbone` and `-b`. Without any: `--name`, or `--name/--no-name` for a bool that isn't False
             by default.
         panel: heading in the help; without one, the attribute `PANEL` of the class.
-        metavar: what stands for the value in the help.
-        min, max: bounds of a number; it may reach them.
+        metavar: placeholder for the value in the help.
+        min, max: inclusive bounds of a number.
         env: environment variable that gives the value if the command line doesn't.
-        choices: gives the values that a text may have; a `Literal` needs none.
+        choices: returns the allowed values of a string; not needed for a `Literal`.
         positional: an argument instead of an option.
     """
 
@@ -98,7 +98,7 @@ def _with_panel(option: Option, kind: type) -> Option:
 
 
 def like(kind: type, name: str, **changes: Any) -> Any:
-    """A field that is the option `name` of another class; `changes` are another `default` or attributes of `Option`.
+    """A field that copies the option `name` of another class; `changes` replace its `default` or other attributes.
 
     Raises:
         KeyError: that class declares no such option.
@@ -118,12 +118,12 @@ class Given:
 def optional_fields(
     config: type, prefix: str = "", first: Sequence[str] = ()
 ) -> Callable[[type[GivenType]], type[GivenType]]:
-    """Decorator that gives a class the options of a class of settings, all None by default: not given.
+    """Decorator that gives a class the options of a settings class; each is None unless given.
 
     Args:
         config: the class of settings; the help shows its defaults.
-        prefix: what each help text starts with.
-        first: names of options that stand before the others.
+        prefix: start of each help text.
+        first: names of the options to list first.
     """
     options = {each.name: each for each in declared(config)}
 

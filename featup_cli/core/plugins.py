@@ -1,4 +1,4 @@
-"""Records of a kind: those of this package, and those that other packages add by an entry point."""
+"""Registered records: those of this package, and those that other packages add by an entry point."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Record(Protocol):
 
     @property
     def name(self) -> str:
-        """By which it is asked for."""
+        """The name by which it is chosen."""
 
 
 R = TypeVar("R", bound=Record)
@@ -23,13 +23,13 @@ R = TypeVar("R", bound=Record)
 def collect(own: Iterable[R], group: str, kind: type[R]) -> dict[str, R]:
     """Records by name: our own, then those that installed packages declare.
 
-    A package of anybody's adds one without a change here:
+    Another package adds one without a change here:
 
         [project.entry-points."featup.methods"]
         mine = "my_package.method:METHOD"
 
-    What can't be loaded, is of another kind, or has a name that is taken is left out, with a line on stderr: it must
-    not keep the rest from working.
+    A record that can't be loaded, is of another kind, or has a name that is taken is skipped with a warning on stderr,
+    so that the others keep working.
 
     Args:
         own: the package's records.
@@ -40,19 +40,19 @@ def collect(own: Iterable[R], group: str, kind: type[R]) -> dict[str, R]:
     for point in entry_points(group=group):
         try:
             found = point.load()
-            problem = "" if isinstance(found, kind) else f"is no {kind.__name__}"
+            problem = "" if isinstance(found, kind) else f"is not a {kind.__name__}"
         except Exception as error:  # anybody's code may raise anything
             problem = f"can't be loaded ({type(error).__name__}: {error})"
         if not problem and found.name in records:
-            problem = f"is called {found.name}, as another one is"
+            problem = f"has the name {found.name}, which is taken"
         if problem:
-            print(f"warning: {group} {point.value} {problem}; it is left out", file=sys.stderr)
+            print(f"warning: {group} {point.value} {problem}; skipped", file=sys.stderr)
         else:
             records[found.name] = found
     return records
 
 
 def resolve(reference: str) -> Any:
-    """What a text `module:name` means; the module is imported when it is first asked for."""
+    """Import the object that `module:name` refers to."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)

@@ -1,11 +1,11 @@
-"""How long work tells about itself: functions that the caller gives, called with plain values."""
+"""Progress of long work: functions from the caller, called with plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, steps done, steps in all, running score as text)."""
+"""Called with (stage, steps done, total steps, running score as text)."""
 
 Announce = Callable[[str], None]
 """Called with a sentence for the user."""

@@ -17,7 +17,7 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 @dataclass(frozen=True)
 class NoSettings:
-    """Of something that has none."""
+    """The settings of something that has none."""
 
 
 def check_positive(config: DataclassInstance, *names: str) -> None:
@@ -42,18 +42,18 @@ def check_within(config: DataclassInstance, **ranges: tuple[float, float]) -> No
 
 
 def check_square(config: DataclassInstance, name: str) -> None:
-    """Raise UsageError unless a setting is a square number, of which stratified draws are made."""
+    """Raise UsageError unless a setting is a square number, as stratified draws need."""
     if round(getattr(config, name) ** 0.5) ** 2 != getattr(config, name):
         raise UsageError(f"{name}={getattr(config, name)}: must be a square number, for stratified draws")
 
 
 def change_settings(config: Settings, texts: Iterable[str], prefix: str = "") -> Settings:
-    """A frozen dataclass of settings with changes given as `key=value`; `none` where a setting may be None.
+    """Change a frozen dataclass of settings by `key=value` texts; `none` gives None where that is allowed.
 
     Args:
         config: the settings.
         texts: the changes.
-        prefix: what the user wrote before each key, for messages.
+        prefix: prefix of each key on the command line, for messages.
     Raises:
         UsageError: an unknown setting, or an invalid value.
     """
@@ -87,7 +87,7 @@ def _parse(name: str, kind: Any, text: str) -> Any:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two records of settings differ: keys in order, with dots between nested ones, and both values or None."""
+    """Differences between two records of settings: sorted keys (nested ones with dots) and both values or None."""
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
         if isinstance(before, Mapping) and isinstance(after, Mapping):

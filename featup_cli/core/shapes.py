@@ -1,4 +1,4 @@
-"""Sizes: what the network sees and what comes out."""
+"""Sizes of the network's input and of the result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def network_size(image: tuple[int, int], short_side: int, multiple: int) -> tupl
 
     Args:
         image: (height, width) of the picture.
-        short_side: wished short side in pixels.
+        short_side: requested short side in pixels.
         multiple: patch size or total stride of the backbone.
     Returns:
         (height, width); neither side is more than half a multiple from the exact aspect ratio (but at least one).
@@ -50,12 +50,12 @@ def resolve_network_size(
     """Network input from `--resize`: a short side, `HxW`, or None for the backbone's own size.
 
     Raises:
-        UsageError: an unusable value, a backbone that takes one size only, or more than `MAX_TOKENS` tokens; the
-            message names `name` (the picture) and the way out.
+        UsageError: an invalid value, a backbone that takes one size only, or more than `MAX_TOKENS` tokens; the
+            message gives `name` (the picture) and the remedy.
     """
     if fixed is not None:
         if resize is not None:
-            raise UsageError(f"--resize {resize}: this backbone takes {fixed[0]}x{fixed[1]} pixels only; leave it out")
+            raise UsageError(f"--resize {resize}: this backbone takes {fixed[0]}x{fixed[1]} pixels only; omit --resize")
         return fixed
     if isinstance(resize, str) and not resize.strip().isdigit():
         asked = parse_size(resize, "--resize")
@@ -71,7 +71,7 @@ def resolve_network_size(
     tokens = (size[0] // multiple) * (size[1] // multiple)
     if tokens > MAX_TOKENS:
         raise UsageError(
-            f"{name}: {image[0]}x{image[1]} pixels would make a network input of {size[0]}x{size[1]}, "
+            f"{name}: {image[0]}x{image[1]} pixels need a network input of {size[0]}x{size[1]}, "
             f"{tokens:,} tokens; the limit is {MAX_TOKENS:,}: give a smaller --resize, or crop the picture"
         )
     return size
@@ -105,7 +105,7 @@ def resolve_output_size(
     if factor:
         height, width = (round(side * float(factor[1])) for side in grid)
         if min(height, width) < 1:
-            raise UsageError(f"--output-size {text}: makes less than one pixel of a {grid[0]}x{grid[1]} grid")
+            raise UsageError(f"--output-size {text}: gives less than one pixel for a {grid[0]}x{grid[1]} grid")
         return height, width
     try:
         return parse_size(text, "--output-size")

@@ -219,7 +219,7 @@ def test_what_can_not_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         load_backbone(BackboneConfig(precision="float8"))
     assert not computes_in(torch.device("meta"), "float16")
     monkeypatch.setattr(module, "computes_in", lambda device, precision: False)
-    with pytest.raises(UsageError, match="--precision float16: cpu can't compute in it; give --precision float32"):
+    with pytest.raises(UsageError, match="--precision float16: not supported on cpu; give --precision float32"):
         load_backbone(BackboneConfig(precision="float16"))
 
 

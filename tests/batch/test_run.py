@@ -46,7 +46,7 @@ def test_a_network_input_that_does_not_fit_is_refused_with_the_estimate(pictures
     ran = upsample(pictures / "a.png", "-o", out, "--resize", 4096, "--memory", "2GB")
     assert ran.status == 1
     assert "tiny at 4096x5728 pixels needs about" in ran.stderr
-    assert "may be used; give --memory" in ran.stderr
+    assert "but the limit is" in ran.stderr
     assert not out.exists()
 
 

@@ -106,7 +106,7 @@ def test_inputs_are_copied_until_they_exceed_the_cache_twice_or_memory_ends(monk
 def test_what_does_not_fit_is_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * 2**30)
     assert why_it_does_not_fit(2**30, CPU) is None
-    assert why_it_does_not_fit(3 * 2**30, CPU) == "needs about 3 GiB and 2 GiB are free"
+    assert why_it_does_not_fit(3 * 2**30, CPU) == "needs about 3 GiB, but only 2 GiB are free"
 
 
 def test_copying_has_a_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def test_a_lonely_process_of_several_is_wrong_usage(
     monkeypatch.setenv("WORLD_SIZE", "2")
     status, _, stderr = featup("train", "--images", folder, "-o", tmp_path / "up.safetensors", *FAST)
     assert status == 2
-    assert stderr.startswith("error: WORLD_SIZE=2 says that there are several processes, but RANK, ")
+    assert stderr.startswith("error: WORLD_SIZE=2 means several processes, but RANK, ")
 
 
 def test_an_empty_folder_fails(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from featup_cli.backbones.timm.overlap import TimmModel
 from featup_cli.core.errors import UsageError
 from featup_cli.core.shapes import Size
 
-EXAMPLES = "take for example --backbone mobilenetv2, resnet50, efficientnet, swin or vit"
+EXAMPLES = "use for example --backbone mobilenetv2, resnet50, efficientnet, swin or vit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Classifier:
     """A frozen classifier of pictures whose last step is linear.
 
     Attributes:
-        backbone: of the features right before the pooling that the head reads, [B, C, h, w]. This may be later than
+        backbone: its features are those before the pooling that the head reads, [B, C, h, w]. They may come after
             the last stage: MobileNetV2 has a 1x1 convolution in between.
         network: normalised pictures to logits [B, classes].
         weight: of the head, [classes, C].
@@ -46,14 +46,14 @@ class Classifier:
 def load_classifier(config: BackboneConfig, device: torch.device) -> Classifier:
     """Load a timm classifier whose head is one linear layer on pooled features.
 
-    Whether it is, is seen by trial: the input of the head is compared with each pooling of `forward_features`.
+    A trial checks this: it compares the input of the head with each pooling of `forward_features`.
 
     Raises:
         UsageError: the network has no classifier, or one of another form.
         WeightsError: weights are unavailable, or lack the head.
     """
     if find_loader(config.name) is not LOADER:
-        raise UsageError(f"{config.name} has no classifier, which class activation maps explain; {EXAMPLES}")
+        raise UsageError(f"{config.name} has no classifier, which class activation maps need; {EXAMPLES}")
     if "num_classes" in config.model_args and config.weights is None and not config.random_weights:
         raise UsageError(
             "--backbone-arg num_classes gives a new, untrained classifier; leave it out, or give --weights"
@@ -65,7 +65,7 @@ def load_classifier(config: BackboneConfig, device: torch.device) -> Classifier:
     projects = "clip" in loaded.reference and "_ft_" not in loaded.reference
     if not isinstance(head, nn.Linear) or projects:
         raise UsageError(
-            f"{config.name} has no classifier of one linear layer, which class activation maps are made of; {EXAMPLES}"
+            f"{config.name} has no classifier of one linear layer, which class activation maps need; {EXAMPLES}"
         )
 
     network = _grid_features(model)
@@ -73,8 +73,8 @@ def load_classifier(config: BackboneConfig, device: torch.device) -> Classifier:
     pooling = find_pooling(model, head, run_probe(lambda images: images, grid.probe_size, device))
     if pooling is None:
         raise UsageError(
-            f"the classifier of {config.name} does more than pool the last features and map them linearly, so that no "
-            f"map of them is exactly its class; {EXAMPLES}"
+            f"the classifier of {config.name} does more than pool the last features and map them linearly, so class "
+            f"activation maps are not exact; {EXAMPLES}"
         )
     norm_applied = not isinstance(getattr(model, "norm", nn.Identity()), nn.Identity)
     layer = len(model.feature_info) - 1

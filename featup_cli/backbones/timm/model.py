@@ -45,10 +45,10 @@ _HEADS = ("head", "head_dist", "fc", "classifier", "fc_norm", "attn_pool", "norm
 def load_timm(config: BackboneConfig, device: torch.device) -> Backbone:
     """Load a timm model as `load_backbone` does.
 
-    Features come from `forward_intermediates`, or from `features_only` where a model has only that. With `norm`,
-    timm applies the final norm of a ViT to whichever block is asked for (as DINO's own code does), that of a
-    hierarchical network to its last stage only. Some networks have no norm over positions (their norm comes after
-    pooling): then `norm_applied` is False. SAM's norm is its neck, which is used for the last block only.
+    Features come from `forward_intermediates`, or from `features_only` if a model has only that. With `norm`, timm
+    applies the final norm of a ViT to any block (as DINO's own code does), but that of a hierarchical network only to
+    the last stage. Some networks have no norm over positions because they normalise after pooling: then `norm_applied`
+    is False. SAM's norm is its neck, which is used for the last block only.
     """
     loaded = open_model(config, device)
     layer = _check_layer(config, len(loaded.model.feature_info))
@@ -61,12 +61,12 @@ class OpenModel:
     """A timm model with its weights.
 
     Attributes:
-        config: that it was loaded by.
-        reference: its timm name, or where it is.
+        config: the configuration that was loaded.
+        reference: its timm name, or its location.
         model: in eval mode, frozen.
-        device: where it is to run.
-        source: where its weights are from, as `Backbone.weights_source`.
-        arguments: that it was made with.
+        device: where it will run.
+        source: origin of its weights, as `Backbone.weights_source`.
+        arguments: the constructor's arguments.
         mean, std: input normalisation.
         native_size: (height, width) of the input that it was made for.
     """
@@ -90,12 +90,12 @@ class OpenModel:
         layer: int,
         details: Mapping[str, Any] | None = None,
     ) -> Backbone:
-        """A network made of the model as a backbone.
+        """A network of this model as a backbone.
 
         Args:
             network: normalised pictures to features.
-            network_of: makes such a network of a twin of the model.
-            grid: what the network gives.
+            network_of: builds such a network from a twin of the model.
+            grid: the grid of its features.
             norm_applied, layer: as of `Backbone`.
             details: further facts for the record.
         """
@@ -167,7 +167,7 @@ def open_model(config: BackboneConfig, device: torch.device, with_head: bool = F
 
 
 def _published_source(name: str, reference: str) -> str:
-    """Where timm finds the weights of `reference`; WeightsError if there are none, or none without a network."""
+    """Where timm finds the weights of `reference`. WeightsError if there are none, or none are cached when offline."""
     cfg = None if ":" in reference else timm.get_pretrained_cfg(reference)
     if cfg is None:
         return reference
@@ -183,7 +183,7 @@ def _published_source(name: str, reference: str) -> str:
 
 
 def _create(name: str, reference: str, arguments: dict[str, Any], source: str) -> tuple[TimmModel, dict[str, Any]]:
-    """The model, with free input sizes where it has a switch for them, and all arguments that it was given.
+    """The model, with free input sizes if it has a switch for them, and all its constructor arguments.
 
     Weights are those of `source`; random if it is empty.
     """
@@ -205,11 +205,11 @@ def _create(name: str, reference: str, arguments: dict[str, Any], source: str) -
     if not arguments and ":" not in reference:
         raise failure
     given = ", ".join(f"{key}={value}" for key, value in arguments.items()) or "its own configuration"
-    raise UsageError(f"{name} does not take {given}: {first_line(failure)}") from None
+    raise UsageError(f"{name} does not accept {given}: {first_line(failure)}") from None
 
 
 def _choose(loaded: OpenModel, layer: int) -> tuple[Network, Grid, bool]:
-    """The network up to `layer`, what it gives, and whether its norm acts: seen by trial, not by kind of model."""
+    """The network up to `layer`, its grid, and whether its norm acts: found by trial, not by kind of model."""
     model, device = loaded.model, loaded.device
     raw, normed = _networks(loaded, model, layer)
     reduction = model.feature_info[layer]["reduction"]
@@ -230,13 +230,13 @@ def _choose(loaded: OpenModel, layer: int) -> tuple[Network, Grid, bool]:
 
 
 def _check_name(reference: str) -> None:
-    """Raise UsageError, with names that look alike, if timm can't know `reference`."""
+    """Raise UsageError, with similar names, if timm doesn't know `reference`."""
     source, separator, location = reference.partition(":")
     if separator:
         if source not in ("hf-hub", "local-dir") or not location:
             raise UsageError(f"unknown backbone '{reference}': a reference is hf-hub:OWNER/NAME or local-dir:FOLDER")
         if source == "local-dir" and not (Path(location) / "config.json").is_file():
-            raise WeightsError(f"{reference}: there is no config.json in that folder")
+            raise WeightsError(f"{reference}: the folder has no config.json")
         return
     architecture, _, tag = reference.partition(".")
     known = timm.is_model(architecture)
@@ -274,13 +274,13 @@ def _networks(loaded: OpenModel, model: TimmModel, layer: int) -> tuple[Network,
     try:
         features = timm.create_model(loaded.reference, pretrained=True, **wanted, **loaded.arguments)
     except (RuntimeError, TypeError) as error:
-        raise UsageError(f"{loaded.reference} can't give features of its inside: {first_line(error)}") from None
+        raise UsageError(f"{loaded.reference} doesn't expose its intermediate features: {first_line(error)}") from None
     features = features.eval().requires_grad_(False).to(loaded.device)
     return (lambda images: features(images)[0],) * 2
 
 
 def _checkpoint_converter(model: TimmModel) -> Converter | None:
-    """timm's own converter of the original authors' checkpoints, which lies beside each architecture."""
+    """timm's own converter for checkpoints of the original authors, from the module of the architecture."""
     entry = model_entrypoint(model.pretrained_cfg["architecture"])
     convert = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
     if convert is None or len(inspect.signature(convert).parameters) > 1:

@@ -17,7 +17,7 @@ TimmModel = Any
 class OverlappingProjection(nn.Module):
     """A patch projection whose patches begin every `stride` pixels.
 
-    The picture is reflected at its border, so that there are exactly H / stride by W / stride patches and patch i is
+    The border is reflected, so that there are exactly H / stride by W / stride patches and patch i is
     centred on cell i, as position embeddings and interpolation expect. (Half a pixel off if kernel and stride differ by
     an odd number.)
     """
@@ -35,9 +35,9 @@ class OverlappingProjection(nn.Module):
 
 
 def can_overlap(model: TimmModel) -> bool:
-    """Whether `overlap_patches` serves the model: a transformer of one grid of tokens, whose patches are one
-    convolution, at any input size, and whose positions are relative to the picture (rotary positions that count tokens
-    would stretch with a denser grid)."""
+    """Whether `overlap_patches` works for the model: a transformer with one grid of tokens, one patch convolution,
+    free input size, and positions relative to the picture (rotary positions that count tokens would stretch with a
+    denser grid)."""
     if not (attention_heads(model) and getattr(model, "dynamic_img_size", False)):
         return False
     rope = getattr(model, "rope", None)
