@@ -15,11 +15,14 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
+import torch
+from featup_kernels.parallel import run
 from llvmlite import ir
 from numba import extending, types
+from torch import Tensor
 
 RUN = 1424  # elements between the planes of a tile; an odd number of cache lines, which spreads them in the cache
 CHANNELS = 4  # treated together, so that a tap is loaded once for all
@@ -76,12 +79,63 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+class Tiles(NamedTuple):
+    """How a result is cut into tiles, for windows of side `k`."""
+
+    rows: int
+    cols: int
+    k: int
+    plane: int  # elements between the windows of two channels
+    unroll: tuple[int, ...]  # as long as the part of the taps that a kernel takes at once
+
+
+class Tile(NamedTuple):
+    """Pixels of an image: `rows` x `cols` from (top, left) on, which may lie outside it."""
+
+    image: int
+    top: int
+    left: int
+    rows: int
+    cols: int
+
+
 def tile_shape(images: int, height: int, width: int, k: int, threads: int, most_cols: int = 128) -> tuple[int, int]:
     """Rows and columns of the tiles: as many as a run holds, but enough tiles to keep the threads busy."""
     cols = ceil_div(width, ceil_div(width, most_cols))
     rows = (RUN - LANES - cols) // (cols + k - 1) + 1
     rows = min(rows, max(4, height * images * ceil_div(width, cols) // threads), height)
     return ceil_div(height, ceil_div(height, rows)), cols
+
+
+def cut_tiles(out: Tensor, k: int, most_cols: int = 128) -> Tiles:
+    """The tiles of a result [B, C, H, W], on PyTorch's number of threads."""
+    rows, cols = tile_shape(len(out), out.shape[2], out.shape[3], k, torch.get_num_threads(), most_cols)
+    return Tiles(rows, cols, k, window_plane(rows, cols, k), unrolled(k))
+
+
+def run_tiles(kernel: Callable[..., None], out: Tensor, tiles: Tiles, *arguments: Any, more_scratch: int = 0) -> None:
+    """Call `kernel(start, stop, buffers, out, *arguments, tiles)` for ranges of all tiles.
+
+    Buffers hold CHANNELS runs, windows of CHANNELS channels, a run for each tap, and `more_scratch` elements.
+    """
+    items = len(out) * ceil_div(out.shape[2], tiles.rows) * ceil_div(out.shape[3], tiles.cols)
+    scratch = (CHANNELS * RUN, CHANNELS * tiles.plane, tiles.k**2 * RUN, more_scratch)
+    run(kernel, items, scratch, out.dtype, out.numpy(), *arguments, tiles)
+
+
+@jit
+def tile_of(item: int, tiles: Any, height: int, width: int) -> Tile:
+    """The tile of this number of images of this size."""
+    down, across = ceil_div(height, tiles.rows), ceil_div(width, tiles.cols)
+    tile = item % (down * across)
+    top, left = tile // across * tiles.rows, tile % across * tiles.cols
+    return Tile(item // (down * across), top, left, min(tiles.rows, height - top), min(tiles.cols, width - left))
+
+
+@jit
+def window_of(tile: Tile, border: int, k: int) -> Tile:
+    """What the windows around a tile see in a source whose first pixel is `border` before that of the result."""
+    return Tile(tile.image, tile.top - border, tile.left - border, tile.rows + k - 1, tile.cols + k - 1)
 
 
 def window_plane(rows: int, cols: int, k: int) -> int:
@@ -101,10 +155,9 @@ def round_up(n: int) -> int:
 
 
 @jit
-def copy_window(
-    target: Pointer, stride: int, plane: Pointer, height: int, width: int, top: int, left: int, rows: int, cols: int
-) -> None:
-    """Copy `rows` x `cols` pixels of a plane to rows that are `stride` apart; zeros outside the plane."""
+def copy_window(target: Pointer, stride: int, plane: Pointer, height: int, width: int, tile: Tile) -> None:
+    """Copy the pixels of a tile of a plane to rows that are `stride` apart; zeros outside the plane."""
+    _, top, left, rows, cols = tile
     if left == 0 and cols == width == stride and 0 <= top <= height - rows:  # rows without a gap: one long row
         plane = advance(plane, top * width)
         top, height, rows, cols, width = 0, 1, 1, rows * cols, rows * cols
@@ -125,15 +178,14 @@ def copy_window(
 
 
 @jit
-def store_tile(
-    plane: Pointer, width: int, top: int, left: int, rows: int, cols: int, tile: Pointer, stride: int
-) -> None:
-    """Copy a tile to its place in a plane of the output."""
+def store_tile(plane: Pointer, width: int, tile: Tile, values: Pointer, stride: int) -> None:
+    """Copy the values of a tile, in rows that are `stride` apart, to its place in a plane of the output."""
+    _, top, left, rows, cols = tile
     for row in range(rows):
         pixels = advance(plane, (top + row) * width + left)
-        values = advance(tile, row * stride)
+        to_store = advance(values, row * stride)
         for x in range(cols):
-            pixels[x] = values[x]
+            pixels[x] = to_store[x]
 
 
 @jit
@@ -202,57 +254,57 @@ def correlate_run(
 
 
 @jit
-def load_channels(
-    target: Pointer, distance: int, stride: int, images: Any, image: int, channel: int,
-    top: int, left: int, rows: int, cols: int,
-) -> None:  # fmt: skip
-    """Copy windows of the next CHANNELS channels of images [B, C, H, W]; zeros where there are no more."""
+def load_channels(target: Pointer, distance: int, stride: int, images: Any, channel: int, tile: Tile) -> None:
+    """Copy a tile of the next CHANNELS channels of images [B, C, H, W]; zeros where there are no more."""
     _, channels, height, width = images.shape
     for c in range(CHANNELS):
         window = advance(target, c * distance)
         if channel + c < channels:
-            source = pointer(images, (image * channels + channel + c) * height * width)
-            copy_window(window, stride, source, height, width, top, left, rows, cols)
+            source = pointer(images, (tile.image * channels + channel + c) * height * width)
+            copy_window(window, stride, source, height, width, tile)
         else:
-            fill(window, rows * stride, 0)
+            fill(window, tile.rows * stride, 0)
 
 
 @jit
 def mix_tile(
-    out: Any, image: int, top: int, left: int, rows: int, cols: int,
-    source: Any, window_top: int, window_left: int, k: int,
-    taps: Pointer, windows: Pointer, plane: int, sums: Pointer, unroll: tuple[int, ...],
-) -> None:  # fmt: skip
+    out: Any, tile: Tile, source: Any, border: int, tiles: Any, taps: Pointer, windows: Pointer, sums: Pointer
+) -> None:
     """Filter a tile of every channel of an image with the taps of the tile, and store it."""
     channels, height, width = out.shape[1:]
-    stride = cols + k - 1
-    n = round_up((rows - 1) * stride + cols)
+    k, unroll = tiles.k, tiles.unroll
+    window = window_of(tile, border, k)
+    stride = window.cols
+    n = round_up((tile.rows - 1) * stride + tile.cols)
     for channel in range(0, channels, CHANNELS):
-        load_channels(windows, plane, stride, source, image, channel, window_top, window_left, rows + k - 1, stride)
+        load_channels(windows, tiles.plane, stride, source, channel, window)
         for c in range(CHANNELS):
             fill(advance(sums, c * RUN), n, 0)
         for t in range(0, k * k, len(unroll)):
-            window = advance(windows, t // k * stride + t % k)
-            mix_run(sums, advance(taps, t * RUN), window, plane, n, unroll, RUN, 1, RUN)
+            seen = advance(windows, t // k * stride + t % k)
+            mix_run(sums, advance(taps, t * RUN), seen, tiles.plane, n, unroll, RUN, 1, RUN)
         for c in range(min(CHANNELS, channels - channel)):
-            target = pointer(out, (image * channels + channel + c) * height * width)
-            store_tile(target, width, top, left, rows, cols, advance(sums, c * RUN), stride)
+            target = pointer(out, (tile.image * channels + channel + c) * height * width)
+            store_tile(target, width, tile, advance(sums, c * RUN), stride)
 
 
 @jit
 def correlate_tile(
-    products: Pointer, source: Any, centre: Any, centre_top: int, centre_left: int, image: int,
-    top: int, left: int, rows: int, cols: int, k: int,
-    windows: Pointer, plane: int, centres: Pointer, unroll: tuple[int, ...],
-) -> None:  # fmt: skip
-    """Multiply each pixel of a tile of `centre` with its window in `source`, and sum over the channels."""
-    stride = cols + k - 1
-    n = round_up((rows - 1) * stride + cols)
+    products: Pointer, source: Any, centre: Any, shift: int, tile: Tile, tiles: Any, windows: Pointer, centres: Pointer
+) -> None:
+    """Multiply each pixel of a tile of `centre` with its window in `source`, and sum over the channels.
+
+    The first of those pixels lies `shift` below and right of the tile's.
+    """
+    k, unroll = tiles.k, tiles.unroll
+    window = window_of(tile, 0, k)
+    middle = Tile(tile.image, tile.top + shift, tile.left + shift, tile.rows, tile.cols)
+    stride = window.cols
+    n = round_up((tile.rows - 1) * stride + tile.cols)
     fill(products, k * k * RUN, 0)
     for channel in range(0, source.shape[1], CHANNELS):
-        load_channels(windows, plane, stride, source, image, channel, top, left, rows + k - 1, stride)
-        load_channels(centres, RUN, stride, centre, image, channel, top + centre_top, left + centre_left, rows, cols)
+        load_channels(windows, tiles.plane, stride, source, channel, window)
+        load_channels(centres, RUN, stride, centre, channel, middle)
         for t in range(0, k * k, len(unroll)):
-            correlate_run(
-                advance(products, t * RUN), centres, advance(windows, t // k * stride + t % k), plane, n, unroll, RUN, 1
-            )
+            seen = advance(windows, t // k * stride + t % k)
+            correlate_run(advance(products, t * RUN), centres, seen, tiles.plane, n, unroll, RUN, 1)

@@ -9,25 +9,26 @@ from math import gcd
 from typing import Any
 
 import torch
-from featup_kernels.parallel import as_array, empty, run, work_dtype
+from featup_kernels.parallel import as_array, empty, work_dtype
 from featup_kernels.tiles import (
     CHANNELS,
     RUN,
     Pointer,
+    Tile,
     advance,
-    ceil_div,
     copy_window,
     correlate_tile,
+    cut_tiles,
     fill,
     jit,
     load_channels,
     mix_run,
     mix_tile,
     pointer,
+    run_tiles,
     store_tile,
-    tile_shape,
-    unrolled,
-    window_plane,
+    tile_of,
+    window_of,
 )
 from torch import Tensor
 
@@ -49,115 +50,82 @@ def d_source(d_out: Tensor, taps: Tensor, size: tuple[int, int]) -> Tensor:
 def d_taps(d_out: Tensor, source: Tensor, k: int) -> Tensor:
     """[B, k * k, H, W]: sums over the channels of `d_out` times the pixel that the tap read."""
     batch, _, height, width = d_out.shape
-    rows, cols = tile_shape(batch, height, width, k, torch.get_num_threads())
     out = empty(batch, k * k, height, width, dtype=work_dtype(d_out))
-    plane = window_plane(rows, cols, k)
-    items = batch * ceil_div(height, rows) * ceil_div(width, cols)
-    scratch = (CHANNELS * RUN, CHANNELS * plane, k * k * RUN)
-    run(
-        _d_taps_tiles, items, scratch, out.dtype,
-        out.numpy(), as_array(d_out), as_array(source), rows, cols, k, plane, unrolled(k),
-    )  # fmt: skip
+    run_tiles(_d_taps_tiles, out, cut_tiles(out, k), as_array(d_out), as_array(source))
     return out.to(d_out.dtype)
 
 
 def _mix(source: Tensor, taps: Tensor, size: tuple[int, int], transposed: bool) -> Tensor:
-    batch, channels = source.shape[:2]
-    threads = torch.get_num_threads()
-    if batch * size[0] * size[1] < threads * RUN:
+    batch, channels = images, of_image = source.shape[:2]
+    if batch * size[0] * size[1] < torch.get_num_threads() * RUN:
         # Too few pixels for all threads: blocks of 64 channels, or a multiple, count as images that share their taps.
         blocks = max(1, gcd(channels, 512) // 64)
-        source = source.view(batch * blocks, channels // blocks, *source.shape[2:])
-    images, channels = source.shape[:2]
-    k = round(taps.shape[1] ** 0.5)
-    in_place = channels <= FEW_CHANNELS and size[1] >= LONG_ROW and not transposed
+        images, of_image = batch * blocks, channels // blocks
+    in_place = of_image <= FEW_CHANNELS and size[1] >= LONG_ROW and not transposed
+    out = empty(images, of_image, *size, dtype=work_dtype(source))
     # Rows of 256 taps, read in place, are long enough for the CPU to fetch them ahead.
-    rows, cols = tile_shape(images, size[0], size[1], k, threads, 256 if in_place else 128)
-    out = empty(batch, images // batch * channels, *size, dtype=work_dtype(source))
-    plane = window_plane(rows, cols, k)
-    items = images * ceil_div(size[0], rows) * ceil_div(size[1], cols)
-    scratch = (CHANNELS * RUN, CHANNELS * plane, k * k * RUN)
-    run(
-        _mix_tiles, items, scratch, out.dtype,
-        out.numpy().reshape(images, channels, *size), as_array(source), as_array(taps),
-        rows, cols, k, plane, unrolled(k), transposed, in_place,
-    )  # fmt: skip
-    return out.to(source.dtype)
+    tiles = cut_tiles(out, round(taps.shape[1] ** 0.5), 256 if in_place else 128)
+    sources = source.view(images, of_image, *source.shape[2:])
+    run_tiles(_mix_tiles, out, tiles, as_array(sources), as_array(taps), transposed, in_place)
+    return out.view(batch, channels, *size).to(source.dtype)
 
 
 @jit
 def _mix_tiles(
-    start: int, stop: int, buffers: Any, out: Any, source: Any, taps: Any,
-    tile_rows: int, tile_cols: int, k: int, plane: int, unroll: tuple[int, ...], transposed: bool,
-    in_place: bool,
-) -> None:  # fmt: skip
+    start: int, stop: int, buffers: Any, out: Any, source: Any, taps: Any, transposed: bool, in_place: bool, tiles: Any
+) -> None:
     """The filter or its transpose, which is a filter too.
 
     The transpose pads the source with zeros, and its tap t for a pixel is tap k * k - 1 - t of the pixel that lies t
     further on in that padding. Images may outnumber those of the taps: then several in a row share their taps.
     """
     sums, windows, tile_taps = pointer(buffers[0], 0), pointer(buffers[1], 0), pointer(buffers[2], 0)
-    height, width = out.shape[2:]
-    tap_height, tap_width = taps.shape[2:]
-    down, across = ceil_div(height, tile_rows), ceil_div(width, tile_cols)
+    k, (tap_height, tap_width) = tiles.k, taps.shape[2:]
     border = k - 1 if transposed else 0
     sharing = out.shape[0] // taps.shape[0]
     for item in range(start, stop):
-        image, tile = item // (down * across), item % (down * across)
-        top, left = tile // across * tile_rows, tile % across * tile_cols
-        rows, cols = min(tile_rows, height - top), min(tile_cols, width - left)
+        tile = tile_of(item, tiles, out.shape[2], out.shape[3])
         if in_place:
-            _mix_in_place(out, image, top, left, rows, cols, source, k, taps, windows, plane, sums, unroll)
+            _mix_in_place(out, tile, source, taps, tiles, windows, sums)
             continue
         for t in range(k * k):
             tap = k * k - 1 - t if transposed else t
-            tap_top, tap_left = (top - border + t // k, left - border + t % k) if transposed else (top, left)
-            plane_of_tap = pointer(taps, (image // sharing * k * k + tap) * tap_height * tap_width)
-            target = advance(tile_taps, t * RUN)
-            copy_window(target, cols + k - 1, plane_of_tap, tap_height, tap_width, tap_top, tap_left, rows, cols)
-        mix_tile(
-            out, image, top, left, rows, cols, source, top - border, left - border, k,
-            tile_taps, windows, plane, sums, unroll,
-        )  # fmt: skip
+            top, left = (
+                (tile.top - border + t // k, tile.left - border + t % k) if transposed else (tile.top, tile.left)
+            )
+            plane_of_tap = pointer(taps, (tile.image // sharing * k * k + tap) * tap_height * tap_width)
+            seen = Tile(tile.image, top, left, tile.rows, tile.cols)
+            copy_window(advance(tile_taps, t * RUN), tile.cols + k - 1, plane_of_tap, tap_height, tap_width, seen)
+        mix_tile(out, tile, source, border, tiles, tile_taps, windows, sums)
 
 
 @jit
-def _mix_in_place(
-    out: Any, image: int, top: int, left: int, rows: int, cols: int, source: Any, k: int, taps: Any,
-    windows: Pointer, plane: int, sums: Pointer, unroll: tuple[int, ...],
-) -> None:  # fmt: skip
+def _mix_in_place(out: Any, tile: Tile, source: Any, taps: Any, tiles: Any, windows: Pointer, sums: Pointer) -> None:
     """Filter a tile of every channel of an image, row by row, with taps that are read where they are."""
     channels, height, width = out.shape[1:]
-    stride = cols + k - 1
+    image, top, left, rows, cols = tile
+    k, unroll, stride = tiles.k, tiles.unroll, cols + tiles.k - 1
     for channel in range(0, channels, CHANNELS):
-        load_channels(windows, plane, stride, source, image, channel, top, left, rows + k - 1, stride)
+        load_channels(windows, tiles.plane, stride, source, channel, window_of(tile, 0, k))
         for row in range(rows):
             for c in range(CHANNELS):
                 fill(advance(sums, c * RUN), cols, 0)
             for t in range(0, k * k, len(unroll)):
                 row_taps = pointer(taps, ((image * k * k + t) * height + top + row) * width + left)
                 row_windows = advance(windows, (row + t // k) * stride + t % k)
-                mix_run(sums, row_taps, row_windows, plane, cols, unroll, RUN, 1, height * width)
+                mix_run(sums, row_taps, row_windows, tiles.plane, cols, unroll, RUN, 1, height * width)
             for c in range(min(CHANNELS, channels - channel)):
                 target = pointer(out, (image * channels + channel + c) * height * width)
-                store_tile(target, width, top + row, left, 1, cols, advance(sums, c * RUN), stride)
+                store_tile(target, width, Tile(image, top + row, left, 1, cols), advance(sums, c * RUN), stride)
 
 
 @jit
-def _d_taps_tiles(
-    start: int, stop: int, buffers: Any, out: Any, d_out: Any, source: Any,
-    tile_rows: int, tile_cols: int, k: int, plane: int, unroll: tuple[int, ...],
-) -> None:  # fmt: skip
+def _d_taps_tiles(start: int, stop: int, buffers: Any, out: Any, d_out: Any, source: Any, tiles: Any) -> None:
     centres, windows, products = pointer(buffers[0], 0), pointer(buffers[1], 0), pointer(buffers[2], 0)
-    height, width = out.shape[2:]
-    down, across = ceil_div(height, tile_rows), ceil_div(width, tile_cols)
+    k, (height, width) = tiles.k, out.shape[2:]
     for item in range(start, stop):
-        image, tile = item // (down * across), item % (down * across)
-        top, left = tile // across * tile_rows, tile % across * tile_cols
-        rows, cols = min(tile_rows, height - top), min(tile_cols, width - left)
-        correlate_tile(
-            products, source, d_out, 0, 0, image, top, left, rows, cols, k, windows, plane, centres, unroll
-        )  # fmt: skip
+        tile = tile_of(item, tiles, height, width)
+        correlate_tile(products, source, d_out, 0, tile, tiles, windows, centres)
         for t in range(k * k):
-            target = pointer(out, (image * k * k + t) * height * width)
-            store_tile(target, width, top, left, rows, cols, advance(products, t * RUN), cols + k - 1)
+            target = pointer(out, (tile.image * k * k + t) * height * width)
+            store_tile(target, width, tile, advance(products, t * RUN), tile.cols + k - 1)

@@ -9,22 +9,21 @@ import numpy as np
 import torch
 from featup_kernels.parallel import as_array, empty, run, work_dtype
 from featup_kernels.tiles import (
-    CHANNELS,
     FAST_MATH,
     RUN,
     Pointer,
+    Tile,
     advance,
-    ceil_div,
     correlate_tile,
+    cut_tiles,
     fill,
     jit,
     mix_tile,
     pointer,
     round_up,
+    run_tiles,
     store_tile,
-    tile_shape,
-    unrolled,
-    window_plane,
+    tile_of,
 )
 from numba import types
 from numba.extending import overload
@@ -35,18 +34,10 @@ def forward(keys: Tensor, temperature: Tensor, logits: Tensor) -> Tensor:
     """[B, k * k, H, W]; `logits` [k * k] are those of `spatial_logits`, keys contiguous and not empty."""
     k = round(len(logits) ** 0.5)
     batch, _, height, width = keys.shape
-    height, width = height - k + 1, width - k + 1
     work = work_dtype(keys)
-    taps = empty(batch, k * k, height, width, dtype=work)
-    rows, cols = tile_shape(batch, height, width, k, torch.get_num_threads())
-    plane = window_plane(rows, cols, k)
-    items = batch * ceil_div(height, rows) * ceil_div(width, cols)
-    scratch = (CHANNELS * RUN, CHANNELS * plane, k * k * RUN)
+    taps = empty(batch, k * k, height - k + 1, width - k + 1, dtype=work)
     scale, bias = temperature.to(work).numpy(), logits.to(work).numpy()
-    run(
-        _softmax_tiles, items, scratch, work,
-        taps.numpy(), as_array(keys), scale[()], bias, rows, cols, k, plane, unrolled(k),
-    )  # fmt: skip
+    run_tiles(_softmax_tiles, taps, cut_tiles(taps, k), as_array(keys), scale[()], bias)
     return taps.to(keys.dtype)
 
 
@@ -60,16 +51,10 @@ def backward(d_taps: Tensor, taps: Tensor, keys: Tensor, temperature: Tensor) ->
     d_logits = empty(batch * height, k * k, dtype=torch.float64)
     run(_means_rows, batch * height, (k * k,), work, means.numpy(), d_logits.numpy(), d_taps_array, taps_array)
 
-    d_keys = empty(*keys.shape, dtype=work)
-    rows, cols = tile_shape(batch, keys.shape[2], keys.shape[3], k, torch.get_num_threads())
-    plane = window_plane(rows, cols, k)
-    items = batch * ceil_div(keys.shape[2], rows) * ceil_div(keys.shape[3], cols)
-    scratch = (CHANNELS * RUN, CHANNELS * plane, k * k * RUN)
-    run(
-        _d_keys_tiles, items, scratch, work,
-        d_keys.numpy(), d_taps_array, taps_array, means.numpy(), as_array(keys), temperature.to(work).numpy()[()],
-        rows, cols, k, plane, unrolled(k),
-    )  # fmt: skip
+    d_keys, scale = empty(*keys.shape, dtype=work), temperature.to(work).numpy()[()]
+    run_tiles(
+        _d_keys_tiles, d_keys, cut_tiles(d_keys, k), d_taps_array, taps_array, means.numpy(), as_array(keys), scale
+    )
     return d_keys.to(keys.dtype), d_logits.sum(0).to(temperature.dtype)
 
 
@@ -99,21 +84,15 @@ def _compiled_exp(x: Any) -> Any:
 
 @jit
 def _softmax_tiles(
-    start: int, stop: int, buffers: Any, taps: Any, keys: Any, scale: float, bias: Any,
-    tile_rows: int, tile_cols: int, k: int, plane: int, unroll: tuple[int, ...],
-) -> None:  # fmt: skip
+    start: int, stop: int, buffers: Any, taps: Any, keys: Any, scale: float, bias: Any, tiles: Any
+) -> None:
     centres, windows, scores = pointer(buffers[0], 0), pointer(buffers[1], 0), pointer(buffers[2], 0)
     highest, total = centres, advance(centres, RUN)  # the centres are needed no more when these are
-    height, width = taps.shape[2:]
-    down, across = ceil_div(height, tile_rows), ceil_div(width, tile_cols)
+    k, (height, width) = tiles.k, taps.shape[2:]
     for item in range(start, stop):
-        image, tile = item // (down * across), item % (down * across)
-        top, left = tile // across * tile_rows, tile % across * tile_cols
-        rows, cols = min(tile_rows, height - top), min(tile_cols, width - left)
-        correlate_tile(
-            scores, keys, keys, k // 2, k // 2, image, top, left, rows, cols, k, windows, plane, centres, unroll
-        )  # fmt: skip
-        n = round_up((rows - 1) * (cols + k - 1) + cols)
+        tile = tile_of(item, tiles, height, width)
+        correlate_tile(scores, keys, keys, k // 2, tile, tiles, windows, centres)
+        n = round_up((tile.rows - 1) * (tile.cols + k - 1) + tile.cols)
         fill(highest, n, -np.inf)
         for t in range(k * k):
             _scale_scores(advance(scores, t * RUN), highest, n, scale, bias[t])
@@ -124,8 +103,8 @@ def _softmax_tiles(
             row = advance(scores, t * RUN)
             for x in range(n):
                 row[x] /= total[x]
-            target = pointer(taps, (image * k * k + t) * height * width)
-            store_tile(target, width, top, left, rows, cols, row, cols + k - 1)
+            target = pointer(taps, (tile.image * k * k + t) * height * width)
+            store_tile(target, width, tile, row, tile.cols + k - 1)
 
 
 @jit
@@ -168,10 +147,10 @@ def _means_rows(start: int, stop: int, buffers: Any, means: Any, d_logits: Any, 
 
 @jit
 def _add_d_scores(
-    target: Pointer, stride: int, scale: float, d_taps: Any, taps: Any, means: Any, image: int, t: int,
-    top: int, left: int, rows: int, cols: int,
-) -> None:  # fmt: skip
-    """Add the scaled gradient of score t to a tile whose first pixel is (top, left); nothing outside the image."""
+    target: Pointer, stride: int, scale: float, d_taps: Any, taps: Any, means: Any, t: int, tile: Tile
+) -> None:
+    """Add the scaled gradient of score t to the pixels of a tile; nothing outside the image."""
+    image, top, left, rows, cols = tile
     _, count, height, width = taps.shape
     first, last = max(-left, 0), min(width - left, cols)
     for row in range(max(-top, 0), min(height - top, rows)):
@@ -186,27 +165,19 @@ def _add_d_scores(
 @jit
 def _d_keys_tiles(
     start: int, stop: int, buffers: Any, d_keys: Any, d_taps: Any, taps: Any, means: Any, keys: Any, scale: float,
-    tile_rows: int, tile_cols: int, k: int, plane: int, unroll: tuple[int, ...],
+    tiles: Any,
 ) -> None:  # fmt: skip
     """A filter of the keys, whose weights are the gradients of both scores between a key and a neighbour."""
     sums, windows, weights = pointer(buffers[0], 0), pointer(buffers[1], 0), pointer(buffers[2], 0)
-    radius = k // 2
-    height, width = keys.shape[2:]
-    down, across = ceil_div(height, tile_rows), ceil_div(width, tile_cols)
+    k, radius = tiles.k, tiles.k // 2
     for item in range(start, stop):
-        image, tile = item // (down * across), item % (down * across)
-        top, left = tile // across * tile_rows, tile % across * tile_cols
-        rows, cols = min(tile_rows, height - top), min(tile_cols, width - left)
-        stride = cols + k - 1
+        tile = tile_of(item, tiles, keys.shape[2], keys.shape[3])
+        image, top, left, rows, cols = tile
+        stride, own = cols + k - 1, Tile(image, top - radius, left - radius, rows, cols)
         for t in range(k * k):
             target = advance(weights, t * RUN)
             fill(target, rows * stride, 0)
-            _add_d_scores(target, stride, scale, d_taps, taps, means, image, t, top - radius, left - radius, rows, cols)
-            _add_d_scores(
-                target, stride, scale, d_taps, taps, means, image, k * k - 1 - t,
-                top - 2 * radius + t // k, left - 2 * radius + t % k, rows, cols,
-            )  # fmt: skip
-        mix_tile(
-            d_keys, image, top, left, rows, cols, keys, top - radius, left - radius, k,
-            weights, windows, plane, sums, unroll,
-        )  # fmt: skip
+            _add_d_scores(target, stride, scale, d_taps, taps, means, t, own)
+            seen = Tile(image, top - 2 * radius + t // k, left - 2 * radius + t % k, rows, cols)
+            _add_d_scores(target, stride, scale, d_taps, taps, means, k * k - 1 - t, seen)
+        mix_tile(d_keys, tile, keys, radius, tiles, weights, windows, sums)

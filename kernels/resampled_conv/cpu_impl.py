@@ -9,24 +9,22 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from featup_kernels.parallel import as_array, empty, run, work_dtype
+from featup_kernels.parallel import as_array, empty, work_dtype
 from featup_kernels.tiles import (
     CHANNELS,
     RUN,
     Pointer,
     advance,
-    ceil_div,
     copy_window,
+    cut_tiles,
     fill,
     jit,
     mix_run,
     pointer,
     round_up,
+    run_tiles,
     store_tile,
-    tile_shape,
-    unrolled,
-    window_plane,
+    tile_of,
 )
 from torch import Tensor
 
@@ -40,6 +38,8 @@ class _Places(NamedTuple):
     column_weights: np.ndarray[Any, Any]
     lowest: np.ndarray[Any, Any]  # [tiles down], first row of the source that a row of tiles reads
     highest: np.ndarray[Any, Any]
+    row_terms: tuple[int, ...]  # as long as T is for rows
+    column_terms: tuple[int, ...]
 
 
 def forward(
@@ -50,64 +50,52 @@ def forward(
     height, width = taps.shape[2:]
     k = round(taps.shape[1] ** 0.5)
     out = empty(batch, channels, height, width, dtype=work_dtype(source))
-    rows, cols = tile_shape(batch, height, width, k, torch.get_num_threads())
-    spans = [row_cells[top : top + rows + k - 1].numpy() for top in range(0, height, rows)]
+    tiles = cut_tiles(out, k)
+    spans = [row_cells[top : top + tiles.rows + k - 1].numpy() for top in range(0, height, tiles.rows)]
     lowest, highest = np.array([span.min() for span in spans]), np.array([span.max() for span in spans])
     places = _Places(
         row_cells.numpy(), row_weights.to(out.dtype).numpy(),
         column_cells.T.contiguous().numpy(), column_weights.T.contiguous().to(out.dtype).numpy(),
-        lowest, highest,
+        lowest, highest, (0,) * row_cells.shape[1], (0,) * column_cells.shape[1],
     )  # fmt: skip
-    plane = window_plane(rows, cols, k)
-    widened = int((highest - lowest).max() + 1) * (cols + k - 1)
-    scratch = (CHANNELS * RUN, CHANNELS * plane, k * k * RUN, widened)
-    run(
-        _tiles, batch * ceil_div(height, rows) * ceil_div(width, cols), scratch, out.dtype,
-        out.numpy(), as_array(source), as_array(taps), places, rows, cols, k, plane, unrolled(k),
-        (0,) * row_cells.shape[1], (0,) * column_cells.shape[1],
-    )  # fmt: skip
+    widened = int((highest - lowest).max() + 1) * (tiles.cols + k - 1)
+    run_tiles(_tiles, out, tiles, as_array(source), as_array(taps), places, more_scratch=widened)
     return out.to(source.dtype)
 
 
 @jit
-def _tiles(
-    start: int, stop: int, buffers: Any, out: Any, source: Any, taps: Any, places: Any,
-    tile_rows: int, tile_cols: int, k: int, plane: int, unroll: tuple[int, ...],
-    row_terms: tuple[int, ...], column_terms: tuple[int, ...],
-) -> None:  # fmt: skip
+def _tiles(start: int, stop: int, buffers: Any, out: Any, source: Any, taps: Any, places: Any, tiles: Any) -> None:
     sums, windows, tile_taps = pointer(buffers[0], 0), pointer(buffers[1], 0), pointer(buffers[2], 0)
     widened = pointer(buffers[3], 0)
     channels, height, width = out.shape[1:]
-    down, across = ceil_div(height, tile_rows), ceil_div(width, tile_cols)
+    k, unroll = tiles.k, tiles.unroll
     for item in range(start, stop):
-        image, tile = item // (down * across), item % (down * across)
-        top, left = tile // across * tile_rows, tile % across * tile_cols
-        rows, cols = min(tile_rows, height - top), min(tile_cols, width - left)
+        tile = tile_of(item, tiles, height, width)
+        image, top, left, rows, cols = tile
         stride = cols + k - 1
         n = round_up((rows - 1) * stride + cols)
         for t in range(k * k):
             plane_of_tap = pointer(taps, (image * k * k + t) * height * width)
-            copy_window(advance(tile_taps, t * RUN), stride, plane_of_tap, height, width, top, left, rows, cols)
-        low, high = places.lowest[tile // across], places.highest[tile // across]
+            copy_window(advance(tile_taps, t * RUN), stride, plane_of_tap, height, width, tile)
+        low, high = places.lowest[top // tiles.rows], places.highest[top // tiles.rows]
         for channel in range(0, channels, CHANNELS):
             for c in range(CHANNELS):
                 fill(advance(sums, c * RUN), n, 0)
                 if channel + c < channels:
-                    _widen(widened, source, image, channel + c, low, high, places, left, stride, column_terms)
-                    _mix_rows(advance(windows, c * plane), widened, low, places, top, rows + k - 1, stride, row_terms)
+                    _widen(widened, source, image, channel + c, low, high, places, left, stride)
+                    _mix_rows(advance(windows, c * tiles.plane), widened, low, places, top, rows + k - 1, stride)
             for t in range(0, k * k, len(unroll)):
                 window = advance(windows, t // k * stride + t % k)
-                mix_run(sums, advance(tile_taps, t * RUN), window, plane, n, unroll, RUN, 1, RUN)
+                mix_run(sums, advance(tile_taps, t * RUN), window, tiles.plane, n, unroll, RUN, 1, RUN)
             for c in range(min(CHANNELS, channels - channel)):
                 target = pointer(out, (image * channels + channel + c) * height * width)
-                store_tile(target, width, top, left, rows, cols, advance(sums, c * RUN), stride)
+                store_tile(target, width, tile, advance(sums, c * RUN), stride)
 
 
 @jit
 def _widen(
-    widened: Pointer, source: Any, image: int, channel: int, low: int, high: int, places: Any,
-    left: int, cols: int, terms: tuple[int, ...],
-) -> None:  # fmt: skip
+    widened: Pointer, source: Any, image: int, channel: int, low: int, high: int, places: Any, left: int, cols: int
+) -> None:
     """Rows `low` to `high` of a channel at the columns of a tile."""
     channels, lr_height, lr_width = source.shape[1:]
     total = places.column_cells.shape[1]
@@ -117,19 +105,17 @@ def _widen(
         to = advance(widened, (row - low) * cols)
         for x in range(cols):
             value = weights[x] * pixels[cells[x]]
-            for i in range(1, len(terms)):
+            for i in range(1, len(places.column_terms)):
                 value += weights[i * total + x] * pixels[cells[i * total + x]]
             to[x] = value
 
 
 @jit
-def _mix_rows(
-    window: Pointer, widened: Pointer, low: int, places: Any, top: int, rows: int, cols: int, terms: tuple[int, ...]
-) -> None:
+def _mix_rows(window: Pointer, widened: Pointer, low: int, places: Any, top: int, rows: int, cols: int) -> None:
     """Rows of a window as sums of widened ones."""
     for row in range(rows):
         to = advance(window, row * cols)
-        for i in range(len(terms)):
+        for i in range(len(places.row_terms)):
             weight = places.row_weights[top + row, i]
             values = advance(widened, (places.row_cells[top + row, i] - low) * cols)
             if i == 0:
