@@ -1,6 +1,6 @@
-"""`featup upsample` over many pictures: which ones, what is done already, and the run itself.
+"""`featup upsample` over many pictures: find them, skip those that are done, and run the rest.
 
-`inputs` and `names` make the list of items, `shards` takes a part of it, `resume` tells what is up to date, `claims`
-keeps runs apart, `job` is what one worker does with a stream of items, `workers` has several of them, `ray_engine` has
-them on a cluster, `run` joins all.
+`inputs` and `names` list the items, `shards` takes a part of them, `resume` finds results that are up to date, `claims`
+keeps runs apart, `job` is the work of one worker, `workers` runs several processes, `ray_engine` runs workers on a
+cluster, and `run` joins all of these.
 """

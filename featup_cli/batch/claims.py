@@ -1,4 +1,4 @@
-"""Several runs on one folder at once: each picture is worked on by one of them, and a dead run holds nothing."""
+"""Several runs on one folder at once: one run processes each picture, and a dead run holds no locks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _CUT = 80  # characters of a stem that a temporary name keeps
 class Claims:
     """Locks on pictures, one byte each of a hidden file in the output folder.
 
-    The system drops the locks of a process when it ends, however it ends, and network file systems keep them across
-    machines. Where locks are unavailable, every claim is granted: a picture may be made twice, but its files are whole.
+    The system drops the locks of a process however it ends, and network file systems share them across machines. Where
+    locks are unavailable, every claim is granted: a picture may be processed twice, but its files are whole.
     Locks belong to a process: the threads of one must not claim the same picture.
 
     Args:
@@ -46,12 +46,12 @@ class Claims:
         return not self._open() or self._lock(fcntl.LOCK_EX, _offset(target))
 
     def release(self, target: str) -> None:
-        """Give a claim back."""
+        """Release a claim."""
         if self._descriptor is not None:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _offset(target))
 
     def close(self) -> None:
-        """Give all claims back; the last process removes the file, also one that a dead process left."""
+        """Release all claims. The last process removes the file, even if a dead process left it."""
         if self._descriptor is None and not (self._path.exists() and self._open()):
             return
         assert self._descriptor is not None

@@ -1,4 +1,4 @@
-"""Which pictures are meant: files, folders, glob patterns, lists of paths."""
+"""Find the input pictures: files, folders, glob patterns, lists of paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Source(NamedTuple):
 
 @dataclass
 class Inputs:
-    """All pictures in a stable order, a record of each argument that gave none, and the folders that were searched."""
+    """All pictures in a stable order, a record for each argument without pictures, and the folders searched."""
 
     sources: list[Source] = field(default_factory=list)
     problems: list[Record] = field(default_factory=list)
@@ -42,25 +42,25 @@ class Inputs:
     def add_list(self, name: str, content: bytes, base: str) -> None:
         """Add the pictures of a list; relative paths are below `base`."""
         if b"\0" in content:
-            self.add_problem(name, "holds null bytes, so it is no list of paths")
+            self.add_problem(name, "contains null bytes, so it is not a list of paths")
         else:
             self.sources += _listed(content, base)
 
 
 def refuse_address(path: str | Path) -> None:
-    """Raise UsageError for `s3://...` and the like, which would be taken for a folder of that name."""
+    """Raise UsageError for URLs such as `s3://...`, which would otherwise be read as a folder name."""
     # A Path has one slash left; names of Windows drives have one letter.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        raise UsageError(f"{path}: is no path; mount what is stored there as a folder (mount-s3, gcsfuse, sshfs)")
+        raise UsageError(f"{path}: is not a path; mount the storage as a folder (mount-s3, gcsfuse, sshfs)")
 
 
 def find_inputs(arguments: Iterable[str | Path], recursive: bool = False, skip: Path | str | None = None) -> Inputs:
-    """The pictures that the arguments of `featup upsample` mean, each once, in a stable order.
+    """Find the pictures for the arguments of `featup upsample`, each once, in a stable order.
 
     An argument is a folder (its pictures, sorted by path; with `recursive` those of its subfolders too, whether links
     or not), a list `*.txt` or `-` for standard input (one path a line, in the order of the list), a glob pattern that
-    names no file (`**` for any depth; sorted), or a picture. Hidden files and files without the suffix of a picture
-    are left out of folders; what is named itself never is.
+    names no file (`**` for any depth; sorted), or a picture. In folders, hidden files and files without the suffix
+    of a picture are skipped; a file that is named itself never is.
 
     Args:
         arguments: as given.
@@ -135,7 +135,7 @@ class _Search:
         return os.path.splitext(name)[1].lower() in self.suffixes
 
     def pattern(self, pattern: str) -> list[Source]:
-        """The pictures that match, with names below the part of the pattern that holds no wildcard."""
+        """The matching pictures, with names relative to the part of the pattern without wildcards."""
         parts = Path(pattern).parts
         fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         base = os.path.join(*parts[:fixed]) if fixed else "."
@@ -164,5 +164,5 @@ def _listed(content: bytes, base: str) -> list[Source]:
 
 
 def _leaves(path: str) -> bool:
-    """Whether a path leads out of the folder that it is relative to."""
+    """Whether a relative path leaves its folder."""
     return os.path.isabs(path) or path.split(os.sep, 1)[0] == os.pardir

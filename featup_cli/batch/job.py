@@ -1,4 +1,4 @@
-"""What one worker does: a stream of items in, a record of each out."""
+"""One worker: takes a stream of items and gives a record for each."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ FLOATS = 3  # full-size float32 maps that a picture's features take while they a
 
 
 class Stopped(BaseException):
-    """Ends the work on a picture when the run is stopped; nothing catches it on the way."""
+    """Aborts a picture when the run is stopped; no other code catches it."""
 
 
 Take = Callable[[bool], Item | None]
-"""Gives a worker its next item; None if there is none now, and when it is told to wait only if there will be none."""
+"""Gives a worker its next item, or None if none is ready; if told to wait, None means that the run is done."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Job:
         settings: of the pipeline.
         output: which files to write.
         folder: of the outputs, where the claims are.
-        overwrite: process again what is up to date.
+        overwrite: process pictures again even if they are up to date.
         batch: pictures that the backbone sees at once; None for 8 on an accelerator and 2 on a CPU.
         threads: that read, and that write; None for the number of cores, at most 8.
     """
@@ -64,7 +64,7 @@ class Job:
     threads: int | None = None
 
     def files(self, item: Item) -> dict[str, str]:
-        """The files that are wanted for an item, by kind."""
+        """The files to write for an item, by kind."""
         return wanted_files(item.target, picture=self.output.picture, model=self.output.model)
 
 
@@ -80,15 +80,15 @@ class _Entry:
 
 
 class Worker:
-    """A loaded pipeline that works on a stream of items: reads ahead, extracts in batches, writes beside.
+    """A loaded pipeline for a stream of items: reads ahead, extracts in batches, writes in parallel.
 
     Args:
         job: what to do.
         announce: told of downloads; None for silence.
-        progress: called as the work on a picture goes on, by several threads if there are several pictures.
+        progress: called during the work on a picture, by several threads if there are several pictures.
         claims: on the pictures; None for new ones.
     Raises:
-        UsageError, WeightsError: the settings can't be obeyed, or weights are unavailable.
+        UsageError, WeightsError: the settings are invalid, or weights are unavailable.
     """
 
     def __init__(
@@ -115,14 +115,14 @@ class Worker:
         self._stop = threading.Event()
 
     def _check_sizes(self) -> None:
-        """Raise UsageError for sizes that no picture can have, before the first one."""
+        """Raise UsageError for sizes that are invalid for every picture, before the first one."""
         settings, b, side = self.job.settings, self.pipeline.backbone, (1000, 1000)
         resolve_network_size(side, settings.resize, b.native_size, b.patch_multiple, b.fixed_size, "any picture")
         resolve_output_size(settings.output_size, side, side, side)
 
     @property
     def about(self) -> str:
-        """One line that says which backbone runs and where, with the advice of its loader."""
+        """One line that gives the backbone, its device and the advice of its loader."""
         b = self.pipeline.backbone
         line = f"backbone {b.name} ({b.resolved}, {b.channels} channels, stride {b.stride})"
         advice = find_loader(b.name).advice
@@ -134,7 +134,7 @@ class Worker:
         return self.ahead + self.writers
 
     def records(self, items: Sequence[Item]) -> Iterator[Record]:
-        """Records of all items; those that another run works on are asked for again until they are done."""
+        """Records of all items; those that another run is processing are tried again until they are done."""
         queue = ItemQueue(items)
         for record in self.stream(queue.take):
             if record.status == "busy":
@@ -143,9 +143,9 @@ class Worker:
                 yield record
 
     def stream(self, take: Take) -> Iterator[Record]:
-        """Records in the order of the items; those that another run works on come back as `busy`.
+        """Records in the order of the items; those that another run is processing have the status `busy`.
 
-        Closing the iterator breaks off the work within a step of it, and leaves no partial file.
+        Closing the iterator stops the work within one step, and leaves no partial file.
         """
         readers = ThreadPoolExecutor(self.threads, "read")
         writers = ThreadPoolExecutor(self.writers, "write")
@@ -184,7 +184,7 @@ class Worker:
             self.claims.close()
 
     def _has_room(self, pictures: int, largest: int) -> bool:
-        """Whether one more picture may be read; one always may, and of unknown size no more than one."""
+        """Whether one more picture may be read. One always may; of unknown size, only one."""
         return pictures == 0 or 0 < largest * (pictures + 1) < self._read_room
 
     def _read(self, item: Item) -> _Entry | Record:
@@ -200,7 +200,7 @@ class Worker:
             return failure(item, error)
 
     def _extract(self, entries: list[_Entry]) -> None:
-        """Features of pictures that the network sees at one size; if they fail together, of the first alone."""
+        """Features of pictures with one network input size; if the batch fails, of the first picture alone."""
         try:
             plan = entries[0].plan
             needed = self.pipeline.extraction_bytes(len(entries), plan)
@@ -244,7 +244,7 @@ class Worker:
 
 
 def _mates(first: _Entry, reading: Iterable[Future[_Entry | Record]], most: int) -> list[_Entry]:
-    """The first picture, and others that are read already and that the network sees at the same size."""
+    """The first picture, and others that are already read and have the same network input size."""
     entries = [first]
     for entry in (future.result() for future in reading if future.done()):
         if len(entries) == most:
@@ -257,7 +257,7 @@ def _mates(first: _Entry, reading: Iterable[Future[_Entry | Record]], most: int)
 
 
 class Room:
-    """Lets threads hold bytes of memory up to a limit; one that wants more than there is at all waits to be alone."""
+    """Lets threads hold memory up to a limit; a thread that needs more than the limit waits until it is alone."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -279,7 +279,7 @@ class Room:
 
 
 def failure(item: Item, error: Exception) -> Record:
-    """The record of a picture that failed, with one line that names it; FEATUP_DEBUG=1 adds where it happened."""
+    """The record of a picture that failed, with one line that names it; FEATUP_DEBUG=1 adds the traceback."""
     message = error_message(error)
     if message is None:
         message = f"unexpected {type(error).__name__}: {one_line(error)}; FEATUP_DEBUG=1 shows where"

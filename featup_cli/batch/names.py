@@ -1,4 +1,4 @@
-"""Which file the features of a picture go to."""
+"""Name the feature file of each picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from featup_cli.core.errors import UsageError
 def name_outputs(inputs: Inputs, folder: Path | str, *, picture: bool = True, model: bool = False) -> list[Item]:
     """Pair each picture with its feature file: its path below what was searched, with the suffix replaced.
 
-    `FOLDER/b/x.jpg` goes to `OUT/b/x.safetensors`. Where two pictures differ in the suffix alone, as `x.jpg` and
+    `FOLDER/b/x.jpg` goes to `OUT/b/x.safetensors`. If two pictures differ in the suffix alone, as `x.jpg` and
     `x.png`, each keeps it: `x.jpg.safetensors`.
 
     Args:
@@ -24,7 +24,7 @@ def name_outputs(inputs: Inputs, folder: Path | str, *, picture: bool = True, mo
         folder: OUT.
         picture, model: whether STEM.png and STEM.model.safetensors are written too.
     Raises:
-        UsageError: two results would be one file, or a result would replace a picture.
+        UsageError: two results would share a file, or a result would replace a picture.
     """
     names = _unique_names(inputs.sources, model)
     folder = str(folder)
@@ -71,7 +71,7 @@ def _refuse(sources: Sequence[Source], indices: Sequence[int], names: Sequence[s
     first, second = (sources[i].path for i in indices[:2])
     raise UsageError(
         f"{first} and {second} would both be written to {names[indices[0]]}{SUFFIX}; rename one, "
-        "give the folder above both with --recursive, or run once for each with another --output"
+        "give their common folder with --recursive, or use separate runs with different --output"
     )
 
 
@@ -80,7 +80,7 @@ def _refuse_replacing(items: Sequence[Item], inputs: Inputs, folder: str) -> Non
     out = os.path.realpath(folder)
     if any(os.path.realpath(searched) == out for searched in inputs.folders):
         raise UsageError(
-            f"{folder}: is searched for pictures, and the next run would take STEM.png for some; "
+            f"{folder}: is searched for pictures, so the next run would read STEM.png as an input; "
             "choose another --output, or --no-picture"
         )
     real_folder = cache(os.path.realpath)

@@ -1,4 +1,4 @@
-"""The items of a run, in order; those that another run is processing come again later."""
+"""The items of a run, in order; those that another run is processing are retried later."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ItemQueue:
         self._later: deque[tuple[float, Item]] = deque()
 
     def __len__(self) -> int:
-        """Items that nobody has."""
+        """Items that no worker has taken."""
         return len(self._items) - self._next + len(self._later)
 
     def take(self, wait: bool) -> Item | None:
@@ -37,5 +37,5 @@ class ItemQueue:
         return self._later.popleft()[1]
 
     def put_back(self, item: Item) -> None:
-        """Give an item again after a pause, when no other is left."""
+        """Put an item back; it is retried after a pause, when no other is left."""
         self._later.append((time.monotonic() + PAUSE, item))

@@ -40,7 +40,7 @@ _Message = tuple[str, Record] | Exception | None
 
 @dataclass(frozen=True)
 class _Fleet:
-    """How many workers, and what each gets: cores, GPUs, and how many share the memory of a machine."""
+    """Number of workers, the cores and GPUs of each, and how many share the memory of a machine."""
 
     workers: int
     cpus: float
@@ -49,10 +49,10 @@ class _Fleet:
 
 
 class _Actor:
-    """What Ray starts: a worker that does one task after the other.
+    """A worker that Ray starts; it does one task after the other.
 
-    Rows hold pickled values, as Ray's tables know no objects and no odd file names. Of each task come as many messages
-    as it has pictures: a line about the backbone and a record, or None where a worker died; or the error that ends all.
+    Rows hold pickled values, as Ray's tables allow neither objects nor unusual file names. A task gives one message for
+    each picture: a line about the backbone and a record, or None if a worker died; or the error that ends the run.
     """
 
     def __init__(self, job: Job, fleet: _Fleet, folder: str) -> None:
@@ -89,9 +89,9 @@ class _Actor:
 
 
 def run_on_ray(job: Job, items: Sequence[Item], workers: int | None, announce: Announce | None) -> Iterator[Record]:
-    """Records of all items, as they finish, from the workers of the cluster at RAY_ADDRESS, else of a local one.
+    """Records of all items, as they finish, from workers of the cluster at RAY_ADDRESS or of a local one.
 
-    A worker that dies is replaced by Ray. What it held is tried once more, one picture at a time, so that a picture
+    Ray replaces a worker that dies. The pictures that it held are tried once more, one at a time, so that a picture
     that kills its worker fails alone.
 
     Args:
@@ -100,8 +100,8 @@ def run_on_ray(job: Job, items: Sequence[Item], workers: int | None, announce: A
         workers: how many; None for one on each GPU, or one on each machine if there are none.
         announce: told about backbone and cluster; None for silence.
     Raises:
-        UsageError: Ray isn't installed, or the settings can't be obeyed.
-        FeatUpError: there is no such cluster, or no worker stays alive.
+        UsageError: Ray isn't installed, or the settings are invalid.
+        FeatUpError: the cluster can't be reached, or no worker stays alive.
     """
     left = dict.fromkeys(items)
     told: set[str] = set()
@@ -119,14 +119,14 @@ def run_on_ray(job: Job, items: Sequence[Item], workers: int | None, announce: A
                 if isinstance(message, Exception):
                     raise message
                 if message is None:
-                    tell("note: a worker process died; another one takes its place")
+                    tell("note: a worker process died and is replaced")
                     fruitless += 1
                     if fruitless > FRUITLESS * fleet.workers * size:
-                        raise FeatUpError("workers of Ray died again and again; try fewer --workers, or --memory")
+                        raise FeatUpError("Ray workers keep dying; try fewer --workers, or a smaller --memory")
                     continue
                 about, record = message
                 fruitless = 0
-                tell(f"{about}; {fleet.workers} workers of Ray")
+                tell(f"{about}; {fleet.workers} Ray workers")
                 if left.pop(record.item, record) is None:  # what is done again may be told twice
                     yield _checked(record)
     for item in left:
@@ -134,7 +134,7 @@ def run_on_ray(job: Job, items: Sequence[Item], workers: int | None, announce: A
 
 
 def _messages(ray: ModuleType, job: Job, items: Sequence[Item], fleet: _Fleet, size: int) -> Iterator[_Message]:
-    """What the workers say to tasks of `size` pictures."""
+    """Messages of the workers for tasks of `size` pictures."""
     if not items:
         return
     tasks = [{"items": pickle.dumps(items[start : start + size])} for start in range(0, len(items), size)]
@@ -157,14 +157,14 @@ def _checked(record: Record) -> Record:
     if record.status == "failed" or os.path.exists(record.item.target):
         return record
     error = (
-        f"{record.item.target}: was made, but can't be seen here; give an output folder that all machines of the "
+        f"{record.item.target}: was written, but is not visible here; give an output folder that all machines of the "
         "cluster share"
     )
     return Record(record.item, "failed", error=error)
 
 
 def _plan(ray: ModuleType, job: Job, workers: int | None) -> _Fleet:
-    """Shares of what the cluster has now."""
+    """The workers that fit the cluster's present resources."""
     cores = [node["Resources"]["CPU"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     gpus = int(ray.cluster_resources().get("GPU", 0))
     on_gpu = gpus > 0 and (job.settings.device == "auto" or job.settings.device.startswith("cuda"))
@@ -220,7 +220,7 @@ def _connect(ray: ModuleType) -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Nothing reaches stderr, not from native code either: Ray says there that its log level was set."""
+    """Suppress stderr, also that of native code: Ray reports there that its log level was set."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:

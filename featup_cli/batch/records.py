@@ -1,4 +1,4 @@
-"""What goes into a run and what comes out of it, one for each picture. Plain values: they travel between processes."""
+"""Input and result of a run for each picture. Plain values, as they travel between processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """What became of a picture.
+    """The result for a picture.
 
     Attributes:
         item: the picture and its feature file.
@@ -29,8 +29,8 @@ class Record:
         seconds: wall time of its features, if they were made.
         scores: numbers that the method reports about itself.
         notes: sentences that the user should read.
-        error: why it failed, in one line that names the file.
-        exit_code: of a process that fails for this reason alone.
+        error: the reason of a failure, in one line that names the file.
+        exit_code: exit status of a process that fails for this reason only.
     """
 
     item: Item

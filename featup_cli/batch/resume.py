@@ -1,4 +1,4 @@
-"""Which pictures are done: by what was asked for, not by the name of a file."""
+"""Find the pictures that are done: by the recorded request, not by the file name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from featup_cli.io.features import read_provenance
 
 
 def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -> str | None:
-    """Why the files of a picture must be made, or None if they are up to date.
+    """The reason to process a picture, or None if its files are up to date.
 
-    They are if all are there, the feature file is whole, and it records the same request and the same bytes of the
-    picture. The picture is read, but not decoded, and only if everything else agrees.
+    They are up to date if all exist, the feature file is whole, and it records the same request and the same bytes of
+    the picture. The picture is read, but not decoded, and only if everything else agrees.
 
     Args:
         item: the picture and its feature file.
@@ -33,7 +33,7 @@ def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -
         return f"can't be used: {error}"
     recorded = provenance.get("request")
     if not isinstance(recorded, dict):
-        return "the features don't record what was asked for"
+        return "the file doesn't record its settings"
     if recorded != request:
         changes = (f"{key} {before} -> {after}" for key, before, after in differences(recorded, request))
         return f"made with other settings: {', '.join(changes)}"

@@ -38,13 +38,13 @@ class BatchOptions:
         recursive: search subfolders.
         devices: one worker for each: `0,1`, `cpu:2`; None for one on the device of the settings.
         shard: the share of this run among several; None for all pictures.
-        overwrite: process again what is up to date.
+        overwrite: process pictures again even if they are up to date.
         batch: pictures that the backbone sees at once; None to choose by device.
-        threads: of a worker that read, and that write; None to choose by cores.
+        threads: reader threads, and writer threads, of each worker; None to choose by cores.
         engine: `local`, or `ray` for the workers of a Ray cluster, which must see all paths.
-        workers: of Ray; None for one on each GPU of the cluster, or one on each machine if it has none.
+        workers: Ray workers; None for one per GPU of the cluster, or one per machine if it has no GPUs.
     Raises:
-        UsageError: options that exclude each other.
+        UsageError: options exclude each other.
     """
 
     recursive: bool = False
@@ -58,14 +58,14 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         if self.engine == "ray" and (self.devices is not None or self.shard is not None):
-            raise UsageError("--engine ray shares the work out itself: leave --devices and --shard, give --workers")
+            raise UsageError("--engine ray distributes the work itself: omit --devices and --shard, give --workers")
         if self.engine != "ray" and self.workers is not None:
-            raise UsageError("--workers: is for --engine ray; on one machine give --devices 0,1 or cpu:2")
+            raise UsageError("--workers: needs --engine ray; on one machine give --devices 0,1 or cpu:2")
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run would do with a picture: `skip`, `make`, `redo`, or `fail` if there is no such picture; and why."""
+    """The planned action for a picture (`skip`, `make`, `redo`, or `fail` if it doesn't exist) and the reason."""
 
     item: Item
     action: str
@@ -74,17 +74,17 @@ class Preview:
 
 @dataclass(frozen=True)
 class Run:
-    """Pictures, what couldn't be found among the inputs, and a job for each worker.
+    """The pictures, the inputs that were not found, and a job for each worker.
 
     `jobs` and `items` are plain values: another engine can send them to workers of its own, which call
     `Worker(job).records(items)`, as `ray_engine` does.
 
     Attributes:
         items: the pictures and their feature files.
-        problems: records of what couldn't be found.
-        jobs: one for each worker process on this machine; for Ray a single one, of which it makes copies.
+        problems: records of the inputs that were not found.
+        jobs: one for each worker process on this machine; for Ray a single one, which it copies.
         engine: `local` or `ray`.
-        workers: of Ray; None to choose by what the cluster has.
+        workers: Ray workers; None to choose by the cluster's resources.
     """
 
     items: Sequence[Item]
@@ -94,19 +94,19 @@ class Run:
     workers: int | None = None
 
     def __len__(self) -> int:
-        """How many records the run gives."""
+        """Number of records that the run gives."""
         return len(self.items) + len(self.problems)
 
     def records(self, announce: Announce | None = None, progress: Progress = no_progress) -> Generator[Record]:
         """Do the work: one record for each picture as it finishes.
 
-        Closing the iterator breaks the run off, and leaves no partial file; the same run goes on later.
+        Closing the iterator stops the run and leaves no partial file; the same run resumes later.
 
         Args:
             announce: told of backbone and downloads; None for silence.
-            progress: called as the work on a single picture goes on; not with several workers.
+            progress: called during the work on a single picture; not with several workers.
         Raises:
-            UsageError, WeightsError: the settings can't be obeyed, or weights are unavailable.
+            UsageError, WeightsError: the settings are invalid, or weights are unavailable.
             OutputError: the output folder can't be written.
         """
         yield from self.problems
@@ -133,7 +133,7 @@ class Run:
         yield from worker.records(self.items)
 
     def preview(self, announce: Announce | None = None) -> Iterator[Preview]:
-        """What the run would do with each picture, in order; nothing is written."""
+        """The planned action for each picture, in order; nothing is written."""
         for problem in self.problems:
             yield Preview(problem.item, "fail", problem.error)
         job = self.jobs[0]
@@ -223,19 +223,19 @@ def upsample_many(  # noqa: PLR0913 (a public call: its keywords mirror the comm
     engine: str = "local",
     workers: int | None = None,
 ) -> Iterator[Record]:
-    """Features per pixel of many pictures: what `featup upsample` does, silently; one record for each as it finishes.
+    """Upsample the features of many pictures, as `featup upsample` but silently; one record each as it finishes.
 
-    A picture that fails gives a record that says why, and the others go on. What is up to date is skipped. With several
-    workers, call it below `if __name__ == "__main__":`, as they are processes that import the main module.
+    A picture that fails gives a record with the reason, and the others continue. Results that are up to date are
+    skipped. With several workers, call it below `if __name__ == "__main__":`, as they import the main module.
 
     Args:
         inputs: pictures, folders, glob patterns, lists `*.txt`, or `-`; see `find_inputs`.
-        folder: for the outputs; made if missing.
+        folder: for the outputs; created if missing.
         settings: what to do with each picture.
         output: which files to write.
         recursive, devices, shard, overwrite, batch, threads, engine, workers: as of `BatchOptions`.
     Raises:
-        UsageError, InputError, WeightsError, OutputError: nothing can be done at all; before the first record.
+        UsageError, InputError, WeightsError, OutputError: the run can't start; raised before the first record.
     """
     options = BatchOptions(recursive, devices, shard, overwrite, batch, threads, engine, workers)
     return plan_run(inputs, folder, settings or Upsampling(), output or Output(), options).records()

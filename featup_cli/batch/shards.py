@@ -25,18 +25,18 @@ class Shard:
     count: int = 1
 
     def of(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `count`-th of the items, from the `index`-th on: the shards have each item once."""
+        """Every `count`-th item, from the `index`-th on; each item is in exactly one shard."""
         return items if self.count == 1 else items[self.index - 1 :: self.count]
 
 
 def parse_shard(text: str) -> Shard:
-    """`3/16`, or `auto` for what torchrun or SLURM tell this process.
+    """`3/16`, or `auto` for the shard that torchrun or SLURM assigns to this process.
 
     Read in this order: RANK and WORLD_SIZE (torchrun), SLURM_ARRAY_TASK_ID (a job array, with any first index and
     step), SLURM_PROCID and SLURM_NTASKS (srun).
 
     Raises:
-        UsageError: another form, or `auto` where neither of them started the process.
+        UsageError: an invalid form, or `auto` in a process that neither of them started.
     """
     if text == "auto":
         return _shard_of_environment()
@@ -54,7 +54,7 @@ def _shard_of_environment() -> Shard:
         try:
             return int(value)
         except ValueError:
-            raise UsageError(f"--shard auto: {name}={value} is no number; give INDEX/COUNT") from None
+            raise UsageError(f"--shard auto: {name}={value} is not a number; give INDEX/COUNT") from None
 
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         index, count = number("RANK"), number("WORLD_SIZE")
@@ -65,12 +65,12 @@ def _shard_of_environment() -> Shard:
     else:
         index, count = number("SLURM_PROCID"), number("SLURM_NTASKS")
     if not 0 <= index < count:
-        raise UsageError(f"--shard auto: part {index + 1} of {count} is none; give INDEX/COUNT")
+        raise UsageError(f"--shard auto: there is no shard {index + 1} of {count}; give INDEX/COUNT")
     return Shard(index + 1, count)
 
 
 def local_device(device: str) -> str:
-    """`auto` as the GPU that torchrun means for this process, if it started it and there are any; others unchanged."""
+    """`auto` as the GPU that torchrun assigns to this process, if there is one; other names unchanged."""
     rank = os.environ.get("LOCAL_RANK")
     if device != "auto" or rank is None or not torch.cuda.is_available():
         return device
@@ -79,9 +79,9 @@ def local_device(device: str) -> str:
 
 @contextmanager
 def join_shards(text: str | None) -> Iterator[Callable[[int], int]]:
-    """A function from this process's exit status to the worst of all that torchrun started.
+    """A function that maps this process's exit status to the worst one of all `torchrun` processes.
 
-    It waits for the others, since torchrun ends all processes as soon as one fails. Alone, it gives the status back.
+    It waits for the others, since torchrun ends all processes as soon as one fails. Alone, it returns the status.
     """
     if text != "auto" or "RANK" not in os.environ:
         yield lambda status: status

@@ -1,4 +1,4 @@
-"""Several worker processes on one machine, and what happens when one of them dies."""
+"""Several worker processes on one machine, and the replacement of those that die."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE = 20.0  # seconds that a worker has to clean up when it is told to stop
 
 
 class _PipeQueue:
-    """The items that the parent sends; ends with None, or with the parent."""
+    """The items from the parent; ends at None or when the parent ends."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -43,7 +43,7 @@ class _PipeQueue:
 
 
 def _serve(job: Job, threads: int, connection: Connection) -> None:
-    """The life of a worker process."""
+    """Main function of a worker process."""
     # An interrupt reaches every process of a terminal; the parent alone decides, and says so by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
@@ -62,7 +62,7 @@ def _serve(job: Job, threads: int, connection: Connection) -> None:
 
 @dataclass
 class _Slot:
-    """A place for a worker: the process that fills it now, and the items that it holds."""
+    """A worker slot: its present process, and the items that this process holds."""
 
     job: Job
     process: BaseProcess
@@ -75,11 +75,11 @@ class _Slot:
 def run_workers(jobs: Sequence[Job], queue: ItemQueue, announce: Announce | None = None) -> Iterator[Record]:
     """Records of all items, as they finish, from one process for each job.
 
-    A worker that dies is replaced. What it held is tried once more, one picture at a time, so that a picture that
-    kills its worker is found out, and fails alone.
+    A worker that dies is replaced. The pictures that it held are tried once more, one at a time, so that a picture that
+    kills its worker is identified and fails alone.
 
     Raises:
-        FeatUpError: the settings can't be obeyed, or no worker stays alive.
+        FeatUpError: the settings are invalid, or no worker stays alive.
     """
     fleet = _Fleet(jobs, queue, announce)
     try:
@@ -111,7 +111,7 @@ class _Fleet:
         return process, ours
 
     def records(self) -> Iterator[Record]:
-        """Feed the workers and pass on what they report, until all is done."""
+        """Feed the workers and pass on their records until all items are done."""
         while True:
             for slot in self._slots:
                 self._feed(slot)
@@ -162,7 +162,7 @@ class _Fleet:
             yield record
 
     def _replace(self, slot: _Slot) -> Iterator[Record]:
-        """Start a worker in the place of a dead one; what that one held is suspect, or found out."""
+        """Replace a dead worker. Its items become suspects, to be tried alone; an item that was one fails."""
         slot.process.join()
         slot.connection.close()
         death = _describe_death(slot.process.exitcode)
@@ -176,12 +176,12 @@ class _Fleet:
         slot.held, slot.depth = {}, 0
         slot.fruitless += 1
         if slot.fruitless <= FRUITLESS:
-            self._tell(f"note: a worker process died ({death}); another one takes its place")
+            self._tell(f"note: a worker process died ({death}); it is replaced")
             slot.process, slot.connection = self._start(slot.job)
             return
         self._slots.remove(slot)
         if not self._slots:
-            raise FeatUpError(f"worker processes died again and again ({death}); try fewer --devices, or --memory")
+            raise FeatUpError(f"worker processes keep dying ({death}); try fewer --devices, or a smaller --memory")
 
     def _tell(self, text: str) -> None:
         if self._announce is not None and text not in self._told:
@@ -189,7 +189,7 @@ class _Fleet:
             self._announce(text)
 
     def dismiss(self) -> None:
-        """Let the workers end by themselves."""
+        """Wait for the workers to finish."""
         for slot in self._slots:
             with suppress(OSError):
                 slot.connection.send(None)
@@ -197,7 +197,7 @@ class _Fleet:
             slot.process.join(PATIENCE)
 
     def stop(self) -> None:
-        """End the workers that still run; they remove what is unfinished."""
+        """Stop the running workers; they remove unfinished files."""
         for slot in self._slots:
             slot.process.terminate()
         for slot in self._slots:
@@ -210,13 +210,13 @@ class _Fleet:
 def _describe_death(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return f"{name}, perhaps for want of memory" if name == "SIGKILL" else name
+        return f"{name}, perhaps out of memory" if name == "SIGKILL" else name
     return f"exit status {code}"
 
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A process that starts meanwhile ignores interrupts from its first instant."""
+    """Processes started in this context ignore interrupts from the start."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

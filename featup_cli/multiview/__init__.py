@@ -1,7 +1,7 @@
-"""Multi-view reconstruction (FeatUp, section 3): what fitting one picture and training an upsampler share.
+"""Multi-view reconstruction (FeatUp, section 3), shared by the fit of one picture and the training of an upsampler.
 
-`views` draws jittered views of a picture and maps positions between them, `windows` says where the features lie that
-make a token, `lookup` reads grids there, `downsample` pools what was found, `losses` compares the result with what the
-backbone said, `optimize` holds optimisers and learning rates, `precision` says how products are computed, and `capture`
-makes a step one CUDA graph.
+`views` draws jittered views of a picture and maps positions between them, `windows` places the features of a token,
+`lookup` reads grids there, `downsample` pools them, `losses` compares the result with the backbone's tokens, `optimize`
+holds optimisers and learning rates, `precision` sets how products are computed, and `capture` turns a step into one
+CUDA graph.
 """

@@ -1,4 +1,4 @@
-"""A step that is taken many times, as one CUDA graph: the host launches a graph instead of hundreds of kernels."""
+"""Run a repeated step as one CUDA graph: the host launches a graph instead of hundreds of kernels."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from contextlib import suppress
 import torch
 
 WARM_UP = 3  # calls before the capture: in the first ones libraries load kernels and optimisers make their state
-NO_CUDA = "the device is no CUDA GPU"
-NOT_ASKED = "not asked for"
+NO_CUDA = "the device is not a CUDA GPU"
+NOT_ASKED = "not requested"
 TOO_FEW = "too few steps"
 EXPECTED = ("", NO_CUDA, NOT_ASKED, TOO_FEW)
-"""Reasons that are no failure."""
+"""Reasons that are not failures."""
 
 
 class CapturedStep:
-    """Calls `step`; on a CUDA device the first calls are plain, then one is captured, and from there on replayed.
+    """Calls `step`. On a CUDA device the first calls are plain, then one is captured and all later ones replay it.
 
-    A replay reads and writes the same memory as the captured call and runs no Python. So whatever changes from call
-    to call must be drawn from one of the generators or lie in a tensor that is written between calls. `step` takes
-    and returns nothing, waits for nothing, and copies nothing from or to the host.
+    A replay reads and writes the same memory as the captured call and runs no Python. So every value that changes
+    between calls must come from one of the generators or from a tensor that is written between calls. `step` takes
+    no arguments, returns nothing, never waits for the device, and copies nothing from or to the host.
 
-    A step that can't be captured goes on in plain calls, and `reason` says why.
+    If a step can't be captured, it continues in plain calls, and `reason` says why.
 
     Args:
         step: what to call.
         device: where its tensors are.
-        generators: of that device, from which it draws; the default one is known anyway.
+        generators: generators of that device that it draws from; the default one is always included.
         enabled: False for plain calls only.
 
     Attributes:
-        captured: whether calls are replays by now.
+        captured: whether calls are now replays.
         reason: why they are not; empty if they are.
     """
 
@@ -50,11 +50,11 @@ class CapturedStep:
 
     @property
     def captured(self) -> bool:
-        """Whether calls are replays by now."""
+        """Whether calls are now replays."""
         return self._graph is not None
 
     def __call__(self) -> None:
-        """Take the step once."""
+        """Run the step once."""
         self._calls += 1
         if self._stream is not None and self._calls == WARM_UP + 1:
             self._try_capture(self._stream)
@@ -84,10 +84,10 @@ class CapturedStep:
                 generator.graphsafe_set_state(generator.clone_state())
 
     def _capture(self, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-        """Record the step without taking it.
+        """Record the step without running it.
 
         Raises:
-            RuntimeError: it does what a graph can't hold, such as waiting for a result.
+            RuntimeError: the step does something that a graph can't hold, such as waiting for a result.
         """
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:

@@ -1,4 +1,4 @@
-"""Look-ups in grids at positions, with gradients that come out the same in every run."""
+"""Look-ups in grids at positions, with gradients that are the same in every run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimisers, learning rates and averages of weights of both the fit and the training."""
+"""Optimisers, learning rates and weight averages for the fit and the training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_optimizer(
     """NAdam (`nadam`, as the paper's table 7) or AdamW (`adamw`) for groups of `params` and `lr`.
 
     Args:
-        kind: which of them.
+        kind: `nadam` or `adamw`.
         groups: parameters and their learning rates.
         weight_decay: decoupled from the gradient.
         capturable: keep all state on the parameters' device, learning rates too, so that a CUDA graph can hold a step.
@@ -38,7 +38,7 @@ def make_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all groups a learning rate; one that is a tensor is written in place, where a CUDA graph reads it."""
+    """Set the learning rate of all groups; a tensor is written in place, where a CUDA graph reads it."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -49,10 +49,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 class WeightAverage:
     """Exponential average of a module's parameters, kept on their device; it starts at those of the first update.
 
-    Unlike `torch.optim.swa_utils.AveragedModel` it counts on the host, which so never waits for the device.
+    Unlike `torch.optim.swa_utils.AveragedModel` it counts on the host, so the host never waits for the device.
 
     Args:
-        module: its parameters are averaged; buffers are taken to stay as they are.
+        module: its parameters are averaged; its buffers are assumed constant.
         decay: share of the average that an update keeps.
 
     Attributes:
@@ -68,7 +68,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the module's parameters of now into the average."""
+        """Add the module's current parameters to the average."""
         if self._started:
             torch._foreach_lerp_(self._average, self._current, 1 - self._decay)
         else:

@@ -1,4 +1,4 @@
-"""How precisely matrix products are computed."""
+"""Precision of matrix products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Precision = Literal["float32", "tf32"]
 
 @contextmanager
 def matmul_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Within, matrix products of float32 on a CUDA `device` are computed so; elsewhere nothing changes.
+    """In this context float32 matrix products on a CUDA `device` use this precision; elsewhere nothing changes.
 
     `tf32` rounds the factors to 10 bits behind the point and sums in float32.
     """

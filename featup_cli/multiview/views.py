@@ -24,8 +24,8 @@ class Views:
     `boxes` int64 [V, 4] holds (top, left, height, width) in pixels of the picture; negative or overhanging values
     mean mirrored content. `flips` bool [V] says which are mirrored left to right after scaling.
 
-    As drawn they are on the CPU, where `render` and `to_view` read them as numbers; `to_image` takes them on the
-    device of its positions.
+    They are drawn on the CPU, where `render` and `to_view` read them as numbers; `to_image` needs them on the device
+    of its positions.
     """
 
     image_size: Size
@@ -60,7 +60,7 @@ class Views:
         return mirror(torch.stack((y, x), -1))
 
     def to_view(self, index: int, position: Tensor) -> Tensor:
-        """Map positions [..., 2] in the picture to positions in view `index`; outside 0 to 1 it doesn't show them."""
+        """Map positions [..., 2] in the picture to positions in view `index`; it shows those within 0 to 1."""
         top, left, height, width = self.boxes[index].tolist()
         y = (position[..., 0] * self.image_size[0] - top) / height
         x = (position[..., 1] * self.image_size[1] - left) / width
@@ -125,8 +125,8 @@ def draw_views(
 
 
 def view_source(picture: Tensor, network_size: Size, max_zoom: float) -> Tensor:
-    """The picture [3, H, W] at a size that serves all views: no larger than the largest zoom can show, and no
-    smaller than the network's input."""
+    """The picture [3, H, W] resized for all views: no larger than the largest zoom can show, and no smaller than the
+    network's input."""
     height = min(max(picture.shape[1], network_size[0]), round(network_size[0] * max_zoom))
     width = min(max(picture.shape[2], network_size[1]), round(network_size[1] * max_zoom))
     return resize_picture(picture, (height, width))

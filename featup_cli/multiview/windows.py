@@ -1,4 +1,4 @@
-"""Where the positions lie whose features are pooled into a token."""
+"""Positions of the features that are pooled into a token."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def window_positions(row: Tensor, col: Tensor, offset: Tensor, grid: Size, half:
         offset: [T, P, 2] in -1 to 1, window edge to edge.
         half: [2], as `half_window`.
     Returns:
-        [T, P, 2] in 0 to 1; windows are mirrored at the view's border, as the network sees nothing beyond it.
+        [T, P, 2] in 0 to 1; windows are mirrored at the view's border, because the network sees nothing beyond it.
     """
     centre = torch.stack(((row + 0.5) / grid[0], (col + 0.5) / grid[1]), -1)
     return mirror(centre[:, None] + offset * half)

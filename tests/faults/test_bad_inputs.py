@@ -261,5 +261,5 @@ def test_lists_with_null_bytes_and_empty_arguments_are_refused(
     (tmp_path / "list.txt").write_bytes(b"a\0b.png\n")
     status, _, stderr = run(capfd, "upsample", tmp_path / "list.txt", "", "-o", tmp_path / "out", "--method", "nearest")
     assert status == 1
-    assert "list.txt: holds null bytes" in stderr
+    assert "list.txt: contains null bytes" in stderr
     assert "'': is an empty argument" in stderr

@@ -120,7 +120,7 @@ def test_ray_is_asked_for_by_the_name_of_its_extra(
     [
         (["--engine", "ray", "--devices", "cpu:2"], "leave --devices"),
         (["--engine", "ray", "--shard", "1/2"], "--shard"),
-        (["--workers", "2"], "--workers: is for --engine ray"),
+        (["--workers", "2"], "--workers: needs --engine ray"),
     ],
 )
 def test_options_that_contradict_the_engine_are_refused(
