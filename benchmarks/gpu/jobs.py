@@ -167,10 +167,8 @@ def _write_one(
     if session.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    read = pipeline.read(picture)
-    plan = pipeline.plan(read)
     target = folder / f"{method}.safetensors"
-    written = pipeline.write(read, plan, pipeline.extract([read], plan), target, Output(picture=False))
+    written = pipeline.write(pipeline.look(picture), target, Output(picture=False))
     session.row(
         method=method, shape=list(written.shape), budget_bytes=budget, seconds=time.perf_counter() - start,
         file_bytes=target.stat().st_size,
@@ -190,10 +188,8 @@ def _run_out(session: Session, folder: Path, picture: Path, name: str) -> None:
         torch.cuda.set_per_process_memory_fraction(share)
         config = BackboneConfig(name, random_weights=True)
         pipeline = Pipeline(Upsampling(config, "jbu", output_size="1024x1024", device="cuda", memory=4_000_000_000))
-        read = pipeline.read(picture)
-        plan = pipeline.plan(read)
         target = folder / f"share{len(files)}.safetensors"
-        pipeline.write(read, plan, pipeline.extract([read], plan), target, Output(picture=False))
+        pipeline.write(pipeline.look(picture), target, Output(picture=False))
         files.append(load_file(target)["features"].float())
     torch.cuda.set_per_process_memory_fraction(1.0)
     session.row(method="jbu", ran_out=True, largest_difference=float((files[0] - files[1]).abs().max()))

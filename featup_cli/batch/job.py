@@ -25,7 +25,7 @@ from featup_cli.core.memory import default_memory, held_bytes
 from featup_cli.core.progress import Announce, Progress, no_progress
 from featup_cli.core.shapes import resolve_network_size, resolve_output_size
 from featup_cli.engine.bands import unloaded_bytes
-from featup_cli.engine.pipeline import Pipeline, Plan, Upsampling
+from featup_cli.engine.pipeline import Look, Pipeline, Plan, Upsampling
 from featup_cli.engine.write import Output
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.registry import METHODS
@@ -226,9 +226,8 @@ class Worker:
             channels, (height, width) = entry.lr_feats.shape[1], entry.plan.output
             with self._write_room.hold(4 * FLOATS * channels * height * width):
                 self._watch("", 0, 0, "")
-                written = self.pipeline.write(
-                    entry.picture, entry.plan, entry.lr_feats, Path(entry.item.target), self.job.output, self._watch
-                )
+                look = Look(entry.picture, entry.plan, entry.lr_feats)
+                written = self.pipeline.write(look, Path(entry.item.target), self.job.output, self._watch)
         except Exception as error:
             return failure(entry.item, error)
         return Record(

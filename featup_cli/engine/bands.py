@@ -84,15 +84,14 @@ def make_bands(task: Task, keep: bool = False) -> Iterator[Tensor]:
     upsampler, lr_feats, size = task.upsampler, task.lr_feats, task.output_size
     device = lr_feats.device
     image = task.picture.bytes()[None].to(device)
-    trim_heap()
-    memory = default_memory(device) if task.memory is None else task.memory
-    held = held_bytes(device) + _beside(task)
-    rows = min(size[0], max(1, BAND_BYTES // (FLOAT * task.shape[0] * size[1])))
-    if keep and upsampler.band_bytes(lr_feats.shape, size, size[0]) <= MARGIN * (memory - held):
-        rows = size[0]
-    else:
+    memory, held = _budget(task)
+    rows = size[0]
+    if not keep or upsampler.band_bytes(lr_feats.shape, size, rows) > MARGIN * (memory - held):
+        trim_heap()
+        memory, held = _budget(task)
         held += FLOAT * math.prod(task.shape) if keep and device.type == "cpu" else 0
-        rows = min(rows, choose_rows(upsampler, lr_feats.shape, size, memory, held=held, method=task.method))
+        rows = choose_rows(upsampler, lr_feats.shape, size, memory, held=held, method=task.method)
+        rows = min(rows, max(1, BAND_BYTES // (FLOAT * task.shape[0] * size[1])))
     done = 0
     while True:
         try:
@@ -100,7 +99,8 @@ def make_bands(task: Task, keep: bool = False) -> Iterator[Tensor]:
                 done += band.shape[2]
                 yield band
                 del band
-                trim_heap()
+                if done < size[0]:
+                    trim_heap()
             return
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -115,11 +115,12 @@ def make_bands(task: Task, keep: bool = False) -> Iterator[Tensor]:
             torch.cuda.empty_cache()
 
 
-def _beside(task: Task) -> int:
-    """What writing and showing will take besides, where the memory is that of the process."""
-    if task.lr_feats.device.type != "cpu":
-        return 0
-    return PICTURE_BYTES + unloaded_bytes(task.method, task.lr_feats.device) + 3 * FLOAT * BLOCK * task.shape[0]
+def _budget(task: Task) -> tuple[int, int]:
+    """Bytes that may be used, and those that are held or will be taken by writing and showing."""
+    device = task.lr_feats.device
+    memory = default_memory(device) if task.memory is None else task.memory
+    beside = PICTURE_BYTES + unloaded_bytes(task.method, device) + 3 * FLOAT * BLOCK * task.shape[0]
+    return memory, held_bytes(device) + (beside if device.type == "cpu" else 0)
 
 
 def unloaded_bytes(method: str, device: torch.device) -> int:

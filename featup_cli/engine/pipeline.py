@@ -210,24 +210,8 @@ class Pipeline:
         request: dict[str, Any] = json.loads(json.dumps(asked, default=str))
         return request
 
-    def write(
-        self, picture: Picture, plan: Plan, lr_feats: Tensor, target: Path, output: Output,
-        progress: Progress = no_progress,
-    ) -> Written:  # fmt: skip
-        """Upsample features in bands within the memory that may be used, and stream them to files.
-
-        Args:
-            picture: of `read`.
-            plan: of `plan`.
-            lr_feats: [1, C, h, w], of `extract`.
-            target: STEM.safetensors; STEM.png and STEM.model.safetensors lie beside it.
-            output: which files are written, and how.
-            progress: called as the work goes on.
-        Raises:
-            MemoryBudgetError: the result can't be made in that memory.
-            OutputError: a file can't be written; nothing is left behind.
-        """
-        look = Look(picture, plan, lr_feats)
+    def write(self, look: Look, target: Path, output: Output, progress: Progress = no_progress) -> Written:
+        """As `run`, streamed to files; arguments and errors as `write_files`."""
         task = self._task(look, progress)
         request = self.request(output)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from featup_cli.core.progress import Progress, no_progress
 from featup_cli.core.shapes import Size, resolve_output_size
 from featup_cli.engine.bands import Task
 from featup_cli.engine.result import Result
-from featup_cli.engine.write import Output, Written, make_features, write_files
-from featup_cli.pictures.read import Picture, load_image
-from featup_cli.upsamplers.api import Details
+from featup_cli.engine.write import Describe, Output, Written, make_features, write_files
+from featup_cli.pictures.read import load_image
 from featup_cli.upsamplers.implicit.method import METHOD
 from featup_cli.upsamplers.implicit.saved import FittedModel, ModelUpsampler, load_model
 
@@ -36,17 +34,24 @@ def render(
         model: file of `featup upsample --save-model`, or the model of a result.
         output_size: as for `upsample`; `image` means the size of the original picture.
         image: the original picture, for finer edges than the reduced copy in the model.
+        device: auto, cpu, cuda, ...
         memory: bytes for the whole process; None for a share of what is free.
         progress: called with (stage, done, total, score).
     Raises:
         InputError: no such model; UsageError: an unusable size.
         MemoryBudgetError: the result can't be made in that memory.
+    Examples:
+        >>> import featup_cli as featup, torch
+        >>> short = featup.ImplicitConfig(views=4, heldout_views=1, max_steps=2)
+        >>> fitted = featup.upsample(torch.rand(3, 48, 64), method="implicit", resize=48, implicit=short)
+        >>> featup.render(fitted.model, output_size="96x128").features.shape
+        torch.Size([96, 96, 128])
     """
-    scene = _open_scene(model, output_size, image, device)
+    task, describe = _open(model, output_size, image, device, memory)
     start = time.perf_counter()
-    features = make_features(scene.task(memory), progress)
-    record = scene.describe(time.perf_counter() - start)
-    return Result(features, None, scene.picture, Details(), record, scene.model)
+    features = make_features(task, progress)
+    record = describe(time.perf_counter() - start)
+    return Result(features, None, task.picture, task.upsampler.details, record, task.model)
 
 
 def render_files(
@@ -60,49 +65,30 @@ def render_files(
     memory: int | None = None,
     progress: Progress = no_progress,
 ) -> Written:
-    """As `render`, streamed to files in bands within the memory that may be used.
+    """As `render`, streamed to files: `output` to STEM.safetensors, which `target` names, and STEM.png beside it.
 
-    Args:
-        target: STEM.safetensors; STEM.png lies beside it.
-        output: which files are written, and how.
-        memory: bytes for the whole process; None for a share of what is free.
     Raises:
-        InputError: no such model; UsageError: an unusable size.
-        MemoryBudgetError: the result can't be made in that memory; OutputError: a file can't be written.
+        OutputError: a file can't be written; others as `render`.
     """
-    scene = _open_scene(model, output_size, image, device)
-    return write_files(scene.task(memory), target, output, scene.describe, progress)
+    task, describe = _open(model, output_size, image, device, memory)
+    return write_files(task, target, output, describe, progress)
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """A fitted model on its device, the picture that guides it, and the size asked for."""
-
-    model: FittedModel
-    picture: Picture
-    output_size: Size
-    device: torch.device
-    provenance: dict[str, Any]
-
-    def task(self, memory: int | None) -> Task:
-        pca = self.model.pca
-        shaped = torch.zeros(1, pca.basis.shape[1], *self.model.grid, device=self.device)
-        upsampler = ModelUpsampler(self.model)
-        return Task(upsampler, METHOD.name, self.picture, shaped, self.output_size, memory, pca)
-
-    def describe(self, seconds: float) -> dict[str, Any]:
-        return self.provenance | {
-            "output_size": list(self.output_size), "seconds": round(seconds, 3),
-            "device": describe_device(self.device), "versions": versions(),
-        }  # fmt: skip
-
-
-def _open_scene(
-    model: Path | str | FittedModel, output_size: str | Size | None, image: Path | str | None, device: str
-) -> _Scene:
-    fitted, provenance = (model, {}) if isinstance(model, FittedModel) else load_model(Path(model))
-    original = tuple(provenance.get("input", {}).get("size") or fitted.guidance.size)
-    output = resolve_output_size(output_size, (original[0], original[1]), fitted.network_size, fitted.grid)
+def _open(
+    model: Path | str | FittedModel, output_size: str | Size | None, image: Path | str | None, device: str,
+    memory: int | None,
+) -> tuple[Task, Describe]:  # fmt: skip
+    """What is to be rendered, and its provenance."""
+    fitted, provenance = (model, {}) if isinstance(model, FittedModel) else load_model(model)
+    height, width = provenance.get("input", {}).get("size") or fitted.guidance.size
+    size = resolve_output_size(output_size, (height, width), fitted.network_size, fitted.grid)
     where = choose_device(device)
     picture = load_image(image) if image is not None else fitted.guidance
-    return _Scene(fitted.to(where), picture, output, where, provenance)
+    shaped = torch.zeros(1, fitted.pca.basis.shape[1], *fitted.grid, device=where)
+    task = Task(ModelUpsampler(fitted.to(where)), METHOD.name, picture, shaped, size, memory, fitted.pca)
+
+    def describe(seconds: float) -> dict[str, Any]:
+        facts = {"seconds": round(seconds, 3), "device": describe_device(where), "versions": versions()}
+        return provenance | {"output_size": list(size), **facts}
+
+    return task, describe

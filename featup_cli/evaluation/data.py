@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
+from featup_cli.pictures.find import find_files
 from featup_cli.pictures.read import load_image, picture_suffixes
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class DataError(InputError):
 
 def _files(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes):
+    for path in (folder / name for name in find_files(folder, suffixes)):
         if path.stem in found:
             raise InputError(f"{path}: {found[path.stem].name} has the same name; rename one")
         found[path.stem] = path
@@ -84,12 +85,11 @@ def find_images(paths: Sequence[Path], limit: int | None = None) -> list[Item]:
     Raises:
         InputError: no such file, or a folder without pictures.
     """
-    suffixes: frozenset[str] = picture_suffixes()
     found: list[Path] = []
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes) if path.is_dir() else [path]
+        inside = [path / name for name in find_files(path)] if path.is_dir() else [path]
         if not inside:
             raise InputError(f"{path}: holds no pictures")
         found += inside

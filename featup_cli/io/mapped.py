@@ -67,7 +67,7 @@ class MappedFeatures:
             InputError: the slice holds NaN or infinite values.
             ValueError: the file was closed.
         """
-        channels, *position = _per_axis(index, self.shape)
+        channels, *position = _per_axis(index)
         if self.storage == "full":
             return self._read("features", (channels, *position))
         if self._factors is None:
@@ -128,26 +128,19 @@ class MappedFeatures:
         return f"MappedFeatures({str(self.path)!r}, shape={self.shape}, dtype={self.dtype}, storage={self.storage})"
 
 
-def _per_axis(index: Index | tuple[Index, ...], shape: tuple[int, ...]) -> list[int | slice]:
-    """One integer or slice for every axis."""
+def _per_axis(index: Index | tuple[Index, ...]) -> list[int | slice]:
+    """One integer or slice for every axis; NumPy says whether integers are in range."""
     given = index if isinstance(index, tuple) else (index,)
-    filled = [i for i in given if i is not Ellipsis]
-    if len(given) - len(filled) > 1 or len(filled) > len(shape):
-        raise IndexError(f"too many indices for features [C, H, W]: {len(given)}")
-    at = next((n for n, i in enumerate(given) if i is Ellipsis), len(given))
-    filled[at:at] = [slice(None)] * (len(shape) - len(filled))
-    axes: list[int | slice] = []
-    for size, i in zip(shape, filled, strict=True):
-        if isinstance(i, slice):
-            axes.append(i)
-        elif isinstance(i, (bool, EllipsisType)) or not hasattr(i, "__index__"):
+    filled: list[int | slice] = []
+    for i in given:
+        if isinstance(i, bool) or not (isinstance(i, slice | EllipsisType) or hasattr(i, "__index__")):
             raise TypeError(f"features are indexed with integers, slices and ..., not {type(i).__name__}")
-        else:
-            number = operator.index(i)
-            if not -size <= number < size:
-                raise IndexError(f"index {number} is out of range for an axis of size {size}")
-            axes.append(number)
-    return axes
+        if not isinstance(i, EllipsisType):
+            filled.append(i if isinstance(i, slice) else operator.index(i))
+    at = next((n for n, i in enumerate(given) if i is Ellipsis), len(filled))
+    if len(given) - len(filled) > 1 or len(filled) > 3:
+        raise IndexError(f"too many indices for features [C, H, W]: {len(given)}")
+    return [*filled[:at], *[slice(None)] * (3 - len(filled)), *filled[at:]]
 
 
 def open_features(path: Path | str) -> MappedFeatures:

@@ -105,7 +105,7 @@ def picture_formats() -> tuple[str, ...]:
 
 
 def picture_suffixes() -> frozenset[str]:
-    """Lower-case suffixes of these formats: what counts as a picture in a folder."""
+    """Lower-case suffixes of these formats: what counts as a picture in a folder. The one list of them."""
     formats = set(picture_formats())
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
 

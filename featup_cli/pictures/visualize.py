@@ -33,11 +33,11 @@ SHOWS = ("features", "uncertainty", "downsampler")
 ALL_TOKENS = 60_000  # of all maps together: bounds the memory of a fit over a folder
 
 
-def parse_components(text: str, channels: int | None = None) -> Components:
+def parse_components(text: str) -> Components:
     """`4-6` or `1,3,5` as three component numbers, counted from 1.
 
     Raises:
-        UsageError: not three whole numbers, one below 1, or one above `channels` where that is known.
+        UsageError: not three whole numbers, or one below 1.
     """
     try:
         if "-" in text.strip():
@@ -47,10 +47,10 @@ def parse_components(text: str, channels: int | None = None) -> Components:
             numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"components {text!r}: give three numbers, such as 1-3 or 1,3,5") from None
-    return _checked_components(numbers, channels)
+    return _checked_components(numbers)
 
 
-def _checked_components(numbers: Sequence[int], channels: int | None) -> Components:
+def _checked_components(numbers: Sequence[int], channels: int | None = None) -> Components:
     shown = ",".join(str(number) for number in numbers)
     if len(numbers) != 3:
         raise UsageError(f"components {shown!r}: give exactly three, for red, green and blue, such as 4-6")
@@ -137,12 +137,11 @@ def _render(
     size = (file.features.shape[1], file.features.shape[2])
     if layout == "side-by-side":
         return panel_row(_panels(file, colours, image, show), size if image is None else image.shape[:2])
-    # One map alone: the upsampled features, or what was asked for instead.
     show = ("features",) if show is None else show
     if len(show) != 1:
         raise UsageError(f"layout {layout} shows one map; give one of {', '.join(SHOWS)}")
     panels = _panels(file, colours, None, show)
-    rgb = panels[-1 if show[0] == "features" else 0][1]
+    rgb = panels[-1 if show[0] == "features" else 0][1]  # of features the upsampled ones
     if layout == "plain":
         return resize_rgb(rgb, size)
     if image is None:
@@ -161,11 +160,6 @@ def _targets(files: Sequence[Path], output: Path | None) -> list[Path]:
         if target in targets[:number]:
             raise UsageError(f"{target}: two files would be written there; give a folder for each of them")
     return targets
-
-
-def _refuse_overwriting(target: Path, sources: Iterable[Path | None]) -> None:
-    if any(source is not None and target.exists() and target.samefile(source) for source in sources):
-        raise UsageError(f"{target}: would be overwritten, but it is an input; choose another place with --output")
 
 
 def visualize(
@@ -209,7 +203,8 @@ def visualize(
     for path, target in zip(paths, targets, strict=True):
         file = load(path)
         source = _source_image(file) if image is None else Path(image)
-        _refuse_overwriting(target, (source, *paths))
+        if target.exists() and any(target.samefile(given) for given in (source, *paths) if given is not None):
+            raise UsageError(f"{target}: would be overwritten, but it is an input; choose another place with --output")
         pixels = load_image(source).pixels if shared is None and source is not None else shared
         save_png(target, _render(file, colours, pixels, layout, show))
         if on_written is not None:

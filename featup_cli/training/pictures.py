@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featup_cli.core.errors import InputError
-from featup_cli.pictures.read import picture_suffixes
+from featup_cli.pictures.find import find_files
 
 LEAST_HELDOUT, MOST_HELDOUT = 4, 40
 
@@ -22,22 +22,19 @@ class PictureFile:
 
 
 def find_pictures(folders: Iterable[Path]) -> list[PictureFile]:
-    """Every file below the folders whose suffix Pillow can read, sorted; hidden ones are left out.
+    """Every file below the folders whose suffix Pillow can read, sorted; see `find_files`.
 
     Raises:
-        InputError: a folder is missing or can't be read, or there is no picture at all.
+        InputError: a folder is missing, or there is no picture at all.
     """
-    suffixes = picture_suffixes()
     folders = list(folders)
     found = []
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; --images takes folders")
-        try:
-            paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-        except OSError as error:
-            raise InputError(f"{folder}: can't be read ({error.strerror or error})") from None
-        found += [PictureFile(p, p.relative_to(folder).as_posix()) for p in paths if not p.name.startswith(".")]
+        # What can't be read is left out, as pictures that are damaged are.
+        names = sorted(map(Path, find_files(folder, recursive=True, failed=lambda *_: None)))
+        found += [PictureFile(folder / name, name.as_posix()) for name in names if (folder / name).is_file()]
     if not found:
         raise InputError(f"no pictures below {', '.join(map(str, folders))}")
     return found

@@ -59,6 +59,8 @@ class Plan:
         blocks = 2 if c.scores == "both" else 1
         half, reach = self.aligned // 2, self.aligned // 2 + 2 * c.filter_radius + 2
         held = window_rows(height, self.query_span, self.tall) * c.projection
+        if rows >= height:  # then narrow maps are kept instead of made again
+            held += height * (c.guidance_channels + 3 * c.projection)
         if c.guided_query:
             held += 2 * window_rows(height // 2, reach, half) * c.projection  # of two windows, half as wide
             held += window_rows(height, self.rows, self.aligned) * c.projection

@@ -110,7 +110,7 @@ class ReSFU(UpsamplerModule):
         """The result of the call in bands of rows; see `Upsampler.bands`, and the call for `values`."""
         self._check(image, lr_feats, output_size)
         values = sharpen(lr_feats if values is None else values, self.sharpen_lr)
-        taps = BandedTaps(self, image, lr_feats, output_size, keep=False)
+        taps = BandedTaps(self, image, lr_feats, output_size, keep=rows >= output_size[0])
         for top, bottom in bands_of(output_size[0], rows, start):
             weights = torch.cat([taps(*band) for band in bands_of(bottom, taps.rows, top)], 2)
             yield self._mix_rows(values, weights, output_size, top)
