@@ -48,7 +48,7 @@ class _Grid(NamedTuple):
     plane: int  # elements that the spread rows of a channel take; an odd number of cache lines
     unroll: tuple[int, ...]
 
-    def count(self) -> int:
+    def tiles(self) -> int:
         """Of the tiles of an image."""
         return ceil_div(len(self.down), self.rows) * ceil_div(len(self.right), self.cols)
 
@@ -86,7 +86,7 @@ def forward(lr_source: Tensor, taps: Tensor) -> Tensor:
     grid = _grid(batch, tuple(lr_size), tuple(size), k, out.dtype, torch.get_num_threads())
     scratch = (CHANNELS * APART, CHANNELS * grid.plane, (k + 1) ** 2 * APART)
     arrays = out.numpy(), as_array(lr_source), as_array(taps)
-    run(_forward_tiles, batch * grid.count(), scratch, out.dtype, *arrays, grid)
+    run(_forward_tiles, batch * grid.tiles(), scratch, out.dtype, *arrays, grid)
     return out.to(taps.dtype)
 
 
@@ -97,7 +97,7 @@ def d_taps(d_out: Tensor, lr_source: Tensor, k: int) -> Tensor:
     grid = _grid(batch, tuple(lr_source.shape[2:]), tuple(size), k, out.dtype, torch.get_num_threads())
     scratch = (CHANNELS * APART, CHANNELS * grid.plane, (k + 1) ** 2 * APART)
     arrays = out.numpy(), as_array(d_out), as_array(lr_source)
-    run(_d_taps_tiles, batch * grid.count(), scratch, out.dtype, *arrays, grid)
+    run(_d_taps_tiles, batch * grid.tiles(), scratch, out.dtype, *arrays, grid)
     return out.to(d_out.dtype)
 
 
