@@ -8,7 +8,6 @@ and to finish by a matrix product. A few rows of a stage need a few more of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from featup_kernels import adaptive_conv, resampled_conv
@@ -90,7 +89,8 @@ class Stack:
             rows = band.bottom - band.top
         out: Tensor | None = None
         for top in range(band.top, band.bottom, rows):
-            part = replace(band, top=top, bottom=min(top + rows, band.bottom))
+            # Not `replace`, which the compiler of PyTorch 2.6 does not know.
+            part = Band(band.size, top, min(top + rows, band.bottom), band.radius)
             # Also for the whole: the kernels of coarse stages are so sharp that the last digit of the guidance counts.
             taps = self.weigh(number, guidance_rows(self.image, band.size, part.first, part.stop), part)
             if taps.shape[2] == band.bottom - band.top:
