@@ -1,4 +1,4 @@
-"""`adaptive_conv` as a user of FlexAttention would write it: attention over a window, with the taps as scores."""
+"""`adaptive_conv` in FlexAttention: attention over a window, with the taps as scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_WIDTH = 16  # of a head: smaller ones are padded, and others to the next p
 def flex_filter(case: Case, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """A function of source [B, C, H + k - 1, W + k - 1] and taps [B, k * k, H, W] that gives [B, C, H, W].
 
-    A softmax of their logarithms gives back taps that are positive and sum to one; others can't be written so.
+    The softmax of their logarithms reproduces taps that are positive and sum to one; no others.
 
     Raises:
         UsageError: a backward case; scores that are looked up have no gradient here.

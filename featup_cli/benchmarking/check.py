@@ -1,4 +1,4 @@
-"""Is the result right? Checked before anything is timed, against the reference in float64."""
+"""Check results against the reference in float64, before anything is timed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOLERANCES = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 
 
 class WrongResultError(FeatUpError):
-    """A kernel's result differs from the reference: its time means nothing."""
+    """A kernel's result differs from the reference, so its time is meaningless."""
 
 
 def gradients(function: Callable[..., Tensor], inputs: tuple[Tensor, ...], d_out: Tensor) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def relative_error(found: Tensor, expected: Tensor, terms: int) -> float:
 
 
 def _compare(case: Case, cases: Cases, backend: str, inputs: tuple[Tensor, ...], part: Part) -> dict[str, float]:
-    """Relative error of the output, and of every gradient if the case is a backward one, by name."""
+    """Relative error of the output and, for a backward case, of every gradient, by name."""
     exact = tuple(x[s].double() for x, s in zip(inputs, part.inputs, strict=True))
     if not case.backward:
         with torch.no_grad():
@@ -61,10 +61,10 @@ def _compare(case: Case, cases: Cases, backend: str, inputs: tuple[Tensor, ...],
 
 
 def check_result(case: Case, backend: str, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
-    """Run the case itself and compare it, or both ends of it if it is large, with the reference in float64.
+    """Run the case and compare it (if it is large, both ends) with the reference in float64.
 
     Returns:
-        What was compared and the largest errors, as JSON values.
+        The compared parts and the largest errors, as JSON values.
     Raises:
         WrongResultError: an error above the tolerance, or a value that is not finite.
     """
@@ -77,7 +77,7 @@ def check_result(case: Case, backend: str, inputs: tuple[Tensor, ...]) -> dict[s
             if not error <= tolerance:  # so that NaN fails
                 raise WrongResultError(
                     f"{case.operation} ({backend}) is wrong at {case.shape}, {case.dtype}, {case.direction}: {name} is "
-                    f"off by {error:.2g} of its largest value, {tolerance:.0e} is allowed ({part.about}); nothing timed"
+                    f"off by {error:.2g} of its largest value; limit {tolerance:.0e} ({part.about}); nothing timed"
                 )
             worst[name] = max(error, worst.get(name, 0.0))
     return {

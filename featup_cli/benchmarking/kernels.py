@@ -1,4 +1,4 @@
-"""One case of one kernel: check it, then time and weigh it beside its baselines and the floor set by memory."""
+"""One case of one kernel: check it, then compare its time and memory with baselines and the memory floor."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Sizes:
     """Bytes of a case.
 
     Attributes:
-        inputs, output: of those; scalars aside.
-        results: that the peak memory of a call includes: the output, and backward the gradients.
-        moved: that must move: every input read once, every output written once. Backward reads the inputs and the
-            gradient of the output and writes the gradients; some operations also read their output.
+        inputs, output: bytes of the inputs and of the output, without scalars.
+        results: bytes of results in the peak memory of a call: the output and, for backward, the gradients.
+        moved: least memory traffic: every input read once, every output written once. Backward reads the inputs and
+            the gradient of the output and writes the gradients; some operations also read their output.
     """
 
     def __init__(self, case: Case) -> None:
@@ -65,9 +65,9 @@ class Contestant:
     """Something that computes the case, or a task of the same output size.
 
     Attributes:
-        function: of `inputs`, to the output.
-        needed_bytes: estimate of what one call and its graph keep in memory.
-        compiles: whether its first call is no example of the next ones.
+        function: maps `inputs` to the output.
+        needed_bytes: estimated memory of one call and its graph.
+        compiles: whether its first call compiles, so that its time and memory are not typical.
     """
 
     function: Callable[..., Tensor]
@@ -80,7 +80,7 @@ def resolve_backend(case: Case, asked: str, device: torch.device) -> str:
     """The backend that will run.
 
     Raises:
-        UsageError: the one asked for can't run here, or has no gradients; the message says why.
+        UsageError: the requested backend can't run here, or has no gradients; the message says why.
     """
     try:
         chosen = choose_backend(case.operation, asked, device.type, getattr(torch, case.dtype))
@@ -88,12 +88,12 @@ def resolve_backend(case: Case, asked: str, device: torch.device) -> str:
         raise UsageError(f"--backend {asked}: {error}") from None
     able = OPERATIONS[case.operation].gradients
     if case.backward and chosen not in able:
-        raise UsageError(f"--backward: of the backends of {case.operation} only {', '.join(able)} has gradients")
+        raise UsageError(f"--backward: {case.operation} has gradients only with the backend {' or '.join(able)}")
     return chosen
 
 
 def measure_cases(cases: Iterable[Case], settings: Settings, device: torch.device, note: Announce) -> dict[str, Any]:
-    """`rows` of `measure_case`, and the bandwidth of copies that sets their floor, as JSON values."""
+    """`rows` of `measure_case`, and the copy bandwidth that sets their floor, as JSON values."""
     note("copy bandwidth")
     reused, fresh = copy_bandwidths(device, min(2.0, max(0.2, settings.budget_s)))
     rows = [measure_case(case, settings, device, reused, note) for case in cases]
@@ -106,11 +106,11 @@ def measure_case(
     """Check a case, then measure it and its baselines.
 
     Args:
-        case: what to run.
+        case: the case to run.
         settings: backend, baselines, repeats, budget and seed.
         device: where.
         copy_bytes_per_s: bandwidth that sets the floor, measured in the same run.
-        note: told what happens.
+        note: called with status messages.
     Returns:
         The figures as JSON values, or `skipped` with the reason.
     Raises:
@@ -180,7 +180,7 @@ def make_baseline(name: str, case: Case, inputs: tuple[Tensor, ...]) -> Contesta
 
     `reference` unfolds and contracts (`neighbor_mix`: samples every neighbour); `loop` is the eager loop over taps;
     `compile` is torch.compile of it and `torchscript` its trace; `bilinear` resizes a smaller map to an output of the
-    same shape; `flex` is FlexAttention over windows, on taps that are made positive.
+    same shape; `flex` is FlexAttention over windows, with taps made positive.
     """
     cases, sizes = cases_of(case.operation), Sizes(case)
     needed = sizes.needed(unfolds=False)
@@ -200,7 +200,7 @@ def make_baseline(name: str, case: Case, inputs: tuple[Tensor, ...]) -> Contesta
         return Contestant(torch.jit.trace(loop, inputs, check_trace=False), inputs, needed, True)
     if name == "flex":
         if not cases.attention:
-            raise UsageError(f"FlexAttention is no baseline of {case.operation}: its result is no weighted mean")
+            raise UsageError(f"FlexAttention can't compute {case.operation}, whose result is not a weighted mean")
         source, taps = inputs
         return Contestant(flex_filter(case, source.device), (source, taps.softmax(1)), needed, True)
     factor = case.scale if OPERATIONS[case.operation].scaled else 2
@@ -212,7 +212,7 @@ def make_baseline(name: str, case: Case, inputs: tuple[Tensor, ...]) -> Contesta
 
 
 def measure(contestant: Contestant, case: Case, settings: Settings, device: torch.device) -> dict[str, Any]:
-    """Time and peak memory of a contestant, `copies` of whose inputs are rotated over, as JSON values.
+    """Time and peak memory of a contestant, with calls that rotate over `copies` of its inputs, as JSON values.
 
     Forward: both of the function. Backward: memory of the function and its gradients together; time of the gradients
     alone (all inputs), on graphs that were kept.
@@ -241,7 +241,7 @@ def measure(contestant: Contestant, case: Case, settings: Settings, device: torc
 def rotating_call(
     function: Callable[..., Tensor], leaves: tuple[Tensor, ...], d_out: Tensor, copies: int, backward: bool
 ) -> Call:
-    """A call over copies of the inputs in turn: the function, or its gradients alone."""
+    """A call that rotates over copies of the inputs: the function, or its gradients alone."""
     sets = [leaves] + [tuple(x.detach().clone().requires_grad_(backward) for x in leaves) for _ in range(copies - 1)]
     if not backward:
         return lambda i: function(*sets[i % copies])
@@ -255,7 +255,7 @@ def rotating_call(
 
 
 def _kept_graphs() -> AbstractContextManager[Any]:
-    """Let torch.compile make graphs that can be differentiated more than once."""
+    """Let torch.compile build graphs that can be differentiated more than once."""
     if not hasattr(functorch_config, "donated_buffer"):
         return nullcontext()
     return functorch_config.patch(donated_buffer=False)

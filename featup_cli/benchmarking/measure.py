@@ -1,4 +1,4 @@
-"""Clocks: how long a call takes, and how fast memory is."""
+"""Clocks: the time of calls, and the bandwidth of memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Timing:
 
     Attributes:
         samples_ms: one for each timed call.
-        launch_ms: CUDA: median time in which the host issues a call; a call that takes no longer is launch-bound.
+        launch_ms: CUDA: median time for the host to issue a call; a call that takes no longer is launch-bound.
         warmed_up: False if the very first call took longer than the budget and is the only sample.
     """
 
@@ -57,13 +57,13 @@ class Timing:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all its work; the CPU always has."""
+    """Wait until the device has finished all its work; does nothing on the CPU."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()
 
 
 def times_ms(call: Call, device: torch.device, first: int, count: int) -> tuple[list[float], list[float]]:
-    """Times of call(first), ..., call(first + count - 1), and on CUDA the times in which the host issued them.
+    """Times of call(first), ..., call(first + count - 1), and on CUDA the times for the host to issue them.
 
     CUDA: events around each call, issued back to back. Elsewhere: a clock around each call, synchronised.
     """
@@ -134,7 +134,7 @@ def time_and_weigh(call: Call, device: torch.device, *, repeat: int, budget_s: f
 
 
 def cache_bytes(device: torch.device) -> int:
-    """Size of the last-level cache; 64 MiB where it can't be found out."""
+    """Size of the last-level cache; 64 MiB if it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
     sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
@@ -143,12 +143,12 @@ def cache_bytes(device: torch.device) -> int:
 
 
 def copies_for(inputs_bytes: int, resident_bytes: int, device: torch.device, most: int = 256) -> int:
-    """How many copies of the inputs to rotate over, so that none is in the cache when its turn comes.
+    """Number of input copies to rotate over, so that none is still in the cache when it is used again.
 
     Args:
-        inputs_bytes: of one copy.
-        resident_bytes: that one copy keeps in memory while calls are timed (its graph, for gradients).
-        device: twice its cache is filled, if a quarter of its free memory holds that.
+        inputs_bytes: bytes of one copy.
+        resident_bytes: memory that one copy holds while calls are timed (its graph, for gradients).
+        device: the copies fill twice its cache, if that fits in a quarter of its free memory.
         most: bound on the number.
     """
     wanted = math.ceil(2 * cache_bytes(device) / max(1, inputs_bytes))

@@ -18,7 +18,7 @@ Columns = list[tuple[str, Callable[[Row], str]]]
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many significant digits, never in powers of ten; a dash for None."""
+    """A number with this many significant digits, without an exponent; a dash for None."""
     if value is None:
         return "-"
     if abs(value) >= 10**digits:
@@ -89,7 +89,7 @@ CONTESTANT: Columns = [("kernel", lambda row: row["name"]), *TIME, ("time over\n
 
 
 def row_name(row: Row) -> str:
-    """What a row is about, for a line of its own."""
+    """The name of a row, for a line of its own."""
     if "stage" in row:
         return str(row["stage"])
     if "method" in row:
@@ -99,7 +99,7 @@ def row_name(row: Row) -> str:
 
 
 def notes(rows: list[Row]) -> list[str]:
-    """What was skipped, or checked in part, and why."""
+    """The parts that were skipped or only partly checked, with reasons."""
     lines: list[str] = []
     for row in rows:
         reasons = [f"skipped: {row['skipped']}"] if "skipped" in row else []

@@ -42,24 +42,24 @@ def benchmark(  # noqa: PLR0913 (a public call: its keywords mirror the command'
     """Check kernels against the reference, then time them beside baselines and the memory floor.
 
     Args:
-        shape: of the output, BATCHxHEIGHTxWIDTHxCHANNELS[xWINDOW]; the window is 5 unless given.
-        suite: measured instead of a shape; one of `SUITES`.
-        op: with a shape: the operation; `adaptive_conv` unless given.
+        shape: shape of the output, BATCHxHEIGHTxWIDTHxCHANNELS[xWINDOW]; the window is 5 by default.
+        suite: suite to measure instead of a shape; one of `SUITES`.
+        op: with a shape: the operation; `adaptive_conv` by default.
         backward: with a shape: time all gradients, not the forward pass.
-        scale: with a shape: output pixels per low-resolution pixel, for operations that resize; 16 unless given.
+        scale: with a shape: output pixels per low-resolution pixel, for operations that resize; 16 by default.
         dtype: float32, float16 or bfloat16.
-        backend: of the kernels: auto, triton, cpu or reference.
-        baselines: all, none, or names with commas: reference, loop, compile, bilinear, torchscript, flex.
-        repeat: timed calls.
+        backend: kernel backend: auto, triton, cpu or reference.
+        baselines: all, none, or comma-separated names: reference, loop, compile, bilinear, torchscript, flex.
+        repeat: number of timed calls.
         budget: seconds for each timing; a slower call runs once.
         threads: CPU threads; None leaves PyTorch's choice.
         device: auto, cpu, cuda, ...
-        seed: of the random inputs.
-        note: told what happens.
+        seed: seed of the random inputs.
+        note: called with status messages.
     Returns:
         Device, versions, date, settings and `rows`, as JSON values with units in their names (docs/benchmarks.md).
     Raises:
-        UsageError: an option is wrong or can't be obeyed; WrongResultError: a kernel is wrong, and nothing was timed.
+        UsageError: an option is invalid; WrongResultError: a kernel is wrong, and nothing was timed.
 
     Example:
         >>> import featup_cli as featup
@@ -96,7 +96,7 @@ def cpu_threads(number: int | None) -> Iterator[None]:
 
 
 def device_name(device: torch.device) -> str:
-    """The model of the device; for a CPU from Linux's own list, if there is one."""
+    """The model name of the device; for a CPU from /proc/cpuinfo, if it exists."""
     if device.type != "cpu":
         return describe_device(device)
     try:

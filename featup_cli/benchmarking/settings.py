@@ -1,4 +1,4 @@
-"""What to measure, without torch, so that `featup bench --help` loads none."""
+"""Settings of benchmarks; free of torch, so that `featup bench --help` is fast."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SCALED = tuple(name for name, operation in OPERATIONS.items() if operation.scale
 DTYPES = ("float32", "float16", "bfloat16")
 BASELINES = ("reference", "loop", "compile", "bilinear")
 EXTRA_BASELINES = ("torchscript", "flex")
-"""Baselines that run only if they are named: they take long, or serve one operation."""
+"""Baselines that run only if named: they are slow, or apply to one operation."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """A benchmark: one case or one suite, and how to measure.
 
-    Either `case` or `suite` is None. `budget_s` are seconds for each measurement; `dtype` is that of suites. The rest
+    Either `case` or `suite` is None. `budget_s` is the time for each measurement; `dtype` applies to suites. The rest
     is as in `benchmark`.
     """
 
@@ -62,7 +62,7 @@ def parse_case(
     """The case that the options of `featup bench` describe, or None with a suite.
 
     Raises:
-        UsageError: neither or both are given, an option doesn't go with them, or a value is unknown.
+        UsageError: neither or both are given, an option doesn't apply, or a value is unknown.
     """
     if (shape is None) == (suite is None):
         raise UsageError(f"give either --shape BxHxWxC[xK] or --suite {'|'.join(SUITES)}")
@@ -70,16 +70,16 @@ def parse_case(
         choose("--suite", suite, SUITES)
         for name, given in (("--op", op), ("--scale", scale), ("--backward", backward or None)):
             if given is not None:
-                raise UsageError(f"{name} goes with --shape: a suite has cases of its own")
+                raise UsageError(f"{name} needs --shape: a suite has its own cases")
         return None
     op = op or Case.operation
     choose("--op", op, OPERATIONS)
     if scale is not None and op not in SCALED:
-        raise UsageError(f"--scale goes with --op {' or '.join(SCALED)}, not {op}")
+        raise UsageError(f"--scale needs --op {' or '.join(SCALED)}, not {op}")
     case = Case(*parse_shape(shape), op, scale or Case.scale, dtype, backward)
     if op in SCALED and (case.height % case.scale or case.width % case.scale):
         raise UsageError(
-            f"--scale {case.scale}: {case.height}x{case.width} is no multiple; give another --scale or --shape"
+            f"--scale {case.scale}: {case.height}x{case.width} is not a multiple of it; give another --scale or --shape"
         )
     return case
 
@@ -88,11 +88,11 @@ def parse_shape(text: str) -> tuple[int, int, int, int, int]:
     """`BATCHxHEIGHTxWIDTHxCHANNELS[xWINDOW]` as numbers, the window 5 if it isn't given.
 
     Raises:
-        UsageError: another form, a zero, or an even window.
+        UsageError: an invalid form, a zero, or an even window.
     """
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){3,4}", text):
         raise UsageError(
-            f"--shape {text}: expected BATCHxHEIGHTxWIDTHxCHANNELS, all above 0, and maybe xWINDOW: 64x224x224x3x5"
+            f"--shape {text}: expected BATCHxHEIGHTxWIDTHxCHANNELS, all above 0, or with xWINDOW: 64x224x224x3x5"
         )
     batch, height, width, channels, window = (*(int(n) for n in text.split("x")), Case.window)[:5]
     if window % 2 == 0:
@@ -111,5 +111,5 @@ def parse_baselines(text: str) -> tuple[str, ...]:
     names, known = tuple(text.split(",")), (*BASELINES, *EXTRA_BASELINES)
     for name in names:
         if name not in known:
-            raise UsageError(f"--baselines {text}: no {name!r}; choose all, none, or from {', '.join(known)}")
+            raise UsageError(f"--baselines {text}: unknown name {name!r}; choose all, none, or from {', '.join(known)}")
     return names

@@ -10,8 +10,8 @@ class Suite:
     """Measurements under one name.
 
     Attributes:
-        name: as `--suite` takes it.
-        about: for its help.
+        name: value of `--suite`.
+        about: text for its help.
         run: "module:function" of (settings, device, note) that gives `rows`, JSON values, and what else the report
             holds.
         tables: "module:function" of a report, for people.

@@ -53,10 +53,10 @@ def kernels_backend(name: str) -> Iterator[None]:
 
 
 class FlopCount(TorchDispatchMode):
-    """Adds up the floating-point operations of what runs inside; `flops` is None until something that counts has run.
+    """Adds up floating-point operations in this context; `flops` is None until an operation was counted.
 
-    PyTorch's own counter differs between versions in what it decomposes first and whether it keeps zeros; only its
-    formulas (matrix products, convolutions, attention) are used.
+    PyTorch's own counter differs between versions: in what it decomposes first, and in whether it keeps zeros. So only
+    its formulas (matrix products, convolutions, attention) are used.
     """
 
     def __init__(self) -> None:
@@ -74,14 +74,14 @@ class FlopCount(TorchDispatchMode):
 
 
 def _per_output(flops: int) -> Callable[..., int]:
-    """A formula: so many for each value of the output."""
+    """A formula: this many operations for each value of the output."""
     return lambda *args, out_val, **options: flops * out_val.numel()
 
 
 def flop_formulas() -> dict[Any, Callable[..., int]]:
     """Operations, of tensors and their result, that PyTorch has no formulas for: interpolation and our kernels.
 
-    A multiplication and an addition count as two, as there.
+    A multiplication and an addition count as two, as in PyTorch.
     """
     ours = {name: cases_of(name) for name, operation in OPERATIONS.items() if operation.kernels}
     return {
@@ -96,7 +96,7 @@ def flop_formulas() -> dict[Any, Callable[..., int]]:
 def count_flops(call: Callable[[], Any]) -> int | None:
     """Floating-point operations of a call: products, convolutions, attention, interpolation and our kernels.
 
-    None if it runs nothing of these.
+    None if it runs none of these.
     """
     with FlopCount() as count, torch.no_grad():
         call()
@@ -104,7 +104,7 @@ def count_flops(call: Callable[[], Any]) -> int | None:
 
 
 def measure(settings: Settings, device: torch.device, note: Announce) -> dict[str, Any]:
-    """`rows`, one of JSON values for each method and setting of the two figures.
+    """`rows` of JSON values, one for each method and setting of the two figures.
 
     Raises:
         WrongResultError: a method's result depends on the backend of its kernels.
@@ -113,7 +113,7 @@ def measure(settings: Settings, device: torch.device, note: Announce) -> dict[st
 
 
 def measure_method(method: str, settings: Settings, device: torch.device, note: Announce) -> Iterator[dict[str, Any]]:
-    """The rows of one method, as `measure`, each as soon as it is measured."""
+    """The rows of one method, each as soon as it is measured."""
     note(f"{method}: checking")
     try:
         check = check_upsampler(method, settings, device)
@@ -165,7 +165,7 @@ def check_upsampler(method: str, settings: Settings, device: torch.device) -> di
     error = relative_error(results[0], results[1], 0)
     if not error <= TOLERANCE:
         raise WrongResultError(
-            f"{method} is wrong: by its kernels and by the reference it differs by {error:.2g} of its largest value"
+            f"{method} is wrong: its kernels differ from the reference by {error:.2g} of the largest value"
         )
     return {
         "against": "the same method on reference kernels", "parts": [f"{channels}x{grid}x{grid} by {factor}, float32"],

@@ -1,6 +1,6 @@
-"""Feature fields and splats: the files from which feature-3dgs, LERF and F3RM take their features.
+"""Feature fields and splats: the feature files that feature-3dgs, LERF and F3RM read.
 
-Layouts and names are those of the programs' own code; each function says which.
+Layouts and names follow the code of these programs; each function gives its source.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def write_pca_dict(target: Path, pca: PCA) -> None:
 def write_lerf(target: Path, sources: Sequence[Source]) -> None:
     """One array [N, H, W, C] of all views, and beside it `.info`, the config that LERF compares (`FeatureDataloader`).
 
-    LERF's DINO loader asks for `{"image_shape": [H, W]}` of the pictures; if anything else is there, it makes the
-    features itself. Views are in the order given, which must be that of LERF's training pictures.
+    LERF's DINO loader expects `{"image_shape": [H, W]}` of the pictures; otherwise it computes the features itself.
+    Views are in the order given, which must be the order of LERF's training pictures.
     """
     height, width = _common(sources, "pictures", [source.picture_size() for source in sources])
     with atomic_path(target) as temporary, temporary.open("wb") as stream:
@@ -67,9 +67,9 @@ def write_f3rm(target: Path, sources: Sequence[Source]) -> None:
     """The cache of F3RM's `f3rm/feature_datamanager.py`: a dict with `args`, `image_fnames` and `features`.
 
     `features` is [N, H, W, C]. `args` are F3RM's own for the type in the file's name, and `image_fnames` the pictures'
-    paths as they were given to `featup upsample`: where they differ, F3RM makes the features itself. Order: training
-    pictures, then those for evaluation. What really made the features is under `provenance`, one for each view, and
-    the basis under `pca_basis` and `pca_mean`.
+    paths as they were given to `featup upsample`: if they differ, F3RM computes the features itself. Order: training
+    pictures, then those for evaluation. The true origin of the features is under `provenance`, one for each view; the
+    basis is under `pca_basis` and `pca_mean`.
 
     Raises:
         InputError: sizes differ, or the features' aspect ratio is not that of the pictures.
@@ -78,8 +78,8 @@ def write_f3rm(target: Path, sources: Sequence[Source]) -> None:
     rows, columns = sources[0].size
     if abs(rows / height - columns / width) > F3RM_SCALES:
         raise InputError(
-            f"{sources[0].path}: {rows}x{columns} features don't have the shape of a {height}x{width} picture, which "
-            "F3RM needs; make them with --output-size image, or a smaller size of that aspect ratio"
+            f"{sources[0].path}: {rows}x{columns} features don't have the aspect ratio of a {height}x{width} picture, "
+            "which F3RM needs; create them with --output-size image, or with a smaller size of that aspect ratio"
         )
     kind = re.fullmatch(F3RM_NAME.format("(.+)"), target.name)
     pca = sources[0].pca
@@ -105,7 +105,7 @@ def _joined_shape(sources: Sequence[Source]) -> tuple[int, int, int, int]:
 
 
 def _common(sources: Sequence[Source], what: str, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The one shape that all have."""
+    """The shape that all share."""
     for source, shape in zip(sources, shapes, strict=True):
         if shape != shapes[0]:
             raise InputError(

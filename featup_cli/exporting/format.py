@@ -1,4 +1,4 @@
-"""The record of a file format; free of torch, so that help texts can be made of it."""
+"""The record of a file format; free of torch, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Format:
         name: of `--to`.
         about: one line, for help and tables.
         suffix: of its files.
-        write: of a path and a `Source`; of a path and all sources if it joins them.
+        write: takes a path and a `Source`, or a path and all sources if it joins them.
         joins: all sources go into one file.
-        file_name: a name, or a function that makes it of the sources; by default the stem of the first, and `suffix`.
+        file_name: a name, or a function that derives it from the sources; by default the first stem with `suffix`.
         beside: suffix of a second file that is written with it.
-        basis: name of a file for the basis of projected features, where the format has no place for it.
-        write_basis: of the path of that file and the basis.
-        dtype: of the features if none is asked for; by default that of the file.
-        bfloat16: whether the format knows it.
+        basis: name of a file for the basis of projected features, if the format can't hold it.
+        write_basis: takes the path of that file and the basis.
+        dtype: dtype of the features if none is requested; by default that of the file.
+        bfloat16: whether the format supports it.
         check: raises UsageError if the format can't be written here, because a package is missing.
     """
 

@@ -1,4 +1,4 @@
-"""Which file formats there are."""
+"""All export formats by name."""
 
 from __future__ import annotations
 

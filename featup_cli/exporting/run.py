@@ -1,4 +1,4 @@
-"""Export: which files are written where, one basis for all of them, and what is refused before any work."""
+"""Export: plan the files, fit one basis for all, check everything before any work, then write."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FIT_ROWS = 32  # rows of a file in which they lie
 
 
 class Job(NamedTuple):
-    """A file to be written, and what goes into it."""
+    """A file to write, and its sources."""
 
     target: Path
     sources: list[Source]
@@ -46,27 +46,27 @@ def export(  # noqa: PLR0913 (a public call: its keywords mirror the command's o
     on_failed: Callable[[Path, FeatUpError], None] | None = None,
     progress: Progress = no_progress,
 ) -> list[Path]:
-    """Write feature files in the format of another program, piece by piece: a map is never whole in memory.
+    """Write feature files in the format of another program, piece by piece: no whole map is held in memory.
 
     Args:
         files: written by featup, or other safetensors files with one feature map. `lerf` and `f3rm` join them in this
             order, the others give one file each.
         to: a key of `FORMATS`.
-        output: a folder, or a file name where one file is written; by default the folder of each file, or of the first
+        output: a folder, or a file name if one file is written; by default the folder of each file, or of the first
             if they are joined.
         components: K, to reduce the channels to K principal components; one basis for all files, fitted on a sample
-            of their pixels. The basis is stored in the files, or beside them where the format has no place for it.
-        dtype: float16, bfloat16 or float32; by default that of each file, or what the format asks for.
-        overwrite: replace outputs that exist.
+            of their pixels. The basis is stored in the files, or beside them if the format can't hold it.
+        dtype: float16, bfloat16 or float32; by default that of each file, or the one that the format needs.
+        overwrite: replace existing outputs.
         on_written: called with each path once it is written.
-        on_failed: called with a file that failed, and why; the others go on. By default the error is raised. Files to
-            be joined fail together, and so do all if the basis can't be fitted.
-        progress: told of files done.
+        on_failed: called with a file that failed and its error; the others continue. By default the error is raised.
+            Joined files fail together, and so do all files if the basis can't be fitted.
+        progress: called after each file.
     Returns:
         The paths written.
     Raises:
-        UsageError: an option that can't be obeyed, two files of one name, an output that exists or is an input, or
-            h5py is missing.
+        UsageError: an option is invalid, two files share a name, an output exists or is an input, or h5py is
+            missing.
         InputError, OutputError: a file can't be read, lacks what the format needs, or can't be written.
 
     Example:
@@ -99,7 +99,7 @@ def export(  # noqa: PLR0913 (a public call: its keywords mirror the command's o
 
 
 export_features = export
-"""The name that `export` had first."""
+"""Former name of `export`."""
 
 
 def _checked_format(to: str, dtype: str | None, components: int | None) -> Format:
@@ -145,7 +145,7 @@ def _prepare(
     components: int | None,
     overwrite: bool,
 ) -> list[Job]:
-    """Each file to be written, and what goes into it; what can't be obeyed is refused, and the basis is written."""
+    """Plan each file and its sources, check all options, and write the basis."""
     jobs = _jobs(sources, chosen, output)
     folders = {job.target.parent for job in jobs} if components and chosen.basis else set()
     basis_files = [folder / chosen.basis for folder in sorted(folders)]
@@ -166,10 +166,10 @@ def _jobs(sources: list[Source], chosen: Format, output: Path | None) -> list[Jo
     groups = [sources] if chosen.joins else [[source] for source in sources]
     given = {source.dtype_name for source in sources}
     if chosen.joins and len(given) > 1:
-        raise InputError(f"the files are of {', '.join(sorted(given))}; give --dtype, since they are joined")
+        raise InputError(f"the files to join hold {', '.join(sorted(given))}; give --dtype")
     if output is not None and output.suffix.lower() == chosen.suffix and not output.is_dir():
         if len(groups) > 1:
-            raise UsageError(f"{output}: can't hold {len(groups)} files; give a folder")
+            raise UsageError(f"{output}: is one file name for {len(groups)} files; give a folder")
         return [Job(output, groups[0])]
     jobs: list[Job] = []
     for group in groups:
@@ -180,17 +180,17 @@ def _jobs(sources: list[Source], chosen: Format, output: Path | None) -> list[Jo
 
 
 def _check_targets(targets: Sequence[Path], inputs: Sequence[Path], overwrite: bool) -> None:
-    """Refuse what can't be written, before any work."""
+    """Check the outputs before any work."""
     seen: set[Path] = set()
     for target in targets:
         if target in seen:
-            raise UsageError(f"{target}: two files would be written there; give a folder for each of them")
+            raise UsageError(f"{target}: two outputs would have this name; export them to different folders")
         seen.add(target)
         if target.is_file():
             if any(path.exists() and target.samefile(path) for path in inputs):
                 raise UsageError(f"{target}: would be overwritten, but it is an input; choose another --output")
             if not overwrite:
-                raise UsageError(f"{target}: exists; give --overwrite to replace it, or another --output")
+                raise UsageError(f"{target}: already exists; give --overwrite to replace it, or another --output")
     for target in {target.parent: target for target in seen}.values():
         check_writable(target)
 
@@ -199,7 +199,7 @@ def _fit(sources: Sequence[Source], components: int) -> PCA:
     """The basis of all files, from a sample of their pixels.
 
     Raises:
-        InputError: files of different channels, or too few pixels; UsageError: more components than channels.
+        InputError: channels differ, or there are too few pixels; UsageError: more components than channels.
     """
     first = sources[0]
     if components > first.channels:
@@ -222,7 +222,7 @@ def _fit(sources: Sequence[Source], components: int) -> PCA:
 
 
 def _sample(features: MappedFeatures, count: int, generator: torch.Generator) -> Tensor:
-    """Features [at most `count`, C] of random pixels. They lie in a few rows, so that little of the file is read."""
+    """Features [at most `count`, C] of random pixels. They come from a few rows, so that little of the file is read."""
     _, height, width = features.shape
     rows = torch.randperm(height, generator=generator)[: max(FIT_ROWS, -(-count // width))]
     each = -(-count // len(rows))

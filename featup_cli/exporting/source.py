@@ -28,13 +28,13 @@ def raw(tensor: Tensor) -> memoryview:
 
 @dataclass(frozen=True)
 class Source:
-    """A feature file, and what is to be done to its features.
+    """A feature file, and the conversion of its features.
 
     Attributes:
         path: the file.
-        channels: C, of the file.
+        channels: C in the file.
         size: (H, W).
-        dtype: of what is written.
+        dtype: dtype of the output.
         provenance: how the features were made; empty for files that other programs wrote.
         direct: whether the file holds the map itself, not factors of it.
         pca: projects the features to K channels; None leaves them as they are.
@@ -50,7 +50,7 @@ class Source:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of what is written: (C or K, H, W)."""
+        """Shape of the output: (C or K, H, W)."""
         return (self.channels if self.pca is None else len(self.pca.basis), *self.size)
 
     @property
@@ -60,12 +60,12 @@ class Source:
 
     @property
     def dtype_name(self) -> str:
-        """Of what is written, as NumPy and HDF5 call it."""
+        """Name of the output's dtype in NumPy and HDF5."""
         return str(self.dtype).removeprefix("torch.")
 
     @property
     def bytes(self) -> int:
-        """Of the features that are written."""
+        """Size of the features in the output."""
         return tensor_bytes(self.shape, self.dtype)
 
     def convert(self, features: Tensor) -> Tensor:
@@ -96,8 +96,8 @@ class Source:
     def planes(self, folder: Path) -> Iterator[memoryview]:
         """The features as [C, H, W], in pieces.
 
-        Every channel of projected or factored features needs all that is stored: they are made once, band by band, into
-        a nameless temporary file in `folder`, and read from there in the order of the format.
+        Every channel of projected or factored features needs all stored data. So they are computed once, band by band,
+        into an unnamed temporary file in `folder`, and read from there in the order of the format.
         """
         if not self.spooled:
             yield from self._stored_planes()
@@ -122,7 +122,7 @@ class Source:
                     yield raw(self.convert(features[channel : channel + step, y : y + rows]))
 
     def maps(self) -> dict[str, Tensor]:
-        """The other maps of the file, low-resolution features projected as the features are; and the basis."""
+        """The other maps of the file and the basis; low-resolution features are projected too."""
         with open_features(self.path) as features:
             read = {name: features.read(name) for name in OPTIONAL}
         found = {
@@ -134,7 +134,7 @@ class Source:
 
     @property
     def picture_path(self) -> str:
-        """Path of the picture that the features were made of, as it was given; empty if the file does not say."""
+        """Path of the source picture, as it was given; empty if the file does not record it."""
         path = self._input().get("path")
         return path if isinstance(path, str) else ""
 
@@ -142,21 +142,21 @@ class Source:
         """The same path.
 
         Raises:
-            InputError: the file does not say.
+            InputError: the file does not record it.
         """
         if not self.picture_path:
-            raise InputError(f"{self.path}: does not say which picture it was made of; use featup upsample on a file")
+            raise InputError(f"{self.path}: does not record its picture; create it with featup upsample from a file")
         return self.picture_path
 
     def picture_size(self) -> Size:
-        """(height, width) of the picture that the features were made of.
+        """(height, width) of the source picture.
 
         Raises:
-            InputError: the file does not say.
+            InputError: the file does not record it.
         """
         size = self._input().get("size")
         if not (isinstance(size, list) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
-            raise InputError(f"{self.path}: does not say how large its picture was; make it with featup upsample")
+            raise InputError(f"{self.path}: does not record the size of its picture; create it with featup upsample")
         return size[0], size[1]
 
     def _input(self) -> dict[str, Any]:

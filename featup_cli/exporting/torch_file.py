@@ -1,4 +1,4 @@
-"""PyTorch's format, written piece by piece: what `torch.save` writes, without ever holding a large tensor.
+"""PyTorch's format, written piece by piece: the same as `torch.save`, without holding a large tensor.
 
 A `.pt` file is an uncompressed zip archive: `data.pkl`, a pickle in which each tensor is a call of `_rebuild_tensor_v2`
 on a numbered storage; `data/0`, `data/1`, ...: the bytes of the storages; `byteorder` and `version`. `torch.load` reads
@@ -37,7 +37,7 @@ _LOCAL_HEADER, _ZIP64_FIELD = 30, 20  # bytes before a member's name, and after 
 
 @dataclass(frozen=True)
 class PiecewiseTensor:
-    """A tensor that is written, not held: its shape, dtype, and its bytes in row-major order."""
+    """A tensor to write without holding it: its shape, dtype, and bytes in row-major order."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -45,7 +45,7 @@ class PiecewiseTensor:
 
     @classmethod
     def of(cls, tensor: Tensor) -> PiecewiseTensor:
-        """One that is at hand."""
+        """Wrap a tensor in memory."""
         return cls(tuple(tensor.shape), tensor.dtype, (raw(tensor),))
 
 
@@ -78,7 +78,7 @@ class _Pickler(pickle.Pickler):
 
 
 def save_piecewise(target: Path, value: Any) -> None:
-    """Write what `torch.load` gives back as `value`, with a tensor in the place of each `PiecewiseTensor`.
+    """Write a file that `torch.load` reads as `value`, with a tensor for each `PiecewiseTensor`.
 
     Args:
         value: of Python's own types and `PiecewiseTensor`.

@@ -1,7 +1,7 @@
-"""What a step looks at: crops, tokens of their views, and the positions that each token pools.
+"""Batches of a step: crops, tokens of their views, and the positions that each token pools.
 
-Everything drawn in step n for crop i of the batch follows from (seed, n, i). So a step is the same after a resume, and
-on any number of processes, each of which draws its own part of the batch only.
+All draws in step n for crop i of the batch depend on (seed, n, i) only. So a step is the same after a resume and on
+any number of processes. Each process draws only its own part of the batch.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class Batches:
 
     Attributes:
         cache: of the samples.
-        keys: the training samples; `heldout` those kept aside.
+        keys: the training samples; `heldout` the held-out ones.
         statistics: of the training samples.
         config: settings.
         stride: pixels per token of the backbone.
-        seed: of all draws.
+        seed: seed of all draws.
     """
 
     cache: FeatureCache

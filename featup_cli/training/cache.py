@@ -1,7 +1,7 @@
-"""What the backbone says about every crop and its views: computed once, kept in files, used by every run.
+"""Cache of the backbone's features of every crop and its views: computed once, stored in files, used by every run.
 
 A file belongs to one crop of one picture. Its name is a hash of the picture's bytes, the backbone and the settings of
-crop and views, so files are never out of date, and many runs can share a folder.
+crop and views. So files are never out of date, and runs can share a folder.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ BATCH_PIXELS = 500_000  # views are extracted in batches of about this many pixe
 
 @dataclass(frozen=True)
 class Sample:
-    """A crop and what was seen of it.
+    """A crop and its features.
 
     Attributes:
         image: uint8 [3, S, S], the crop at the network's input size.
-        features: float16 [1 + V, C, h, w] of the crop itself and of its V views.
+        features: float16 [1 + V, C, h, w] of the crop and of its V views.
         views: parameters of all 1 + V.
     """
 
@@ -54,8 +54,8 @@ class FeatureCache:
     """Samples in a folder.
 
     Args:
-        folder: made if missing.
-        backbone: gives the features.
+        folder: created if missing.
+        backbone: computes the features.
         config: settings of crops and views.
     Raises:
         UsageError: the backbone does not take square pictures.
@@ -102,7 +102,7 @@ class FeatureCache:
         """Read a sample.
 
         Raises:
-            InputError: the file is gone or damaged.
+            InputError: the file is missing or damaged.
         """
         try:
             tensors = load_file(self.path(key))
@@ -110,7 +110,7 @@ class FeatureCache:
             views = Views((height, width), (self.size, self.size), tensors["boxes"], tensors["flips"])
             return Sample(tensors["image"], tensors["features"], views)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(f"{self.path(key)}: is gone or damaged ({error}); delete it and start again") from None
+            raise InputError(f"{self.path(key)}: is missing or damaged ({error}); delete it and run again") from None
 
     def _key(self, digest: str, crop: int) -> str:
         text = json.dumps({**self.identity, "picture": digest, "crop": crop}, sort_keys=True)
@@ -170,10 +170,10 @@ def random_crop(picture: Tensor, min_scale: float, generator: torch.Generator) -
 def fill_cache(
     cache: FeatureCache, files: Sequence[PictureFile], workers: Workers, progress: Progress
 ) -> tuple[list[tuple[str, list[str]]], list[str]]:
-    """Make the samples of all pictures, every process its share.
+    """Create the samples of all pictures; each process handles its share.
 
     Returns:
-        the name and the keys of each readable picture, and for each of the others what is wrong with it.
+        the name and the keys of each readable picture, and an error message for each of the others.
     Raises:
         OutputError: the cache can't be written.
     """

@@ -1,4 +1,4 @@
-"""What to train and how; free of torch, so that `--help` can show it."""
+"""Settings of the training; free of torch, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 VIEWS = "views"
 TARGETS = (VIEWS, JBU.name)
-"""What can be reconstructed: views, or the output of a teacher with packaged weights that is linear in the features."""
+"""Training targets: views, or the output of a teacher with packaged weights that is linear in the features."""
 _POSITIVE = (
     *("crop_size", "crops", "min_scale", "views", "steps", "batch", "tokens", "positions", "pixels_per_token"),
     *("kernel_size", "kernel_width", "learning_rate", "check_interval", "check_tokens"),
@@ -32,45 +32,45 @@ class TrainConfig:
     """Settings of the multi-view training of feed-forward upsamplers (FeatUp, sections 3 to 3.3; table 7, right).
 
     Attributes:
-        target: what the upsampler is to reconstruct: tokens of jittered `views` (the paper), or the output of the
-            packaged `jbu` for every pixel (distillation; settings of views, downsampler and uncertainty are then idle).
+        target: training target: tokens of jittered `views` (the paper), or every pixel of the packaged `jbu`'s output
+            (distillation, which ignores the settings of views, downsampler and uncertainty).
         crop_size: side in pixels of the square crops that backbone and upsampler see; rounded to a multiple that the
-            backbone takes, and replaced by the size of a backbone that takes only one.
+            backbone takes; a backbone of fixed size uses its own.
         crops: crops of each picture, at random places and scales.
         min_scale: least side of a crop, as a share of the picture's short side; sides are log-uniform.
-        views: jittered views of each crop, beside the crop itself.
+        views: jittered views of each crop, in addition to the crop itself.
         max_pad: reflect padding of views in pixels at a crop of 224.
         max_zoom: largest magnification of a view.
-        zoom_share: share of the views that are magnified at all.
+        zoom_share: share of the views that are magnified.
         flips: mirror half of the views.
         steps: optimisation steps.
-        batch: crops a step, over all processes.
+        batch: crops per step, over all processes.
         tokens: tokens drawn from the views of each crop.
         positions: positions drawn in each token's window; a square number.
-        projection: random directions that the standardised channels are projected to, new in every step; 0 keeps all.
-        pixels_per_token: side of the training output for a token: 8 makes 112x112 pixels of 14x14 tokens.
+        projection: random directions to which standardised channels are projected, new in every step; 0: no projection.
+        pixels_per_token: side of the training output per token: with 8, 14x14 tokens give 112x112 pixels.
         downsampler: `simple` (one blur kernel) or `attention` (equation 2).
         learn_downsampler: fit the downsampler too; False keeps the Gaussian of `kernel_width`.
         kernel_size: side of the pooling window in pixels at stride 16; scales with the stride.
         kernel_width: (initial) standard deviation of the kernel, in half windows.
         uncertainty: weigh tokens by a learned uncertainty (equation 1); False is plain squared error.
         tv_weight: total-variation prior on the training output.
-        variation: what that prior is of: feature `magnitudes` (equation 8) or the `features` themselves (absolute
+        variation: quantity of that prior: feature `magnitudes` (equation 8) or the `features` themselves (absolute
             differences).
         magnitude_weight: prior on squared magnitudes (section 6.4).
         optimizer: `adamw` or `nadam`.
-        learning_rate: peak for the upsampler; after a linear start a cosine brings it to zero.
+        learning_rate: peak for the upsampler; linear warm-up, then cosine decay to zero.
         downsampler_rate: learning rate of downsampler and uncertainty, in units of `learning_rate`.
         weight_decay: decoupled, in every step.
-        warmup: steps of the linear start.
-        freeze: names of the upsampler's parameters that keep their initial values, with commas between, e.g.
+        warmup: steps of the linear warm-up.
+        freeze: comma-separated names of the upsampler's parameters that keep their initial values, e.g.
             `range_temp,sharpen_lr`.
-        clip: largest norm of the gradient of each group of parameters; 0 for any.
-        average: decay of the exponential average of the weights, which is what is scored and kept; 0 for none.
+        clip: largest gradient norm of each group of parameters; 0: no clipping.
+        average: decay of the exponential average of the weights, which is scored and saved; 0: no average.
         precision: `auto` computes in bfloat16 on CUDA and in float32 elsewhere.
-        heldout_share: share of the pictures that are kept aside for the score (at least 4 and at most 40).
-        check_interval: steps between two looks at the held-out pictures.
-        check_tokens: tokens of each held-out crop that are looked at.
+        heldout_share: share of the pictures held out for the score (at least 4 and at most 40).
+        check_interval: steps between evaluations of the held-out pictures.
+        check_tokens: tokens evaluated in each held-out crop.
     """
 
     target: str = VIEWS
@@ -122,21 +122,21 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Training:
-    """What to train, on what, and where it goes; fields are those of `featup train`.
+    """Inputs, outputs and settings of a training; fields are those of `featup train`.
 
     Attributes:
-        images: folders, searched with all that is below.
+        images: folders, searched with their subfolders.
         output: the weights file.
-        upsampler: settings of the upsampler, of a method with weights, which also say which one it is.
-        backbone: whose features are to be upsampled.
+        upsampler: settings of a method with weights; their class selects the method.
+        backbone: backbone whose features are upsampled.
         config: settings of the training.
         run_folder: configuration, curves and checkpoint; None for OUTPUT with suffix `.run`.
-        cache: features of the backbone; None for `cache` in the run folder.
-        resume: go on from the checkpoint in the run folder, if there is one.
+        cache: folder for features of the backbone; None for `cache` in the run folder.
+        resume: resume from the checkpoint in the run folder, if there is one.
         device: auto, cpu, cuda, ...
         seed: the same seed on the same device gives the same upsampler.
-        save_every: seconds between two checkpoints.
-        init: weights of the same method to start from; parts that don't fit keep their random start.
+        save_every: seconds between checkpoints.
+        init: initial weights of the same method; parameters that don't fit start at random.
     """
 
     images: Sequence[Path]
@@ -164,5 +164,5 @@ class Training:
 
     @property
     def serves_any(self) -> bool:
-        """Whether the weights will serve every backbone."""
+        """Whether the weights will work with every backbone."""
         return method_of(self.upsampler).any_backbone(self.upsampler)

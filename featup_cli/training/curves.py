@@ -25,12 +25,12 @@ TICKS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One look at the held-out pictures.
+    """One evaluation of the held-out pictures.
 
     Attributes:
         step: steps done.
-        loss, error: means over the steps since the last look: what is minimised, and the squared error in it.
-        explained_variance: share of the held-out views' variance that the upsampler explains; the same of bilinear.
+        loss, error: means over the steps since the last evaluation: the training loss and its squared error.
+        explained_variance: share of the held-out views' variance that the upsampler explains; also for bilinear.
         learning_rate: of the upsampler.
         seconds: of training so far.
     """

@@ -1,8 +1,8 @@
 """The multi-view loss of an upsampler (FeatUp, equation 1), and the same for bilinear interpolation beside it.
 
 Features are compared in a few random directions (section 3.3). Most upsamplers mix pixels with weights that all
-channels share: then features are projected before upsampling instead of after it, which is the same and cheaper. One
-that doesn't says so by the attribute `shares_weights = False`.
+channels share. Then features are projected before upsampling instead of after it, which gives the same at less cost.
+Other upsamplers have the attribute `shares_weights = False`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.weights.find import load_pretrained
 
 Read = Callable[[Tensor], Tensor]
-"""What is compared of standardised features: a linear map of their channels."""
+"""A linear map of the channels of standardised features, applied before they are compared."""
 
 
 class Losses(NamedTuple):
-    """Scalars of a batch: what is minimised, and the mean squared errors of the upsampler and of bilinear."""
+    """Scalars of a batch: the loss, and the mean squared errors of the upsampler and of bilinear."""
 
     loss: Tensor
     error: Tensor
@@ -53,15 +53,15 @@ class Comparison(NamedTuple):
 
 
 class MultiViewModel(nn.Module):
-    """All that is fitted: the upsampler, its downsampler and uncertainty, and a downsampler for bilinear.
+    """All trained modules: the upsampler, its downsampler and uncertainty, and a downsampler for bilinear.
 
     Args:
-        upsampler: called with (image, lr_feats, output_size, values), or without values if it has `shares_weights`
-            and that is False.
+        upsampler: called with (image, lr_feats, output_size, values), or without values if its `shares_weights` is
+            False.
         channels: of the features.
         config: settings.
     Raises:
-        UsageError: `freeze` names something that the upsampler doesn't have.
+        UsageError: `freeze` names an unknown parameter.
     """
 
     def __init__(self, upsampler: nn.Module, channels: int, config: TrainConfig) -> None:
@@ -80,7 +80,7 @@ class MultiViewModel(nn.Module):
         self.teacher = None if of_views else load_pretrained(config.target)
 
     def forward(self, batch: Batch) -> Losses:
-        """Loss of a batch. The downsampler of bilinear features is fitted by the same loss, apart from the rest."""
+        """Loss of a batch. The downsampler of bilinear features is fitted separately by the same loss."""
         config = self.config
         hr_feats, predicted, bilinear, target = self._compare(batch)
         error, bilinear_error = squared_error(predicted, target), squared_error(bilinear, target)
@@ -109,7 +109,7 @@ class MultiViewModel(nn.Module):
         return torch.stack([*sums, target.square().sum(dtype=torch.float64)])
 
     def _compare(self, batch: Batch) -> Comparison:
-        """The upsampled map, and what is compared."""
+        """The upsampled map, and the values to compare."""
         if self.teacher is not None:
             return self._compare_with_teacher(batch, self.teacher)
         reads = [partial(_read, batch, downsampler) for downsampler in (self.downsampler, self.bilinear_downsampler)]
@@ -118,7 +118,7 @@ class MultiViewModel(nn.Module):
         return Comparison(hr_feats, tokens, bilinear_tokens, batch.observed @ batch.projection)
 
     def _compare_with_teacher(self, batch: Batch, teacher: PretrainedUpsampler) -> Comparison:
-        """As `_compare`, for every pixel of what the teacher makes of the crops."""
+        """As `_compare`, for every pixel of the teacher's output."""
         hr_feats = self._upsample(batch, batch.project)
         # The teacher is linear in the features, so they may be projected before it.
         taught = teacher(batch.images, batch.project(batch.standardised), self._output_size(batch))
@@ -126,7 +126,7 @@ class MultiViewModel(nn.Module):
         return Comparison(hr_feats, *(m.movedim(1, 3).flatten(0, 2) for m in maps))
 
     def _upsample(self, batch: Batch, read: Read) -> Tensor:
-        """What `read` makes of standardised features, upsampled: [B, K, H, W]."""
+        """Standardised features, mapped by `read` and upsampled: [B, K, H, W]."""
         inputs = (batch.images, batch.lr_feats, self._output_size(batch))
         kind = batch.lr_feats.device.type
         # Only the upsampler is dear enough for half precision; what it is compared with stays exact.
@@ -146,26 +146,26 @@ class MultiViewModel(nn.Module):
 
 
 def freeze_parameters(module: nn.Module, names: list[str]) -> None:
-    """Keep the parameters of these names, and those of submodules of these names, as they are.
+    """Freeze the parameters with these names, and all parameters of submodules with these names.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: no parameter has that name.
     """
     for name in names:
         chosen = [p for path, p in module.named_parameters() if name in path.split(".")]
         if not chosen:
             parts = {part for path, _ in module.named_parameters() for part in path.split(".") if not part.isdigit()}
             raise UsageError(
-                f"freeze={name}: the upsampler has no such parameter; known are {', '.join(sorted(parts))}"
+                f"freeze={name}: the upsampler has no such parameter; choose from {', '.join(sorted(parts))}"
             )
         for parameter in chosen:
             parameter.requires_grad_(False)
 
 
 def _read(batch: Batch, downsampler: SimpleDownsampler, standardised: Tensor) -> Tensor:
-    """Projected features [B, K, H, W], and behind them the saliency if there is one.
+    """Projected features [B, K, H, W], followed by the saliency if there is one.
 
-    Saliency is linear in all channels, of which the projection keeps a few; so it is read beside it.
+    Saliency is linear in all channels, but the projection keeps a few; so it is computed separately.
     """
     projected = batch.project(standardised)
     if not isinstance(downsampler, AttentionDownsampler):

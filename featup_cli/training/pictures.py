@@ -15,17 +15,17 @@ LEAST_HELDOUT, MOST_HELDOUT = 4, 40
 
 @dataclass(frozen=True)
 class PictureFile:
-    """A file that should hold a picture; `name` is its path within the folder that was searched."""
+    """A file that should hold a picture; `name` is its path relative to the searched folder."""
 
     path: Path
     name: str
 
 
 def find_pictures(folders: Iterable[Path]) -> list[PictureFile]:
-    """Every file below the folders whose suffix Pillow can read, sorted; see `find_files`.
+    """Every file below the folders with a suffix that Pillow reads, sorted; see `find_files`.
 
     Raises:
-        InputError: a folder is missing, or there is no picture at all.
+        InputError: a folder is missing, or no picture is found.
     """
     folders = list(folders)
     found = []
@@ -41,27 +41,27 @@ def find_pictures(folders: Iterable[Path]) -> list[PictureFile]:
 
 
 def choose_heldout(names: Sequence[str], share: float) -> set[int]:
-    """Which pictures to keep aside: the same ones for the same names, whatever their order.
+    """Choose the pictures to hold out: the same ones for the same names, whatever their order.
 
     Args:
         names: of the readable pictures.
-        share: wished share; at least 4 and at most 40 are taken, and never more than half.
+        share: requested share; at least 4 and at most 40 are taken, and never more than half.
     Returns:
         Indices into `names`.
     Raises:
         InputError: fewer than two pictures.
     """
     if len(names) < 2:
-        raise InputError("training needs at least 2 different readable pictures: one to train on and one to check")
+        raise InputError("training needs at least 2 different readable pictures: one to train on and one to hold out")
     count = min(max(round(share * len(names)), LEAST_HELDOUT), MOST_HELDOUT, len(names) // 2)
     by_hash = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).digest())
     return set(by_hash[:count])
 
 
 def split_samples(pictures: Sequence[tuple[str, list[str]]], share: float) -> tuple[list[str], list[str]]:
-    """Keys to train on and keys to keep aside, of the names of pictures and the keys of their samples.
+    """Split sample keys into training and held-out keys, by picture name.
 
-    Copies of a picture have the same keys; they count once, and never on both sides.
+    Copies of a picture have the same keys; they count once and stay on one side.
 
     Raises:
         InputError: there are not two different pictures.

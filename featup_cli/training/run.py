@@ -40,11 +40,11 @@ class Trained:
 
     Attributes:
         output: the weights file.
-        scores: explained variance of unseen views, of the upsampler that was kept and of bilinear beside it.
-        step: from which the weights are; `steps` all that were taken.
-        pictures: trained on; `heldout` only looked at; `skipped` could not be read.
-        seconds: of training, without the cache.
-        goal: what the scores are a share of, for people.
+        scores: explained variance of unseen views, by the saved upsampler and by bilinear.
+        step: step of the saved weights; `steps` counts all steps.
+        pictures: number trained on; `heldout` were only evaluated; `skipped` could not be read.
+        seconds: training time, without the cache.
+        goal: the whole of which the scores are a share, as text.
     """
 
     output: Path
@@ -67,14 +67,14 @@ def train(
     """Train a feed-forward upsampler on pictures by multi-view reconstruction (FeatUp, section 3).
 
     Args:
-        training: what to do.
+        training: inputs, outputs and settings.
         backbone: a loaded one, instead of loading that of `training`.
-        progress: called as the work goes on.
+        progress: called during the work.
         note: called with sentences that the user should read.
     Raises:
-        UsageError: settings that can't be obeyed, or that differ from those of the run to resume.
+        UsageError: settings are invalid, or differ from those of the run to resume.
         InputError: too few readable pictures.
-        OutputError: the output or run folder can't be written; found out before the work.
+        OutputError: the output or run folder can't be written; checked before the work.
         Interrupted: stopped by Ctrl-C or SIGTERM; the state is saved.
 
     Example:
@@ -113,7 +113,7 @@ class _Run:
         trainer, config, main = self.trainer, self.config, self.workers.is_main
         if saved is not None:
             trainer.restore(saved["trainer"])
-            self.note(f"going on after step {trainer.step} of {config.steps}")
+            self.note(f"resuming after step {trainer.step} of {config.steps}")
         if main:
             self._write_config()
         self._take_steps()
@@ -131,7 +131,7 @@ class _Run:
         )  # fmt: skip
 
     def _check(self) -> None:
-        """Refuse what can't be obeyed or written, before any work."""
+        """Check settings and outputs before any work."""
         if self.config.batch % self.workers.size:
             raise UsageError(f"batch={self.config.batch}: must be a multiple of the {self.workers.size} processes")
         if getattr(self.training.upsampler, "guidance", "image") == "features":
@@ -163,7 +163,7 @@ class _Run:
         self.trainer = Trainer(model.to(self.backbone.device), batches, self.workers)
 
     def _take_steps(self) -> None:
-        """Take the steps that are left, and report and save as they are taken."""
+        """Run the remaining steps; report and save meanwhile."""
         trainer, main, saved = self.trainer, self.workers.is_main, time.monotonic()
         with stop_on_signals() as stop, closing(trainer.steps(stop)) as steps:
             for step in steps:
@@ -192,11 +192,11 @@ class _Run:
         """The upsampler before the first step."""
         upsampler, init = self._build_upsampler(), self.training.init
         if init is not None and (fresh := take_weights(upsampler, init)):
-            self.note(f"{init} has no fitting {', '.join(fresh)}: these start at random")
+            self.note(f"{init} has no matching {', '.join(fresh)}; these start at random")
         return upsampler
 
     def _describe_settings(self) -> dict[str, Any]:
-        """All that fixes the result, besides the pictures, as JSON values."""
+        """All settings that determine the result, besides the pictures, as JSON values."""
         facts = {
             "method": self.training.method,
             "upsampler": asdict(self.training.upsampler),
@@ -209,7 +209,7 @@ class _Run:
         return described
 
     def _refuse_changes(self, saved: State | None) -> None:
-        """Raise UsageError if settings, as far as they are known, differ from those of the run to resume."""
+        """Raise UsageError if the settings known so far differ from those of the run to resume."""
         found = differences(saved["settings"], self.settings) if saved is not None else ()
         changed = [f"{key} was {old}, now {new}" for key, old, new in found if key.partition(".")[0] in self.settings]
         if changed:
@@ -219,11 +219,11 @@ class _Run:
         """The checkpoint to resume.
 
         Raises:
-            UsageError: there is one of an unfinished run, and nobody said to resume it.
+            UsageError: a checkpoint of an unfinished run exists, but `resume` is off.
         """
         if not self.checkpoint.exists():
             if self.training.resume:
-                self.note("no checkpoint to resume: starting at step 0")
+                self.note("no checkpoint to resume; starting at step 0")
             return None
         try:
             state: State = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -234,7 +234,7 @@ class _Run:
         done, steps = state["trainer"]["step"], state["settings"]["training"]["steps"]
         if done < steps and not self.training.resume:
             raise UsageError(
-                f"{self.training.folder} holds a run stopped after step {done} of {steps}: go on with --resume, "
+                f"{self.training.folder} holds a run stopped after step {done} of {steps}: resume it with --resume, "
                 "or delete the folder to start from step 0"
             )
         return state if self.training.resume else None
@@ -263,7 +263,7 @@ class _Run:
         )
 
     def _save_upsampler(self, path: Path) -> None:
-        """Write the best weights so far, with where they come from."""
+        """Write the best weights so far, with their provenance."""
         upsampler, row = self._build_upsampler(), self.trainer.best_row
         upsampler.load_state_dict(self.trainer.best["state"])
         identity = backbone_identity(self.backbone)

@@ -1,4 +1,4 @@
-"""The training loop: steps, looks at the held-out pictures, and a state that can be saved and restored at any step."""
+"""The training loop: steps, evaluations of the held-out pictures, and a state to save and restore at any step."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Set by a signal; read between two steps, so that no step is left half done."""
+    """Stop request, set by a signal and read between steps, so that each step is finished."""
 
     asked = False
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within, Ctrl-C and SIGTERM ask to stop instead of stopping at once; a second Ctrl-C stops at once."""
+    """In this context Ctrl-C and SIGTERM request a stop after the step; a second Ctrl-C stops at once."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request  # signals reach the main thread only
@@ -63,12 +63,12 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 class Step(NamedTuple):
-    """A step that was taken.
+    """A finished step.
 
     Attributes:
         loss: over all processes.
-        looked: whether the held-out pictures were looked at; `is_best` whether the upsampler was never better.
-        stopped: whether this process or another one was asked to stop.
+        looked: whether the held-out pictures were evaluated; `is_best` whether the upsampler was never better.
+        stopped: whether this or another process received a stop request.
     """
 
     loss: float
@@ -82,15 +82,15 @@ class Trainer:
 
     Args:
         model: on its device; moved, not copied.
-        batches: where steps come from.
+        batches: source of the batches.
         workers: this process and the others; `batch` must be a multiple of their number.
 
     Attributes:
         step: steps done.
         seconds: of training so far.
-        rows: the looks at the held-out pictures so far.
-        best: weights of the upsampler (`state`), the `step` they are from and their `score`; empty before the
-            first look.
+        rows: the evaluations of the held-out pictures so far.
+        best: weights of the upsampler (`state`), their `step` and their `score`; empty before the first
+            evaluation.
     """
 
     def __init__(self, model: MultiViewModel, batches: Batches, workers: Workers) -> None:
@@ -120,21 +120,21 @@ class Trainer:
 
     @property
     def best_row(self) -> Row:
-        """The look at which the upsampler was best."""
+        """The evaluation at which the upsampler was best."""
         return next(row for row in self.rows if row.step == self.best["step"])
 
     @property
     def scored(self) -> MultiViewModel:
-        """The model that is scored and kept: the average of the weights, if there is one."""
+        """The model that is scored and saved: the average of the weights, if there is one."""
         module = self.average.module if self.average is not None else self.model
         assert isinstance(module, MultiViewModel)
         return module
 
     def steps(self, stop: StopRequest) -> Generator[Step]:
-        """Take the steps that are left.
+        """Run the remaining steps.
 
         Raises:
-            FeatUpError: the loss is no longer a number.
+            FeatUpError: the loss is not finite.
         """
         steps = self.config.steps
         with ThreadPoolExecutor(1) as loader:  # reads the next batch while this one is computed
@@ -184,7 +184,7 @@ class Trainer:
         return loss, asked > 0
 
     def _check(self) -> bool:
-        """Look at the held-out pictures; whether the upsampler is the best so far."""
+        """Evaluate the held-out pictures; return whether the upsampler is the best so far."""
         scored = self.scored.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         for index in self.workers.share(range(len(self.batches.heldout))):
@@ -210,7 +210,7 @@ class Trainer:
         return True
 
     def state(self) -> State:
-        """All that a later run needs to go on as if there had been no break; no random state is among it."""
+        """All that a later run needs to resume exactly; it contains no random state."""
         return {
             "step": self.step,
             "seconds": self.seconds,
@@ -223,7 +223,7 @@ class Trainer:
         }
 
     def restore(self, state: State) -> None:
-        """Go on from a `state`."""
+        """Restore a `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:

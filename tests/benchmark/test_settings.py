@@ -52,7 +52,7 @@ def test_a_scaled_operation_needs_a_size_that_is_a_multiple_of_its_scale() -> No
         ({"shape": None}, r"--suite table6\|upsamplers\|pipeline"),
         ({"shape": None, "suite": "table7"}, "--suite table7: choose from table6, upsamplers, pipeline"),
         ({"op": "nonesuch"}, "--op nonesuch: choose from adaptive_conv, neighbor_mix"),
-        ({"scale": 2}, "--scale goes with --op neighbor_mix or resampled_conv, not adaptive_conv"),
+        ({"scale": 2}, "--scale needs --op neighbor_mix or resampled_conv, not adaptive_conv"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:

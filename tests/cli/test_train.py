@@ -142,4 +142,4 @@ def test_ctrl_c_says_how_to_go_on(folder: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()
     status, stdout, stderr = featup(*command, "--resume")
     assert status == 0
-    assert "going on after step" in stderr
+    assert "resuming after step" in stderr

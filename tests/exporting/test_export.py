@@ -164,8 +164,8 @@ def test_joined_files_must_agree_and_know_their_picture(files: list[Path], tmp_p
     for facts, shape, says in (
         (provenance("odd"), (CHANNELS, 26, 44), "must agree"),
         (provenance("odd") | {"input": {"path": "odd.jpg", "size": [13, 22]}}, (CHANNELS, *SIZE), "must agree"),
-        ({"input": {"size": "large"}}, (CHANNELS, *SIZE), "how large its picture was"),
-        ({}, (CHANNELS, *SIZE), "how large its picture was"),
+        ({"input": {"size": "large"}}, (CHANNELS, *SIZE), "the size of its picture"),
+        ({}, (CHANNELS, *SIZE), "the size of its picture"),
     ):
         save_features(odd, features=random(*shape), provenance=facts)
         with pytest.raises(InputError, match=says):
@@ -205,7 +205,7 @@ def test_all_components_lose_nothing(tmp_path: Path) -> None:
         ({"to": "npy", "dtype": "bfloat16"}, "can't hold bfloat16"),
         ({"to": "npy", "components": 0}, "1 or more"),
         ({"to": "npy", "components": CHANNELS + 1}, "have 9 channels"),
-        ({"to": "npy", "output": "one.npy"}, "can't hold 3 files"),
+        ({"to": "npy", "output": "one.npy"}, "is one file name for 3 files"),
     ],
     ids=str,
 )
@@ -225,10 +225,10 @@ def test_files_of_other_channels_share_no_basis(files: list[Path], tmp_path: Pat
 def test_outputs_that_clash_exist_or_are_inputs_are_refused_before_any_work(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     twin = make(tmp_path / "sub" / "a.safetensors")
-    with pytest.raises(UsageError, match="two files would be written there"):
+    with pytest.raises(UsageError, match="two outputs would have this name"):
         export([*files, twin], "npy", output=tmp_path / "out")
     (tmp_path / "a.npy").write_text("precious")
-    with pytest.raises(UsageError, match=r"a.npy: exists; give --overwrite"):
+    with pytest.raises(UsageError, match=r"a.npy: already exists; give --overwrite"):
         export(files, "npy")
     assert not (tmp_path / "c.npy").exists()
     assert (tmp_path / "a.npy").read_text() == "precious"
@@ -244,7 +244,7 @@ def test_outputs_that_clash_exist_or_are_inputs_are_refused_before_any_work(file
 def test_what_is_written_beside_is_not_replaced_either(files: list[Path], tmp_path: Path, to: str) -> None:
     name = {"lerf": "dino.info", "feature-3dgs": "pca_dict.pt", "npy": "pca.npz"}[to]
     (tmp_path / name).write_text("precious")
-    with pytest.raises(UsageError, match=f"{name}: exists"):
+    with pytest.raises(UsageError, match=f"{name}: already exists"):
         export(files, to, components=2)
     assert (tmp_path / name).read_text() == "precious"
 

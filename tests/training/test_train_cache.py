@@ -88,7 +88,7 @@ def test_a_damaged_file_is_named(backbone: Backbone, config: TrainConfig, pictur
     cache = FeatureCache(tmp_path / "c", backbone, config)
     (key,) = cache.add(pictures / "0.png")
     cache.path(key).write_bytes(cache.path(key).read_bytes()[:500])
-    with pytest.raises(InputError, match=f"{key}.safetensors: is gone or damaged"):
+    with pytest.raises(InputError, match=f"{key}.safetensors: is missing or damaged"):
         cache.load(key)
 
 

@@ -132,7 +132,7 @@ def test_frozen_parameters_keep_their_values_and_the_others_do_not(config: Train
     assert any("range_temp" in name for name in frozen)
     assert all("range_temp" in name or "range_proj" in name for name in frozen)
     assert model.upsampler.get_parameter("stages.0.sigma_spatial").requires_grad
-    with pytest.raises(UsageError, match=r"freeze=sigma: .* known are .*sigma_spatial"):
+    with pytest.raises(UsageError, match=r"freeze=sigma: .* choose from .*sigma_spatial"):
         MultiViewModel(make_upsampler("jbu"), CHANNELS, replace(config, freeze="sigma"))
 
 

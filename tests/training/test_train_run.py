@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(training: Training, ste
     notes: list[str] = []
     train(replace(broken, resume=True), note=notes.append)
     # It dies before the checkpoint of its last step is written.
-    assert f"going on after step {step - 1} of 6" in notes
+    assert f"resuming after step {step - 1} of 6" in notes
     assert same(weights(broken), weights(moved(training, "whole")))
     tables = [(moved(training, name).folder / "curves.csv").read_text().splitlines() for name in ("broken", "whole")]
     without_seconds = [[line.rpartition(",")[0] for line in table] for table in tables]
@@ -224,7 +224,7 @@ def test_resuming_with_other_pictures_is_refused(training: Training, pictures: P
 def test_an_unfinished_run_is_not_overwritten_by_accident(training: Training) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         train(replace(training, save_every=0), progress=at_step(3, die))
-    with pytest.raises(UsageError, match="stopped after step 2 of 6: go on with --resume"):
+    with pytest.raises(UsageError, match="stopped after step 2 of 6: resume it with --resume"):
         train(training)
 
 
