@@ -6,9 +6,9 @@
 - `neighbor_mix` mixes neighbours of a low-resolution map at any output size (ReSFU's value step).
 
 Each has a plain twin (`reference`), kernels for the CPU (`cpu`, Numba) and kernels for GPUs (`triton`). `backends()`
-says which can run here and, for one that can't, why. `OPERATIONS` describes them all.
+lists those that can run here and the reasons why others can't. `OPERATIONS` describes all operations.
 
-Functions are loaded on first use, and register their operators then. Importing this package needs no GPU and no
+Functions are loaded on first use and then register their operators. Importing this package needs no GPU and no
 compiler, and loads neither PyTorch nor Numba nor Triton.
 """
 

@@ -1,4 +1,4 @@
-"""Registers an operation that is linear in its source and linear in its taps.
+"""Register an operation that is linear in its source and linear in its taps.
 
 Such an operation and its two gradients are closed under differentiation: the gradient of each is a call of the other
 two. So three kernels a backend give derivatives of any order.

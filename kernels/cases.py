@@ -1,4 +1,4 @@
-"""What a benchmark and the tests need to know of an operation, and what the operations share of it."""
+"""The `Cases` of an operation, for benchmarks and tests, and helpers that operations share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def taps_shape(case: Case) -> Shape:
 
 
 def tap_spread(case: Case, name: str) -> float:
-    """Taps are so small that a sum over a window is of order one."""
+    """Spread of taps such that a sum over a window is of order one."""
     return 1 / case.window if name == "taps" else 1
 
 
@@ -66,7 +66,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Cases:
-    """An operation as something to measure and to check.
+    """How to measure and check an operation.
 
     Attributes:
         shapes: of a case: the shapes of its differentiable inputs, by name; () of scalars.
@@ -109,7 +109,7 @@ class Cases:
         return sum(math.prod(shape) for shape in self.shapes(case).values() if shape)
 
     def parts(self, case: Case) -> list[Part]:
-        """What to check: all, or what is small enough of the first and last batch element, channels and rows."""
+        """The parts to check: all, or small parts of the first and last batch element, channels and rows."""
         channels, rows = case.channels, case.height
         of_row = case.width * case.window**2  # values that the reference unfolds of a row of a channel
         if "channels" in self.cuts:
@@ -133,6 +133,6 @@ class Cases:
 
 
 def cases_of(operation: str) -> Cases:
-    """What its `cases.py` says of the operation of this name."""
+    """The `CASES` of the operation with this name."""
     cases: Cases = import_module(f"{OPERATIONS[operation].package}.cases").CASES
     return cases

@@ -1,4 +1,4 @@
-"""Argument checks that the operations share; each message says what was expected and what came."""
+"""Argument checks that the operations share; each message gives the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_same_kind(**tensors: Tensor) -> None:
 
 
 def window_side(taps: Tensor) -> int:
-    """k of taps [B, k * k, H, W]; ValueError unless it is whole and odd."""
+    """k of taps [B, k * k, H, W]; ValueError unless it is an odd integer."""
     # No square root: torch.compile must see through this when the number of taps is a symbol.
     k = 1
     while k * k < taps.shape[1]:
@@ -45,5 +45,5 @@ def autocast(*tensors: Tensor, to: torch.dtype | None = None) -> tuple[Tensor, .
 
 
 def zeros_of(shape: tuple[int, ...], *inputs: Tensor) -> Tensor:
-    """The result of an operation that has nothing to add up: zeros that still depend on the inputs, for autograd."""
+    """Result of an operation with an empty input: zeros that still depend on the inputs, for autograd."""
     return inputs[0].new_zeros(shape) + sum(t.sum() * 0 for t in inputs)

@@ -1,7 +1,7 @@
-"""Which implementation of an operation runs, and why another can't.
+"""Choose the implementation of an operation, and say why another can't run.
 
 Three backends: `triton` (GPU), `cpu` (Numba) and `reference` (plain PyTorch, any device). "auto" takes the first that
-can run; the environment variable FEATUP_KERNELS names another default. A backend asked for by name never falls back.
+can run; the environment variable FEATUP_KERNELS names another default. A backend that is named never falls back.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FAST_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class BackendError(RuntimeError):
-    """A backend that was asked for by name can't run; there is no fall-back."""
+    """A backend that was requested by name can't run; no other one replaces it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def _installed(package: str) -> bool:
 
 @cache
 def _triton_version() -> tuple[int, ...]:
-    """(major, minor); that of the oldest which will do where it goes by another package's name."""
+    """(major, minor); the oldest supported version if Triton comes in a package of another name."""
     try:
         version = importlib.metadata.version("triton")
     except importlib.metadata.PackageNotFoundError:
@@ -54,24 +54,24 @@ def interpreting() -> bool:
 
 
 def why_not(backend: str, device: str, dtype: torch.dtype) -> str | None:
-    """The reason that a backend can't run on tensors of this device type and dtype, or None if it can."""
+    """The reason why a backend can't run on tensors of this device type and dtype, or None if it can."""
     if backend == "reference":
         return None
     if dtype not in FAST_DTYPES:
         return f"it has no kernels for {dtype}"
     if backend == "cpu":
         if device != "cpu":
-            return f"its kernels run on the CPU and the tensors are on {device}"
+            return f"its kernels run on the CPU, but the tensors are on {device}"
         return None if _installed("numba") else "Numba is not installed (pip install numba)"
     if not _installed("triton"):
         return "Triton is not installed (it comes with PyTorch for GPUs on Linux)"
     if device == "cpu" and not interpreting():
-        return "its kernels run on a GPU and the tensors are on cpu (TRITON_INTERPRET=1 interprets them, for tests)"
+        return "its kernels run on a GPU, but the tensors are on cpu (TRITON_INTERPRET=1 interprets them, for tests)"
     if not interpreting() and _triton_version() < OLDEST_TRITON:
         found, oldest = (".".join(map(str, version)) for version in (_triton_version(), OLDEST_TRITON))
-        return f"its kernels need Triton {oldest}, which comes with PyTorch 2.7, and Triton {found} is installed"
+        return f"its kernels need Triton {oldest}, which comes with PyTorch 2.7, but Triton {found} is installed"
     if device not in ("cpu", "cuda", "xpu"):
-        return f"Triton does not reach {device}"
+        return f"Triton does not support {device}"
     return None
 
 
@@ -85,8 +85,8 @@ def choose_backend(operation: str, asked: str, device: str, dtype: torch.dtype) 
     """Resolve "auto" to the first backend that can run on tensors of this device type and dtype.
 
     Raises:
-        BackendError: a backend asked for by name doesn't exist or can't run; the message says why and lists those
-            that can.
+        BackendError: a named backend doesn't exist or can't run; the message says why and lists those that
+            can.
     """
     if asked == "auto":
         asked = os.environ.get("FEATUP_KERNELS", "auto")

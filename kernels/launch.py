@@ -1,4 +1,4 @@
-"""What the choices of launch configurations share: plain numbers, which need neither Triton nor a GPU.
+"""Helpers to choose launch configurations: plain numbers, which need neither Triton nor a GPU.
 
 `configs.py` of an operation maps a shape to a record of a kernel's constants. `triton.autotune` is not used: the first
 call of every shape would time all candidates, and what runs would depend on what else the GPU did meanwhile.
@@ -15,7 +15,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def power_of_two(n: int) -> int:
-    """The least power of two that is not below n, which is at least 1."""
+    """The smallest power of two that is at least n, for n >= 1."""
     return 1 << (n - 1).bit_length()
 
 

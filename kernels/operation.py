@@ -1,4 +1,4 @@
-"""What is declared of an operation, and a call of one. Free of torch: `featup bench --help` lists all operations."""
+"""The record of an operation, and one call of it. Free of torch: `featup bench --help` lists all operations."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ BACKENDS = ("triton", "cpu", "reference")
 class Operation:
     """A per-pixel operation, declared once, in the `__init__.py` of its folder.
 
-    There is `op.py` with the function of the operation's name, `cases.py` with what a benchmark and the tests need
-    (`CASES`), and BACKEND_impl.py for each backend of `kernels`.
+    The folder also holds `op.py` with the function of that name, `cases.py` with `CASES` for benchmarks and tests, and
+    BACKEND_impl.py for each backend of `kernels`.
 
     Attributes:
-        name: of the function, and of its operator featup::NAME.
-        about: what it does, in one line.
+        name: name of the function and of its operator featup::NAME.
+        about: description in one line.
         source: paper and equation.
         package: the folder, as a package.
         kernels: backends that have kernels of their own; every operation has `reference`.
@@ -39,12 +39,12 @@ class Case:
     """One call of one operation, as a benchmark makes it.
 
     Attributes:
-        batch, height, width, channels: of the output; for weights made of keys, `channels` is the size of these.
+        batch, height, width, channels: of the output; for weights made of keys, `channels` is their size.
         window: side k of the window, odd.
         operation: its name.
         scale: output pixels per low-resolution pixel, if the operation is `scaled`; a divisor of the size.
         dtype: float32, float16 or bfloat16.
-        backward: of the gradients instead of the forward pass.
+        backward: measure the gradients instead of the forward pass.
     """
 
     batch: int

@@ -22,7 +22,7 @@ _pool_size = 0
 
 
 def _forget_pool() -> None:
-    """A forked child inherits the pool but not its threads."""
+    """Drop the pool in a forked child, which inherits it without its threads."""
     global _pool, _pool_size
     _pool, _pool_size = None, 0
 
@@ -79,7 +79,7 @@ def run(kernel: Callable[..., None], items: int, scratch: tuple[int, ...], dtype
 
 
 def work_dtype(tensor: Tensor) -> torch.dtype:
-    """What the kernels compute in: float64 for float64, float32 for all else."""
+    """The dtype of the computation: float64 for float64, float32 for all else."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""How operations become PyTorch operators, and where their kernels are found."""
+"""Register operations as PyTorch operators, and find their kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which operations there are: those of this package, and those that other packages add by an entry point."""
+"""All operations: those of this package, and those that other packages add by an entry point."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ GROUP = "featup.operations"
 
 
 def _collect(*own: Operation) -> dict[str, Operation]:
-    """By name. What can't be loaded or has a name that is taken is left out, with a line on stderr."""
+    """Operations by name. One that can't be loaded or has a taken name is skipped with a warning on stderr."""
     operations = {operation.name: operation for operation in own}
     for point in entry_points(group=GROUP):
         try:
             found = point.load()
-            problem = "" if isinstance(found, Operation) else "is no Operation"
+            problem = "" if isinstance(found, Operation) else "is not an Operation"
         except Exception as error:  # anybody's code may raise anything
             problem = f"can't be loaded ({type(error).__name__}: {error})"
         if not problem and found.name in operations:
-            problem = f"is called {found.name}, as another one is"
+            problem = f"has the name {found.name}, which is taken"
         if problem:
-            print(f"warning: {GROUP} {point.value} {problem}; it is left out", file=sys.stderr)
+            print(f"warning: {GROUP} {point.value} {problem}; skipped", file=sys.stderr)
         else:
             operations[found.name] = found
     return operations

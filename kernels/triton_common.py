@@ -1,4 +1,4 @@
-"""What the Triton kernels of several operations share.
+"""Helpers that the Triton kernels of several operations share.
 
 The kernels are written thread by thread: their tensors are 1-D, one element a thread, so that neighbouring threads read
 neighbouring pixels whatever layout the compiler prefers, and what a thread keeps several of is a tuple.

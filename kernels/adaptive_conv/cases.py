@@ -1,4 +1,4 @@
-"""`adaptive_conv` as something to measure and to check."""
+"""`adaptive_conv` for benchmarks and tests."""
 
 from __future__ import annotations
 

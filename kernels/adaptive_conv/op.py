@@ -19,11 +19,11 @@ def adaptive_conv(source: Tensor, taps: Tensor, *, backend: str = "auto") -> Ten
     Args:
         source: [B, C, H + k - 1, W + k - 1], padded by the caller; padding decides the border.
         taps: [B, k * k, H, W], k odd, used as given: not normalised here.
-        backend: "auto" takes the first that can run; a named one raises if it can't.
+        backend: "auto" takes the first that can run; a named one raises if it can't run.
     Returns:
         [B, C, H, W] in the dtype of `source`; half types are summed in float32.
     Raises:
-        ValueError: shapes, dtypes or devices that don't fit; the message says what was expected and what came.
+        ValueError: shapes, dtypes or devices that don't fit; the message gives the expected and the actual ones.
         BackendError: the named backend can't run.
 
     Source: the joint bilateral filter of FeatUp, equation 4 and table 6.

@@ -1,4 +1,4 @@
-"""`neighbor_mix` as something to measure and to check."""
+"""`neighbor_mix` for benchmarks and tests."""
 
 from __future__ import annotations
 

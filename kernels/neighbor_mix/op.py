@@ -26,11 +26,11 @@ def neighbor_mix(
         lr_source: [B, C, h, w].
         taps: [B, k * k, H, W], k odd, used as given: not normalised here.
         output_size: (H, W), checked against `taps` if given.
-        backend: "auto" takes the first that can run; a named one raises if it can't.
+        backend: "auto" takes the first that can run; a named one raises if it can't run.
     Returns:
         [B, C, H, W] in the dtype of `lr_source`; half types are summed in float32.
     Raises:
-        ValueError: shapes, dtypes or devices that don't fit; the message says what was expected and what came.
+        ValueError: shapes, dtypes or devices that don't fit; the message gives the expected and the actual ones.
         BackendError: the named backend can't run.
 
     Source: the fine-grained neighbour selection of ReSFU, section 4.3.

@@ -76,11 +76,11 @@ def range_taps(
         radius: of the window, which is k = 2 * radius + 1 pixels wide.
         temperature: above 0, a number or a 0-d tensor; the inner products are multiplied by it.
         spatial: standard deviation of the Gaussian in half windows, a number or a 0-d tensor.
-        backend: "auto" takes the first that can run; a named one raises if it can't.
+        backend: "auto" takes the first that can run; a named one raises if it can't run.
     Returns:
         [B, k * k, H, W], row-major over (dy, dx), in the dtype of `keys`; half types are summed in float32.
     Raises:
-        ValueError: shapes, dtypes or devices that don't fit; the message says what was expected and what came.
+        ValueError: shapes, dtypes or devices that don't fit; the message gives the expected and the actual ones.
         BackendError: the named backend can't run.
 
     Source: FeatUp, equations 4 to 6. The fast backends differentiate once, the reference twice.

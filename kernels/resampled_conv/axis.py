@@ -1,4 +1,4 @@
-"""How windows read a source that is resized, along one axis: which cells each place mixes, and the places they see."""
+"""How windows read a resized source along one axis: the cells that each place mixes, and the places they see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Axis(NamedTuple):
-    """What each place along an axis reads: the sum of `weights` [n, T] times the cells of the source, int64 [n, T].
+    """The reads of each place along an axis: the sum of `weights` [n, T] times the source's `cells`, int64 [n, T].
 
     T may be 1 (nearest), 2 (linear), 4 (cubic) or any other number.
     """

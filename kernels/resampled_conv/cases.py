@@ -1,4 +1,4 @@
-"""`resampled_conv` as something to measure and to check: bicubic, with the padding of a stage of JBU."""
+"""`resampled_conv` for benchmarks and tests: bicubic, with the padding of a stage of JBU."""
 
 from __future__ import annotations
 

@@ -20,20 +20,20 @@ def resampled_conv(source: Tensor, taps: Tensor, rows: Axis, columns: Axis, *, b
     fine[b, c, i, j] = sum over p, q of rows.weights[i, p] * columns.weights[j, q]
                        * source[b, c, rows.cells[i, p], columns.cells[j, q]]
 
-    is never materialised. Cells may come in any order, so that padding is a matter of indices. Those in the memory of
-    another device than the CPU are not looked at before: on "triton" one that the source doesn't have gives NaN.
+    is never materialised. Cells may come in any order, so padding is a choice of indices. Only cells in CPU
+    memory are checked: on "triton" a cell outside the source gives NaN.
 
     Args:
         source: [B, C, h, w].
         taps: [B, k * k, H, W], k odd, used as given: not normalised here.
-        rows: of the H + k - 1 rows that the windows see.
-        columns: of their W + k - 1 columns.
-        backend: "auto" takes the first that can run, and where gradients are wanted "reference": the others have none.
-            A named one raises if it can't.
+        rows: axis of the H + k - 1 rows that the windows see.
+        columns: axis of their W + k - 1 columns.
+        backend: "auto" takes the first that can run, or "reference" if gradients are needed: the others have none. A
+            named one raises if it can't run.
     Returns:
         [B, C, H, W] in the dtype of `source`; half types are summed in float32.
     Raises:
-        ValueError: shapes, dtypes, devices or cells that don't fit; the message says what was expected and what came.
+        ValueError: shapes, dtypes, devices or cells that don't fit; the message gives the expected and the actual ones.
         BackendError: the named backend can't run.
 
     Source: a stage of FeatUp's joint bilateral stack, section 3.2: bicubic resizing, then equation 4.
@@ -62,7 +62,7 @@ def resampled_conv(source: Tensor, taps: Tensor, rows: Axis, columns: Axis, *, b
 
 
 def resampled_conv_runs_fused(source: Tensor, taps: Tensor) -> bool:
-    """Whether "auto" runs a kernel: without gradients. Where none does, resizing first is as good."""
+    """Whether "auto" runs a kernel, which it does without gradients only. Otherwise resizing first costs no more."""
     chosen = choose_backend("resampled_conv", "auto", source.device.type, source.dtype)
     return chosen != "reference" and not _differentiated(source, taps)
 

@@ -24,7 +24,7 @@ def test_backends_say_why_they_cannot_run() -> None:
     assert reasons["cpu"] is None
     assert reasons["reference"] is None
     on_gpu = {status.backend: status.why_not for status in backends("cuda")}
-    assert on_gpu["cpu"] == "its kernels run on the CPU and the tensors are on cuda"
+    assert on_gpu["cpu"] == "its kernels run on the CPU, but the tensors are on cuda"
 
 
 @pytest.mark.parametrize("case", SMALL, ids=case_id)
@@ -49,7 +49,7 @@ def test_a_triton_whose_compiler_knows_no_tuples_is_not_taken(
     monkeypatch.setattr(dispatch, "_triton_version", lambda: version)
     assert choose_backend("adaptive_conv", "auto", "cuda", torch.float32) == chosen
     if version < (3, 3):
-        with pytest.raises(BackendError, match=r"need Triton 3\.3.*and Triton 3\.2 is installed"):
+        with pytest.raises(BackendError, match=r"need Triton 3\.3.*but Triton 3\.2 is installed"):
             choose_backend("adaptive_conv", "triton", "cuda", torch.float32)
 
 

@@ -98,4 +98,4 @@ def test_what_can_not_be_loaded_is_left_out_with_a_warning(package: Path) -> Non
     done = run("import featup_kernels; print(len(featup_kernels.OPERATIONS))", package)
     assert done.stdout.strip() == run("import featup_kernels; print(len(featup_kernels.OPERATIONS))").stdout.strip()
     assert "no_such_module:OPERATION can't be loaded (ModuleNotFoundError" in done.stderr
-    assert "is called range_taps, as another one is" in done.stderr
+    assert "has the name range_taps, which is taken" in done.stderr
