@@ -95,7 +95,7 @@ class Pipeline:
         backbone: one that is loaded already.
         announce: told of downloads; None for silence.
     Raises:
-        UsageError, WeightsError: the settings can't be obeyed, or weights can't be had.
+        UsageError, WeightsError: the settings are invalid, or weights are unavailable.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Pipeline:
         self.device = backbone.device if backbone is not None else choose_device(settings.device)
         self.device_name = describe_device(self.device)
         self.backbone = backbone or load_backbone(settings.backbone, self.device)
-        # Made here in any case, so that what can't be had is refused before the first picture.
+        # Made here in any case, so that missing weights are an error before the first picture.
         made = make_upsampler(
             settings.method, backbone=self.backbone, network_size=self.backbone.native_size,
             upsampler=settings.upsampler, allow_other_backbone=settings.allow_other_backbone,
@@ -121,7 +121,7 @@ class Pipeline:
             image: path, Pillow image, array or tensor (see `as_picture`).
             progress: called as the work goes on.
         Raises:
-            InputError: the picture can't be read; UsageError: a size can't be obeyed.
+            InputError: the picture can't be read; UsageError: a size is invalid.
             MemoryBudgetError: the backbone's pass would not fit the memory that may be used.
         """
         look = self.look(image)
@@ -158,7 +158,7 @@ class Pipeline:
         """Sizes for a picture.
 
         Raises:
-            UsageError: a size can't be obeyed.
+            UsageError: a size is invalid.
         """
         settings, backbone = self.settings, self.backbone
         network = resolve_network_size(

@@ -21,7 +21,7 @@ class PixelMixer(DoublingUpsampler):
     """Mixes pixels, with weights that all channels share and that sum to one.
 
     Weights depend on `codes`, a linear map of the normalised features. A linear map commutes with mixing pixels, so
-    codes are made once, at low resolution, and doubled beside the features: the same as making them anew from the
+    codes are made once, at low resolution, and doubled beside the features: the same as making them again from the
     features of every grid, at a fraction of the cost.
 
     Args:

@@ -18,7 +18,7 @@ class DIPConfig:
         levels: halvings of the resolution at most.
         noise_channels: channels of the fixed noise that the network sees.
         noise: of the fixed noise, which is uniform between 0 and this.
-        jitter: standard deviation of noise added anew in every step; keeps the fit from settling on single pixels.
+        jitter: standard deviation of new noise added in every step; keeps the fit from settling on single pixels.
         learning_rate: peak of Adam's; a cosine brings it to zero.
         steps: optimisation steps; the prior lies in stopping early.
         max_pixels: the network's own output has at most about so many; a larger result is interpolated from it.

@@ -113,7 +113,7 @@ def load_upsampler(path: Path | str) -> tuple[UpsamplerModule, dict[str, Any]]:
     except UsageError as error:
         raise WeightsError(f"{path}: made by another version of featup: {error}") from None
     except Exception as error:  # settings that anybody may have written fail in nearly any way
-        raise WeightsError(f"{path}: its settings can't be ({first_line(error)}); take another file") from None
+        raise WeightsError(f"{path}: the settings in this file are invalid: {first_line(error)}") from None
     fill_upsampler(upsampler, path, state)
     return upsampler, metadata
 

@@ -72,7 +72,7 @@ def fetch(release: Release, offline: bool = False, announce: Announce | None = N
         offline: never use the network.
         announce: told of a download and its size; None for silence, without a progress bar.
     Raises:
-        WeightsError: it is not cached and can't be had.
+        WeightsError: it is not cached and is unavailable.
     """
     target = release.cached
     if target.is_file():
@@ -101,7 +101,7 @@ def _remote_size(url: str) -> str:
 
 def _unavailable(release: Release, reason: str) -> WeightsError:
     return WeightsError(
-        f"upsampler {release.name} can't be had: {reason}, and it is not in {release.cached.parent}. Ways out: connect "
-        f"once so that it is cached; fetch {release.url} elsewhere and put it there as {release.cached.name}; or take "
-        "--upsampler auto, which needs no network"
+        f"upsampler {release.name} is unavailable: {reason}, and it is not in {release.cached.parent}. Ways out: "
+        f"connect once so that it is cached; fetch {release.url} elsewhere and put it there as {release.cached.name}; "
+        "or use --upsampler auto, which needs no network"
     )
