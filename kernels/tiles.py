@@ -88,6 +88,10 @@ class Tiles(NamedTuple):
     plane: int  # elements between the windows of two channels
     unroll: tuple[int, ...]  # as long as the part of the taps that a kernel takes at once
 
+    def scratch(self) -> tuple[int, int, int]:
+        """Elements of CHANNELS runs, of the windows of CHANNELS channels, and of a run for each tap."""
+        return CHANNELS * RUN, CHANNELS * self.plane, self.k**2 * RUN
+
 
 class Tile(NamedTuple):
     """Pixels of an image: `rows` x `cols` from (top, left) on, which may lie outside it."""
@@ -113,13 +117,14 @@ def cut_tiles(out: Tensor, k: int, most_cols: int = 128) -> Tiles:
     return Tiles(rows, cols, k, window_plane(rows, cols, k), unrolled(k))
 
 
-def run_tiles(kernel: Callable[..., None], out: Tensor, tiles: Tiles, *arguments: Any, more_scratch: int = 0) -> None:
-    """Call `kernel(start, stop, buffers, out, *arguments, tiles)` for ranges of all tiles.
+def run_tiles(kernel: Callable[..., None], out: Tensor, tiles: Any, *arguments: Any, scratch: tuple[int, ...]) -> None:
+    """Call `kernel(start, stop, buffers, out, *arguments, tiles)` for ranges of all tiles of a result [B, C, H, W].
 
-    Buffers hold CHANNELS runs, windows of CHANNELS channels, a run for each tap, and `more_scratch` elements.
+    Args:
+        tiles: `Tiles`, or another record that has `rows` and `cols`.
+        scratch: elements of each buffer.
     """
     items = len(out) * ceil_div(out.shape[2], tiles.rows) * ceil_div(out.shape[3], tiles.cols)
-    scratch = (CHANNELS * RUN, CHANNELS * tiles.plane, tiles.k**2 * RUN, more_scratch)
     run(kernel, items, scratch, out.dtype, out.numpy(), *arguments, tiles)
 
 

@@ -51,7 +51,8 @@ def d_taps(d_out: Tensor, source: Tensor, k: int) -> Tensor:
     """[B, k * k, H, W]: sums over the channels of `d_out` times the pixel that the tap read."""
     batch, _, height, width = d_out.shape
     out = empty(batch, k * k, height, width, dtype=work_dtype(d_out))
-    run_tiles(_d_taps_tiles, out, cut_tiles(out, k), as_array(d_out), as_array(source))
+    tiles = cut_tiles(out, k)
+    run_tiles(_d_taps_tiles, out, tiles, as_array(d_out), as_array(source), scratch=tiles.scratch())
     return out.to(d_out.dtype)
 
 
@@ -66,7 +67,8 @@ def _mix(source: Tensor, taps: Tensor, size: tuple[int, int], transposed: bool) 
     # Rows of 256 taps, read in place, are long enough for the CPU to fetch them ahead.
     tiles = cut_tiles(out, round(taps.shape[1] ** 0.5), 256 if in_place else 128)
     sources = source.view(images, of_image, *source.shape[2:])
-    run_tiles(_mix_tiles, out, tiles, as_array(sources), as_array(taps), transposed, in_place)
+    arrays = as_array(sources), as_array(taps)
+    run_tiles(_mix_tiles, out, tiles, *arrays, transposed, in_place, scratch=tiles.scratch())
     return out.view(batch, channels, *size).to(source.dtype)
 
 

@@ -25,6 +25,7 @@ from featup_kernels.tiles import (
     mix_run,
     pointer,
     round_up,
+    run_tiles,
     store_tile,
     tile_of,
     unrolled,
@@ -48,9 +49,9 @@ class _Grid(NamedTuple):
     plane: int  # elements that the spread rows of a channel take; an odd number of cache lines
     unroll: tuple[int, ...]
 
-    def tiles(self) -> int:
-        """Of the tiles of an image."""
-        return ceil_div(len(self.down), self.rows) * ceil_div(len(self.right), self.cols)
+    def scratch(self) -> tuple[int, int, int]:
+        """Elements of CHANNELS planes, of the spread rows of CHANNELS channels, and of a plane for each weight."""
+        return CHANNELS * APART, CHANNELS * self.plane, (self.k + 1) ** 2 * APART
 
 
 def _grid(
@@ -84,9 +85,7 @@ def forward(lr_source: Tensor, taps: Tensor) -> Tensor:
     k, size = round(taps.shape[1] ** 0.5), taps.shape[2:]
     out = empty(batch, channels, *size, dtype=work_dtype(taps))
     grid = _grid(batch, tuple(lr_size), tuple(size), k, out.dtype, torch.get_num_threads())
-    scratch = (CHANNELS * APART, CHANNELS * grid.plane, (k + 1) ** 2 * APART)
-    arrays = out.numpy(), as_array(lr_source), as_array(taps)
-    run(_forward_tiles, batch * grid.tiles(), scratch, out.dtype, *arrays, grid)
+    run_tiles(_forward_tiles, out, grid, as_array(lr_source), as_array(taps), scratch=grid.scratch())
     return out.to(taps.dtype)
 
 
@@ -95,9 +94,7 @@ def d_taps(d_out: Tensor, lr_source: Tensor, k: int) -> Tensor:
     batch, _, *size = d_out.shape
     out = empty(batch, k * k, *size, dtype=work_dtype(d_out))
     grid = _grid(batch, tuple(lr_source.shape[2:]), tuple(size), k, out.dtype, torch.get_num_threads())
-    scratch = (CHANNELS * APART, CHANNELS * grid.plane, (k + 1) ** 2 * APART)
-    arrays = out.numpy(), as_array(d_out), as_array(lr_source)
-    run(_d_taps_tiles, batch * grid.tiles(), scratch, out.dtype, *arrays, grid)
+    run_tiles(_d_taps_tiles, out, grid, as_array(d_out), as_array(lr_source), scratch=grid.scratch())
     return out.to(d_out.dtype)
 
 
@@ -110,9 +107,9 @@ def d_source(d_out: Tensor, taps: Tensor, size: tuple[int, int]) -> Tensor:
     grid = _grid(batch, size, tuple(out_size), k, out.dtype, 1)
     groups = min(ceil_div(channels, 16), ceil_div(2 * torch.get_num_threads(), batch))
     group = ceil_div(channels, groups * CHANNELS) * CHANNELS
-    scratch = (CHANNELS * APART, grid.plane, (k + 1) ** 2 * APART)
-    arrays = out.numpy(), as_array(d_out), as_array(taps)
-    run(_d_source_groups, batch * ceil_div(channels, group), scratch, out.dtype, *arrays, grid, group)
+    planes, _, weights = grid.scratch()
+    items, arrays = batch * ceil_div(channels, group), (out.numpy(), as_array(d_out), as_array(taps))
+    run(_d_source_groups, items, (planes, grid.plane, weights), out.dtype, *arrays, grid, group)
     return out.to(d_out.dtype)
 
 

@@ -37,7 +37,8 @@ def forward(keys: Tensor, temperature: Tensor, logits: Tensor) -> Tensor:
     work = work_dtype(keys)
     taps = empty(batch, k * k, height - k + 1, width - k + 1, dtype=work)
     scale, bias = temperature.to(work).numpy(), logits.to(work).numpy()
-    run_tiles(_softmax_tiles, taps, cut_tiles(taps, k), as_array(keys), scale[()], bias)
+    tiles = cut_tiles(taps, k)
+    run_tiles(_softmax_tiles, taps, tiles, as_array(keys), scale[()], bias, scratch=tiles.scratch())
     return taps.to(keys.dtype)
 
 
@@ -52,9 +53,8 @@ def backward(d_taps: Tensor, taps: Tensor, keys: Tensor, temperature: Tensor) ->
     run(_means_rows, batch * height, (k * k,), work, means.numpy(), d_logits.numpy(), d_taps_array, taps_array)
 
     d_keys, scale = empty(*keys.shape, dtype=work), temperature.to(work).numpy()[()]
-    run_tiles(
-        _d_keys_tiles, d_keys, cut_tiles(d_keys, k), d_taps_array, taps_array, means.numpy(), as_array(keys), scale
-    )
+    tiles, arrays = cut_tiles(d_keys, k), (d_taps_array, taps_array, means.numpy(), as_array(keys))
+    run_tiles(_d_keys_tiles, d_keys, tiles, *arrays, scale, scratch=tiles.scratch())
     return d_keys.to(keys.dtype), d_logits.sum(0).to(temperature.dtype)
 
 

@@ -59,7 +59,8 @@ def forward(
         lowest, highest, (0,) * row_cells.shape[1], (0,) * column_cells.shape[1],
     )  # fmt: skip
     widened = int((highest - lowest).max() + 1) * (tiles.cols + k - 1)
-    run_tiles(_tiles, out, tiles, as_array(source), as_array(taps), places, more_scratch=widened)
+    scratch = (*tiles.scratch(), widened)
+    run_tiles(_tiles, out, tiles, as_array(source), as_array(taps), places, scratch=scratch)
     return out.to(source.dtype)
 
 
