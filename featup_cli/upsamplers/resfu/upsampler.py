@@ -110,9 +110,15 @@ class ReSFU(UpsamplerModule):
         """The result of the call in bands of rows; see `Upsampler.bands`, and the call for `values`."""
         self._check(image, lr_feats, output_size)
         values = sharpen(lr_feats if values is None else values, self.sharpen_lr)
-        taps = BandedTaps(self, image, lr_feats, output_size, keep=rows >= output_size[0])
+        whole = rows >= output_size[0] and not start
+        taps: BandedTaps | None = BandedTaps(self, image, lr_feats, output_size, keep=whole)
         for top, bottom in bands_of(output_size[0], rows, start):
-            weights = torch.cat([taps(*band) for band in bands_of(bottom, taps.rows, top)], 2)
+            assert taps is not None
+            if whole:
+                weights = store(taps, bottom, taps.rows)(top, bottom)
+                taps = None  # maps that it keeps would lie beside the result
+            else:
+                weights = torch.cat([taps(*band) for band in bands_of(bottom, taps.rows, top)], 2)
             yield self._mix_rows(values, weights, output_size, top)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
