@@ -43,15 +43,7 @@ class DIPUpsampler(RowUpsampler):
 
     @torch.no_grad()
     def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
-        """Fit the network; rows are interpolated from what it gives.
-
-        Args:
-            image: [1, 3, H, W]; not looked at.
-            lr_feats: [1, C, h, w], of one picture.
-            size: (height, width) of the result, any.
-        Raises:
-            ShapeError: other shapes, or more than one picture.
-        """
+        """Fit the network; rows are interpolated from what it gives. ShapeError for more than one picture."""
         check_inputs(image, lr_feats, size)
         if len(lr_feats) != 1:
             raise ShapeError(f"dip fits one picture at a time, not {len(lr_feats)}")

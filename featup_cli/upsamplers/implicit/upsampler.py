@@ -58,17 +58,7 @@ class ImplicitUpsampler(RowUpsampler):
         self._fitted_to: tuple[weakref.ref[Tensor], ...] = ()
 
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """Fit and render.
-
-        Args:
-            image: [1, 3, H, W] in [0, 1], the picture at its own size; one at a time, as each has its own network.
-            lr_feats: [1, C, h, w], what the backbone gives for it.
-            output_size: (height, width) of the result, any.
-        Returns:
-            [1, C, *output_size], on the device of `lr_feats`.
-        Raises:
-            ShapeError: other shapes, or more than one picture.
-        """
+        """Fit and render, on the device of `lr_feats`; one picture at a time, as each has its own network."""
         model = self._fit(image, lr_feats, output_size)
         return model.render(image[0].to(lr_feats.device), output_size, self.progress)[None]
 
@@ -92,7 +82,7 @@ class ImplicitUpsampler(RowUpsampler):
         return max(FLOAT * fit, rendering_bytes(channels, components, self.config, output_size[1], rows))
 
     def _fit(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> FittedModel:
-        """Fit `model` to a picture and fill `details`."""
+        """Fit `model` to a picture at its own size and fill `details`; raises ShapeError for more than one picture."""
         check_inputs(image, lr_feats, output_size)
         if len(image) != 1:
             raise ShapeError(f"implicit fits one picture at a time, not {len(image)}")
