@@ -63,13 +63,14 @@ def _mix(source: Tensor, taps: Tensor, size: tuple[int, int], transposed: bool) 
         blocks = max(1, gcd(channels, 512) // 64)
         images, of_image = batch * blocks, channels // blocks
     in_place = of_image <= FEW_CHANNELS and size[1] >= LONG_ROW and not transposed
-    out = empty(images, of_image, *size, dtype=work_dtype(source))
+    out = empty(batch, channels, *size, dtype=work_dtype(source))  # returned itself: autograd forbids to change a view
+    blocked = out.view(images, of_image, *size)
     # Rows of 256 taps, read in place, are long enough for the CPU to fetch them ahead.
-    tiles = cut_tiles(out, round(taps.shape[1] ** 0.5), 256 if in_place else 128)
+    tiles = cut_tiles(blocked, round(taps.shape[1] ** 0.5), 256 if in_place else 128)
     sources = source.view(images, of_image, *source.shape[2:])
     arrays = as_array(sources), as_array(taps)
-    run_tiles(_mix_tiles, out, tiles, *arrays, transposed, in_place, scratch=tiles.scratch())
-    return out.view(batch, channels, *size).to(source.dtype)
+    run_tiles(_mix_tiles, blocked, tiles, *arrays, transposed, in_place, scratch=tiles.scratch())
+    return out.to(source.dtype)
 
 
 @jit
