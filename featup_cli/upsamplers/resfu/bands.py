@@ -8,7 +8,7 @@ a pass needs of earlier maps is made again, unless there is room to keep them.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,6 @@ from featup_cli.upsamplers.resfu.rows import Rows, Window, bands_of, clamped, st
 from featup_cli.upsamplers.resfu.similarity import BandedPCDC, PCDCBlock, weights_of
 from featup_cli.upsamplers.resfu.statistics import Affine, ChannelMoments, GroupMoments
 
-if TYPE_CHECKING:
-    from featup_cli.upsamplers.resfu.upsampler import ReSFU
-
 Size = tuple[int, int]
 
 
@@ -32,12 +29,12 @@ class BandedTaps:
     """Weights of the neighbours for a picture and features, equal to `ReSFU.taps_of`.
 
     Args:
-        model: with the parameters.
+        model: a `ReSFU`. Its module imports this one, so that the type can't be named here.
         image, lr_feats, size: as the call of `ReSFU`.
         keep: keep query and aligned query, two maps of D channels at full size, instead of making them in every pass.
     """
 
-    def __init__(self, model: ReSFU, image: Tensor, lr_feats: Tensor, size: Size, *, keep: bool) -> None:
+    def __init__(self, model: Any, image: Tensor, lr_feats: Tensor, size: Size, *, keep: bool) -> None:
         self.model, self.config, self.size, self.keep = model, model.config, size, keep
         self.lr_size = lr_feats.shape[2], lr_feats.shape[3]
         self.plan = Plan(model.config, self.lr_size, size, image.device)
@@ -86,8 +83,12 @@ class BandedTaps:
                 self.scores.append(BandedPCDC(block, query, norm, detail_key, key_norm, plan.rows))
             else:
                 self.scores.append(partial(_inner_products, block, query, detail_key))
+        self._count_compared()
+
+    def _count_compared(self) -> None:
+        """Pass for the statistics of the compared maps."""
         compared = [scores for scores in self.scores if isinstance(scores, BandedPCDC)]
-        for band in bands_of(height, plan.rows) if compared else ():
+        for band in bands_of(self.size[0], self.plan.rows) if compared else ():
             for scores in compared:
                 scores.count(*band)
         for scores in compared:
