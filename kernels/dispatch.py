@@ -91,7 +91,7 @@ def choose_backend(operation: str, asked: str, device: str, dtype: torch.dtype) 
     if asked == "auto":
         asked = os.environ.get("FEATUP_KERNELS", "auto")
     has = (*OPERATIONS[operation].kernels, "reference")
-    reasons = {s.backend: s.why_not if s.backend in has else "it has none" for s in backends(device, dtype)}
+    reasons = {name: why_not(name, device, dtype) if name in has else "it has none" for name in BACKENDS}
     able = [name for name, reason in reasons.items() if reason is None]
     if asked == "auto":
         # The interpreter is for tests: nobody wants it unasked.

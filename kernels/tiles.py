@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,7 +114,8 @@ def tile_shape(images: int, height: int, width: int, k: int, threads: int, most_
 
 def cut_tiles(out: Tensor, k: int, most_cols: int = 128) -> Tiles:
     """The tiles of a result [B, C, H, W], on PyTorch's number of threads."""
-    rows, cols = tile_shape(len(out), out.shape[2], out.shape[3], k, torch.get_num_threads(), most_cols)
+    images, _, height, width = out.shape
+    rows, cols = tile_shape(images, height, width, k, torch.get_num_threads(), most_cols)
     return Tiles(rows, cols, k, window_plane(rows, cols, k), unrolled(k))
 
 
@@ -124,7 +126,8 @@ def run_tiles(kernel: Callable[..., None], out: Tensor, tiles: Any, *arguments: 
         tiles: `Tiles`, or another record that has `rows` and `cols`.
         scratch: elements of each buffer.
     """
-    items = len(out) * ceil_div(out.shape[2], tiles.rows) * ceil_div(out.shape[3], tiles.cols)
+    images, _, height, width = out.shape
+    items = images * ceil_div(height, tiles.rows) * ceil_div(width, tiles.cols)
     run(kernel, items, scratch, out.dtype, out.numpy(), *arguments, tiles)
 
 
@@ -148,6 +151,7 @@ def window_plane(rows: int, cols: int, k: int) -> int:
     return ceil_div((rows + k - 1) * (cols + k - 1) + LANES, 1024) * 1024 + 80
 
 
+@cache
 def unrolled(count: int) -> tuple[int, ...]:
     """A tuple as long as the part of `count` taps that a kernel takes at once: its length is known when compiling."""
     return (0,) * max(n for n in range(1, 17) if count % n == 0)
