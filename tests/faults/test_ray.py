@@ -118,7 +118,7 @@ def test_ray_is_asked_for_by_the_name_of_its_extra(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--engine", "ray", "--devices", "cpu:2"], "leave --devices"),
+        (["--engine", "ray", "--devices", "cpu:2"], "omit --devices"),
         (["--engine", "ray", "--shard", "1/2"], "--shard"),
         (["--workers", "2"], "--workers: needs --engine ray"),
     ],
