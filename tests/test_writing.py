@@ -20,7 +20,7 @@ from featup_cli.cli.app import app
 from featup_cli.core.errors import MemoryBudgetError, OutputError, UsageError
 from featup_cli.core.memory import format_bytes, parse_bytes
 from featup_cli.engine.bands import Task, make_bands
-from featup_cli.engine.pipeline import Output, Pipeline, Upsampling
+from featup_cli.engine.pipeline import Look, Output, Pipeline, Upsampling
 from featup_cli.engine.render import render_files
 from featup_cli.engine.write import write_files
 from featup_cli.pictures.read import Picture
@@ -32,9 +32,10 @@ FAST = featup.ImplicitConfig(**FAST_SETTINGS)
 
 def write(photo: Path, target: Path, output: Output, **settings: object) -> tuple[Pipeline, dict[str, Path]]:
     pipeline = Pipeline(Upsampling(resize=64, implicit=FAST, **settings))  # type: ignore[arg-type]
-    look = pipeline.look(photo)
-    written = pipeline.write(look, target, output)
-    assert written.shape == (96, *look.plan.output)
+    picture = pipeline.read(photo)
+    plan = pipeline.plan(picture)
+    written = pipeline.write(Look(picture, plan, pipeline.extract([picture], plan)), target, output)
+    assert written.shape == (96, *plan.output)
     return pipeline, written.paths
 
 
