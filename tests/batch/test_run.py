@@ -160,10 +160,10 @@ def test_a_bug_with_one_picture_is_a_failure_of_that_picture(
 ) -> None:
     write = Pipeline.write
 
-    def broken(self: Pipeline, picture: object, *rest: object) -> object:
-        if picture.source.endswith("a.png"):  # type: ignore[attr-defined]
+    def broken(self: Pipeline, look: object, *rest: object) -> object:
+        if look.picture.source.endswith("a.png"):  # type: ignore[attr-defined]
             raise KeyError("oops")
-        return write(self, picture, *rest)  # type: ignore[arg-type]
+        return write(self, look, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Pipeline, "write", broken)
     ran = upsample(pictures, "-o", out)

@@ -109,6 +109,6 @@ def test_it_is_measured_and_evaluated(packages: Path, photo: Path) -> None:
 def test_it_passes_the_tests_of_all_methods(packages: Path) -> None:
     tests = ("tests/upsamplers/test_registry.py", "tests/upsamplers/test_precision.py")
     done = python(
-        "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-v", "-k", "toy or every", *tests, packages=packages
+        "-m", "pytest", "-n0", "-p", "no:cacheprovider", "-vv", "-k", "toy or every", *tests, packages=packages
     )
     assert "[toy" in done.stdout
