@@ -184,6 +184,12 @@ class UpsamplerModule(nn.Module, RowUpsampler):
         for top in range(start, output_size[0], rows):
             yield make(prepared, top, min(top + rows, output_size[0]))
 
+    def check_call(self, image: Tensor, lr_feats: Tensor, size: Size) -> None:
+        """Raise ShapeError unless the arguments fit each other and the features have `channels`, if not None."""
+        check_inputs(image, lr_feats, size)
+        if self.channels is not None and lr_feats.shape[1] != self.channels:
+            raise ShapeError(f"lr_feats must be [B, {self.channels}, h, w], not {list(lr_feats.shape)}")
+
     @classmethod
     def from_arguments(cls, *, channels: int | None = None, **settings: Any) -> UpsamplerModule:
         """A module with random weights, of what `arguments` gives; settings that are left out have their defaults."""

@@ -10,10 +10,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from featup_cli.core.errors import ShapeError, UsageError
+from featup_cli.core.errors import UsageError
 from featup_cli.core.shapes import Size
 from featup_cli.ops.taps import in_unit_range
-from featup_cli.upsamplers.api import FLOAT, Rows, UpsamplerModule, check_inputs
+from featup_cli.upsamplers.api import FLOAT, Rows, UpsamplerModule
 
 _GUIDANCE_MAPS = 256  # maps of the output's size that may be held at once, besides features
 
@@ -56,12 +56,6 @@ class DoublingUpsampler(UpsamplerModule):
         batch, channels, height, width = lr_shape
         pixels = height * width * 4 ** doublings((height, width), output_size)
         return FLOAT * batch * (pixels * (3 * channels + _GUIDANCE_MAPS) + math.prod(output_size) * channels)
-
-    def check_call(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> None:
-        """Raise ShapeError unless the arguments fit each other and the features have C channels."""
-        check_inputs(image, lr_feats, output_size)
-        if lr_feats.shape[1] != self.channels:
-            raise ShapeError(f"lr_feats must be [B, {self.channels}, h, w], not {list(lr_feats.shape)}")
 
 
 def doublings(lr_size: Size, output_size: Size) -> int:
