@@ -6,13 +6,14 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from featup_cli.batch.records import Item, Record
 from featup_cli.core.errors import UsageError
+from featup_cli.pictures.find import find_files
 from featup_cli.pictures.read import picture_suffixes
 
 LIST_SUFFIX = ".txt"
@@ -96,54 +97,25 @@ class _Search:
     recursive: bool
     skip: str | None
     found: Inputs
-    suffixes: frozenset[str] = field(default_factory=picture_suffixes)
 
     def folder(self, folder: str) -> list[Source]:
         """The pictures in a folder; a problem is noted if there is none."""
         self.found.folders.append(folder)
         before = len(self.found.problems)
-        names = sorted(self._below(folder, "", ()))
+        names = find_files(folder, recursive=self.recursive, skip=self.skip, failed=self.found.add_problem)
         if not names and len(self.found.problems) == before:
             more = "" if self.recursive else "; --recursive searches its subfolders too"
             self.found.add_problem(folder, f"holds no pictures{more}")
         return [Source(os.path.join(folder, name), name) for name in names]
-
-    def _below(self, folder: str, prefix: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
-        try:
-            status = os.stat(folder)
-            here = (status.st_dev, status.st_ino)
-            if here in parents or os.path.realpath(folder) == self.skip:  # a link to a parent would never end
-                return
-            with os.scandir(folder) as entries:
-                subfolders = []
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        subfolders.append(entry.name)
-                    # A link that leads nowhere is kept: that its picture is missing must be told.
-                    elif self._is_picture(entry.name) and (entry.is_file() or entry.is_symlink()):
-                        yield prefix + entry.name
-        except OSError as error:
-            self.found.add_problem(folder, f"can't be read ({error.strerror or error}); check its permissions")
-            return
-        if self.recursive:
-            for name in subfolders:
-                yield from self._below(os.path.join(folder, name), f"{prefix}{name}/", (*parents, here))
-
-    def _is_picture(self, name: str) -> bool:
-        return os.path.splitext(name)[1].lower() in self.suffixes
 
     def pattern(self, pattern: str) -> list[Source]:
         """The matching pictures, with names relative to the part of the pattern without wildcards."""
         parts = Path(pattern).parts
         fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
         base = os.path.join(*parts[:fixed]) if fixed else "."
-        matches = sorted(glob.iglob(pattern, recursive=True))
-        sources = [
-            Source(path, os.path.relpath(path, base)) for path in matches
-            if self._is_picture(path) and not os.path.isdir(path)
-        ]  # fmt: skip
+        suffixes = picture_suffixes()
+        matches = [p for p in sorted(glob.iglob(pattern, recursive=True)) if os.path.splitext(p)[1].lower() in suffixes]
+        sources = [Source(path, os.path.relpath(path, base)) for path in matches if not os.path.isdir(path)]
         if not sources:
             self.found.add_problem(pattern, "matches no picture")
         return sources

@@ -12,7 +12,7 @@ Size = tuple[int, int]
 MAX_TOKENS = 250_000
 
 
-def parse_size(text: str, option: str) -> tuple[int, int]:
+def parse_size(text: str, option: str) -> Size:
     """`HxW` to (height, width).
 
     Raises:
@@ -24,7 +24,7 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def network_size(image: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
+def network_size(image: Size, short_side: int, multiple: int) -> Size:
     """Network input for a picture: its aspect ratio, short side near `short_side`, sides rounded to `multiple`.
 
     Args:
@@ -40,13 +40,8 @@ def network_size(image: tuple[int, int], short_side: int, multiple: int) -> tupl
 
 
 def resolve_network_size(
-    image: tuple[int, int],
-    resize: str | int | None,
-    native: tuple[int, int],
-    multiple: int,
-    fixed: tuple[int, int] | None,
-    name: str,
-) -> tuple[int, int]:
+    image: Size, resize: str | int | None, native: Size, multiple: int, fixed: Size | None, name: str
+) -> Size:
     """Network input from `--resize`: a short side, `HxW`, or None for the backbone's own size.
 
     Raises:
@@ -77,12 +72,7 @@ def resolve_network_size(
     return size
 
 
-def resolve_output_size(
-    text: str | tuple[int, int] | None,
-    image: tuple[int, int],
-    network: tuple[int, int],
-    grid: tuple[int, int],
-) -> tuple[int, int]:
+def resolve_output_size(text: str | Size | None, image: Size, network: Size, grid: Size) -> Size:
     """Size of the result from `--output-size`.
 
     Args:

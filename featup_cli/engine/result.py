@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from featup_cli.engine.write import Describe, Output, make_picture, write_files
 from featup_cli.io.atomic import atomic_path
 from featup_cli.pictures.panels import save_png
 from featup_cli.pictures.read import Picture
-from featup_cli.upsamplers.api import Details
+from featup_cli.upsamplers.api import Details, Rows, RowUpsampler
 from featup_cli.upsamplers.implicit.method import METHOD as IMPLICIT
 from featup_cli.upsamplers.implicit.saved import FittedModel, save_model
 
@@ -120,19 +120,16 @@ class Result:
         return Task(made, method, self.picture, lr_feats[None], size, memory=sys.maxsize, pca=pca)
 
 
-class _Made:
+class _Made(RowUpsampler):
     """A result behind the call that all upsamplers share."""
 
     def __init__(self, result: Result) -> None:
+        super().__init__()
         self.details, self.model, self.features = result.details, result.model, result.features[None]
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """See `Upsampler`."""
-        return self.features
-
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
-        """See `Upsampler.bands`."""
-        yield from self.features[:, :, start:].split(rows, dim=2)
+    def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
+        """See `RowUpsampler.prepare`."""
+        return lambda top, bottom: self.features[:, :, top:bottom]
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """See `Upsampler.band_bytes`."""

@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, one_line
+from featup_cli.core.shapes import Size
 from featup_cli.io.files import check_readable
 
 DEFAULT_MAX_PIXELS = 200_000_000
@@ -34,7 +35,7 @@ class Picture:
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> Size:
         """(height, width) in pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
@@ -46,7 +47,7 @@ class Picture:
         """Float32 [3, H, W] in [0, 1]."""
         return self.bytes().float().div_(255)
 
-    def resized(self, size: tuple[int, int]) -> Tensor:
+    def resized(self, size: Size) -> Tensor:
         """The whole picture at `size` (height, width), antialiased bicubic: float32 [3, H, W] in [0, 1]."""
         if size == self.size:
             return self.tensor()
