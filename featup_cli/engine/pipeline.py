@@ -278,7 +278,8 @@ def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's
         memory: bytes that this process (on an accelerator: its tensors) may take; None for a share of what is free.
     Raises:
         FeatUpError: one of its subclasses; the message says what to do.
-    Examples:
+
+    Example:
         >>> import featup_cli as featup, torch
         >>> result = featup.upsample(torch.rand(3, 48, 64), method="bilinear", resize=48, output_size="image")
         >>> result.features.shape, result.lr_features.shape

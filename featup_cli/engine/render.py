@@ -40,7 +40,8 @@ def render(
     Raises:
         InputError: no such model; UsageError: an unusable size.
         MemoryBudgetError: the result can't be made in that memory.
-    Examples:
+
+    Example:
         >>> import featup_cli as featup, torch
         >>> short = featup.ImplicitConfig(views=4, heldout_views=1, max_steps=2)
         >>> fitted = featup.upsample(torch.rand(3, 48, 64), method="implicit", resize=48, implicit=short)

@@ -208,6 +208,13 @@ def load_features(path: Path | str) -> FeatureFile:
 
     Raises:
         InputError: the file is missing, damaged, of another format, or holds tensors of wrong shape, dtype or values.
+
+    Example:
+        >>> import featup_cli as featup, tempfile, torch
+        >>> result = featup.upsample(torch.rand(3, 48, 64), method="bilinear", resize=48, output_size="image")
+        >>> file = featup.load_features(result.save(f"{tempfile.mkdtemp()}/photo.safetensors"))
+        >>> file.features.shape, file.features.dtype, file.provenance["method"]
+        (torch.Size([96, 48, 64]), torch.float16, 'bilinear')
     """
     path = Path(path)
     header, provenance = described(path)

@@ -152,6 +152,13 @@ def open_features(path: Path | str) -> MappedFeatures:
 
     Raises:
         InputError: the file is missing, damaged, of another format, or holds tensors of wrong shape or dtype.
+
+    Example:
+        >>> import featup_cli as featup, tempfile, torch
+        >>> result = featup.upsample(torch.rand(3, 48, 64), method="bilinear", resize=48, output_size="image")
+        >>> with featup.open_features(result.save(f"{tempfile.mkdtemp()}/photo.safetensors")) as features:
+        ...     features.shape, features[:, 10:20, 5].shape
+        ((96, 48, 64), torch.Size([96, 10]))
     """
     path = Path(path)
     header, provenance = described(path)

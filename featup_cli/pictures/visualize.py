@@ -190,6 +190,13 @@ def visualize(
         InputError: an unreadable file or picture, files with different channel counts, or one without what `show` asks.
         UsageError: a layout, map or component that does not exist, or an output over an input.
         OutputError: a picture can't be written.
+
+    Example:
+        >>> import featup_cli as featup, tempfile, torch
+        >>> result = featup.upsample(torch.rand(3, 48, 64), method="bilinear", resize=48, output_size="image")
+        >>> (path,) = featup.visualize([result.save(f"{tempfile.mkdtemp()}/photo.safetensors")], layout="plain")
+        >>> path.name
+        'photo.png'
     """
     _checked_choice("layout", (layout,), LAYOUTS)
     _checked_choice("show", tuple(show or ()), SHOWS)
