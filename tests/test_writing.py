@@ -22,7 +22,7 @@ from featup_cli.core.memory import format_bytes, parse_bytes
 from featup_cli.engine.bands import Task, make_bands
 from featup_cli.engine.pipeline import Look, Output, Pipeline, Upsampling
 from featup_cli.engine.render import render_files
-from featup_cli.engine.write import write_files
+from featup_cli.engine.write import make_features, write_files
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.api import Details
 
@@ -155,6 +155,16 @@ def test_a_band_that_runs_out_of_memory_is_halved_and_the_run_goes_on() -> None:
         del band
     assert torch.equal(torch.cat(bands, 2), fake(torch.empty(0), torch.empty(1, 5), (37, 4)))
     assert fake.asked == [(37, 0), (18, 0), (9, 0), (4, 27), (2, 27)]
+
+
+def test_a_result_in_memory_is_one_band_if_that_fits_and_else_bands_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy, scarce = Fake(), Fake()
+    expected = roomy(torch.empty(0), torch.empty(1, 5), (37, 4))[0]
+    assert torch.equal(make_features(task(roomy)), expected)
+    assert roomy.asked == [(37, 0)]
+    monkeypatch.setattr("featup_cli.engine.bands._budget", lambda task: (30_000, 0))
+    assert torch.equal(make_features(task(scarce)), expected)
+    assert scarce.asked[0] == (24, 0)  # 90 % of what 2960 bytes of the result leave, at 1000 bytes a row
 
 
 def test_when_not_even_one_row_fits_the_estimate_is_told() -> None:
