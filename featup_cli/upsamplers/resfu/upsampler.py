@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from featup_cli.core.errors import ShapeError, UsageError
 from featup_cli.ops.sharpen import make_strengths, sharpen
-from featup_cli.upsamplers.api import FLOAT, UpsamplerModule, check_inputs, without_gradients
+from featup_cli.upsamplers.api import FLOAT, UpsamplerModule, without_gradients
 from featup_cli.upsamplers.guidance import picture_stem, resize_guidance
 from featup_cli.upsamplers.resfu.bands import BandedTaps
 from featup_cli.upsamplers.resfu.components import explained_part, identity_convolution
@@ -145,9 +145,7 @@ class ReSFU(UpsamplerModule):
             channels = self.config.guidance_channels
             if image.ndim != 4 or image.shape[1] != channels:
                 raise ShapeError(f"guidance must be [B, {channels}, H, W], not {list(image.shape)}")
-        check_inputs(image if self.stem else image[:, :1].expand(-1, 3, -1, -1), lr_feats, output_size)
-        if self.channels is not None and lr_feats.shape[1] != self.channels:
-            raise ShapeError(f"lr_feats must be [B, {self.channels}, h, w], not {list(lr_feats.shape)}")
+        self.check_call(image if self.stem else image[:, :1].expand(-1, 3, -1, -1), lr_feats, output_size)
 
     def low_res_key(self, image: Tensor, lr_feats: Tensor) -> Tensor:
         """The key of the semantic score, [B, D, h, w]."""
