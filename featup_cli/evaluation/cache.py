@@ -16,14 +16,14 @@ from featup_cli.io.atomic import atomic_path
 from featup_cli.io.digest import file_sha256
 
 Arrays = dict[str, np.ndarray]
-UNRELATED = ("cli", "benchmark", "training")
+UNRELATED = ("cli", "batch", "benchmarking", "exporting", "training")
 
 
 @lru_cache(maxsize=1)
 def code_sha256() -> str:
     """Digest of the program's own source, which a version number does not pin down while it is being changed.
 
-    Packages that no result depends on (`UNRELATED`) are left out.
+    Packages that no result depends on (`UNRELATED`: the command line and the other applications) are left out.
     """
     kernels = find_spec("featup_kernels")
     assert kernels is not None

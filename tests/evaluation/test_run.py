@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+import featup_cli
 from featup_cli.core.errors import UsageError, WeightsError
 from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores, intervals, resample_counts
-from featup_cli.evaluation.cache import Arrays, Cache, code_sha256
+from featup_cli.evaluation.cache import UNRELATED, Arrays, Cache, code_sha256
 from featup_cli.evaluation.data import Item
 from featup_cli.evaluation.report import make_tables
 from featup_cli.evaluation.run import Evaluation, Scorer, evaluate
@@ -115,6 +116,11 @@ def test_the_digest_of_the_code_imports_none_of_it() -> None:
     program += "assert not {'featup_kernels', 'torch'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == code_sha256()
+
+
+def test_what_the_digest_leaves_out_are_packages() -> None:
+    package = Path(featup_cli.__file__).parent
+    assert [name for name in UNRELATED if not (package / name / "__init__.py").is_file()] == []
 
 
 def test_a_damaged_cache_file_is_done_again(tmp_path: Path) -> None:
