@@ -16,8 +16,8 @@ from featup_cli.benchmarking.settings import BACKENDS, BASELINES, EXTRA_BASELINE
 from featup_cli.benchmarking.suites import SUITES
 from featup_cli.cli.command import command
 from featup_cli.cli.console import Console
-from featup_cli.cli.groups import INPUT, OUTPUT, RUN, ConsoleOptions, DType, RunOptions
-from featup_cli.core.options import like, option
+from featup_cli.cli.groups import ConsoleOptions, DType, RunOptions
+from featup_cli.core.options import INPUT, OUTPUT, RUN, like, option
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import typer
 
 from featup_cli.cli.command import command
 from featup_cli.cli.console import EXIT_FAILED
-from featup_cli.cli.groups import OUTPUT, ConsoleOptions, DType
+from featup_cli.cli.groups import ConsoleOptions, DType
 from featup_cli.core.errors import FeatUpError, one_line
-from featup_cli.core.options import REQUIRED, argument, option
+from featup_cli.core.options import OUTPUT, REQUIRED, argument, option
 from featup_cli.exporting.registry import FORMATS
 
 

@@ -11,11 +11,10 @@ from typing import Literal
 
 from featup_cli.backbones.config import PRECISIONS, BackboneConfig, parse_model_args
 from featup_cli.cli.console import Console
-from featup_cli.core.options import Given, group, like, option, optional_fields
+from featup_cli.core.options import BACKBONE, INPUT, METHOD, OUTPUT, RUN, Given, group, like, option, optional_fields
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig, implicit_config
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
 
-INPUT, BACKBONE, METHOD, OUTPUT, RUN = "Input", "Backbone", "Method", "Output", "Run"
 DType = Literal["float16", "bfloat16", "float32"]
 
 

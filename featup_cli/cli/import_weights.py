@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featup_cli.cli.command import command
-from featup_cli.cli.groups import INPUT, OUTPUT, ConsoleOptions
-from featup_cli.core.options import REQUIRED, argument, option
+from featup_cli.cli.groups import ConsoleOptions
+from featup_cli.core.options import INPUT, OUTPUT, REQUIRED, argument, option
 from featup_cli.upsamplers.registry import IMPORTS
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featup_cli.cli.command import command
-from featup_cli.cli.groups import INPUT, OUTPUT, RUN, ConsoleOptions, OutputOptions, RunOptions
-from featup_cli.core.options import argument, group, like, option
+from featup_cli.cli.groups import ConsoleOptions, OutputOptions, RunOptions
+from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
 
 
 @dataclass(frozen=True)

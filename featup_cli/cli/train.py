@@ -12,8 +12,8 @@ import typer
 
 from featup_cli.cli.command import command
 from featup_cli.cli.console import EXIT_INTERRUPTED, Console
-from featup_cli.cli.groups import INPUT, METHOD, OUTPUT, RUN, BackboneOptions, ConsoleOptions, RunOptions
-from featup_cli.core.options import REQUIRED, group, like, option
+from featup_cli.cli.groups import BackboneOptions, ConsoleOptions, RunOptions
+from featup_cli.core.options import INPUT, METHOD, OUTPUT, REQUIRED, RUN, group, like, option
 from featup_cli.core.settings import change_settings
 from featup_cli.training.config import TrainConfig
 from featup_cli.upsamplers.jbu.method import JBU

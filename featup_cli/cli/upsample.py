@@ -9,9 +9,6 @@ import typer
 
 from featup_cli.cli.command import command
 from featup_cli.cli.groups import (
-    INPUT,
-    OUTPUT,
-    RUN,
     BackboneOptions,
     ConsoleOptions,
     FitOptions,
@@ -21,7 +18,7 @@ from featup_cli.cli.groups import (
     RunOptions,
 )
 from featup_cli.core.errors import UsageError
-from featup_cli.core.options import argument, group, like, option
+from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
 
 

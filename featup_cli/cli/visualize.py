@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from featup_cli.cli.command import command
-from featup_cli.cli.groups import INPUT, OUTPUT, ConsoleOptions
-from featup_cli.core.options import argument, option
+from featup_cli.cli.groups import ConsoleOptions
+from featup_cli.core.options import INPUT, OUTPUT, argument, option
 
 
 @dataclass(frozen=True)

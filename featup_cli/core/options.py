@@ -16,6 +16,9 @@ from typing import Any, TypeVar, get_type_hints
 
 GivenType = TypeVar("GivenType", bound="Given")
 
+INPUT, BACKBONE, METHOD, OUTPUT, RUN = "Input", "Backbone", "Method", "Output", "Run"
+"""Headings of the help."""
+
 REQUIRED: Any = MISSING
 """The default of an option that must be given."""
 

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featup_cli.core.options import Declared, argument, declared, option
-
-INPUT, METHOD, RUN = "Input", "Method", "Run"
-"""Headings of the help, under which a task's own options stand before the others."""
+from featup_cli.core.options import INPUT, Declared, argument, declared, option
 
 
 @dataclass(frozen=True)

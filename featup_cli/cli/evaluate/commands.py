@@ -12,8 +12,7 @@ from featup_cli.cli.command import command
 from featup_cli.cli.console import EXIT_FAILED, Console
 from featup_cli.cli.evaluate.options import EvaluationOptions, refuse_given
 from featup_cli.cli.evaluate.report import finish
-from featup_cli.cli.groups import INPUT, METHOD, OUTPUT, RUN
-from featup_cli.core.options import GROUP, REQUIRED, Declared, declared, like, option
+from featup_cli.core.options import GROUP, INPUT, METHOD, OUTPUT, REQUIRED, RUN, Declared, declared, like, option
 from featup_cli.evaluation.task import Task
 
 Instead = Callable[[Mapping[str, Any], EvaluationOptions, Console], bool]

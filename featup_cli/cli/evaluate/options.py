@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featup_cli.cli.groups import OUTPUT, RUN, BackboneOptions, ConsoleOptions, InputOptions, MethodsOptions, RunOptions
+from featup_cli.cli.groups import BackboneOptions, ConsoleOptions, InputOptions, MethodsOptions, RunOptions
 from featup_cli.core.errors import UsageError
-from featup_cli.core.options import group, like, option
+from featup_cli.core.options import OUTPUT, RUN, group, like, option
 
 
 @dataclass(frozen=True)

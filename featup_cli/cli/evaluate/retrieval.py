@@ -10,9 +10,8 @@ from typing import Any
 from featup_cli.cli.console import Console
 from featup_cli.cli.evaluate.options import EvaluationOptions, refuse_given, refuse_overwriting
 from featup_cli.core.errors import UsageError
-from featup_cli.core.options import argument, declared, like, option
+from featup_cli.core.options import INPUT, argument, declared, like, option
 from featup_cli.evaluation.retrieval.task import RetrievalOptions
-from featup_cli.evaluation.task import INPUT
 
 
 @dataclass(frozen=True)

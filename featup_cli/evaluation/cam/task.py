@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featup_cli.core.options import like, option
-from featup_cli.evaluation.task import INPUT, METHOD, Column, PictureOptions, Task
+from featup_cli.core.options import INPUT, METHOD, like, option
+from featup_cli.evaluation.task import Column, PictureOptions, Task
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featup_cli.core.options import like, option
-from featup_cli.evaluation.task import RUN, ClassOptions, Column, PictureOptions, SplitOptions, Task
+from featup_cli.core.options import RUN, like, option
+from featup_cli.evaluation.task import ClassOptions, Column, PictureOptions, SplitOptions, Task
 
 _ABOUT = "Train a linear probe on low-resolution features, freeze it, apply it to the features of every method."
 _SOURCE = "FeatUp, section 4.2"

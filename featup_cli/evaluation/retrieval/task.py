@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from featup_cli.core.options import argument, like, option
-from featup_cli.evaluation.task import INPUT, ClassOptions, Column, PictureOptions, Task
+from featup_cli.core.options import INPUT, argument, like, option
+from featup_cli.evaluation.task import ClassOptions, Column, PictureOptions, Task
 
 POINTS = 10
 """Queries of each class and pair of pictures."""
