@@ -95,18 +95,18 @@ def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOp
     if given.threads:
         torch.set_num_threads(given.threads)
     training = Training(
-        pictures.images,
-        pictures.output,
-        upsampler,
-        chosen,
-        config,
-        given.run_folder,
-        given.cache,
-        given.resume,
-        given.device,
-        given.seed,
-        given.save_every,
-        given.init,
+        images=pictures.images,
+        output=pictures.output,
+        upsampler=upsampler,
+        backbone=chosen,
+        config=config,
+        run_folder=given.run_folder,
+        cache=given.cache,
+        resume=given.resume,
+        device=given.device,
+        seed=given.seed,
+        save_every=given.save_every,
+        init=given.init,
     )
     try:
         with console.progress() as progress:

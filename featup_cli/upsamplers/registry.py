@@ -106,7 +106,16 @@ def make_upsampler(  # noqa: PLR0913 (a public call: keywords are what its users
         raise UsageError(f"settings of {method} are a {record.config.__name__}, not a {type(config).__name__}")
     made: Upsampler = resolve(record.build)(
         Making(
-            record, backbone, network_size, config, seed, progress, upsampler, allow_other_backbone, offline, announce
+            record,
+            backbone=backbone,
+            network_size=network_size,
+            config=config,
+            seed=seed,
+            progress=progress,
+            upsampler=upsampler,
+            allow_other_backbone=allow_other_backbone,
+            offline=offline,
+            announce=announce,
         )
     )
     return made
