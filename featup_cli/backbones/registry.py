@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from featup_kernels.plugins import collect
+
 from featup_cli.backbones.loader import Alias, Loader
 from featup_cli.backbones.timm.loader import LOADER as TIMM
 from featup_cli.backbones.tiny.loader import LOADER as TINY
 from featup_cli.core.errors import UsageError
-from featup_cli.core.plugins import collect, resolve
+from featup_cli.core.references import resolve
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from featup_cli.benchmarking.settings import BASELINES, EXTRA_BASELINES
 from featup_cli.benchmarking.suites import SUITES
-from featup_cli.core.plugins import resolve
+from featup_cli.core.references import resolve
 
 Row = dict[str, Any]
 Columns = list[tuple[str, Callable[[Row], str]]]

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from typer.core import TyperCommand, TyperGroup
 
+from featup_cli.core.references import resolve
+
 
 class Command(TyperCommand):
     """A command whose help imports no more than it shows."""
@@ -62,8 +64,7 @@ class LazyGroup(TyperGroup):
         """
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and name is not None:
-            module, _, attribute = self.table[name].home.partition(":")
-            command = getattr(import_module(module), attribute)
+            command = resolve(self.table[name].home)
             command.help = self.table[name].about
         return name, command, rest
 

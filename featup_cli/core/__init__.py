@@ -1,1 +1,1 @@
-"""What everything stands on: errors, memory, shapes, settings, plug-ins."""
+"""What everything stands on: errors, memory, shapes, settings, references."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from featup_cli.core.plugins import collect
+from featup_kernels.plugins import collect
+
 from featup_cli.evaluation.boundary.task import TASK as BOUNDARY
 from featup_cli.evaluation.cam.task import TASK as CAM
 from featup_cli.evaluation.consistency.task import TASK as CONSISTENCY

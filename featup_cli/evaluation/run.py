@@ -15,7 +15,7 @@ from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import declared
-from featup_cli.core.plugins import resolve
+from featup_cli.core.references import resolve
 from featup_cli.core.settings import check_within
 from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores, differences, intervals, resample_counts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from featup_cli.core.plugins import collect
+from featup_kernels.plugins import collect
+
 from featup_cli.exporting.format import Format
 
 _HERE = "featup_cli.exporting"

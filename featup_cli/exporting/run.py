@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
-from featup_cli.core.plugins import resolve
 from featup_cli.core.progress import Progress, no_progress
+from featup_cli.core.references import resolve
 from featup_cli.exporting.format import Format
 from featup_cli.exporting.registry import FORMATS
 from featup_cli.exporting.source import Source

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featup_kernels.plugins import collect
+
 from featup_cli.core.errors import UsageError
-from featup_cli.core.plugins import collect, resolve
 from featup_cli.core.progress import Announce, Progress, no_progress
+from featup_cli.core.references import resolve
 from featup_cli.core.shapes import Size
 from featup_cli.upsamplers.baselines.method import METHODS as BASELINES
 from featup_cli.upsamplers.denser.method import METHODS as DENSER

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from featup_cli.core.plugins import resolve
+from featup_cli.core.references import resolve
 from featup_cli.upsamplers.registry import METHODS
 from tests.guards.sources import modules
 

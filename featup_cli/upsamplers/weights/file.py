@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from featup_cli.backbones.weights import WeightsFile, load_weights
 from featup_cli.core.errors import OutputError, UsageError, WeightsError, first_line
-from featup_cli.core.plugins import resolve
+from featup_cli.core.references import resolve
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.features import parse_object
 from featup_cli.io.safetensors import read_header, read_tensors, sniff

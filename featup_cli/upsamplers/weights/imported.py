@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, UsageError, WeightsError, first_line
-from featup_cli.core.plugins import resolve
+from featup_cli.core.references import resolve
 from featup_cli.io.files import check_readable
 from featup_cli.io.safetensors import read_tensors, sniff
 from featup_cli.upsamplers.api import UpsamplerModule

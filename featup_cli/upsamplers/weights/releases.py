@@ -13,8 +13,8 @@ import torch
 
 from featup_cli.backbones.hub import is_offline
 from featup_cli.core.errors import WeightsError, first_line
-from featup_cli.core.plugins import resolve
 from featup_cli.core.progress import Announce
+from featup_cli.core.references import resolve
 from featup_cli.upsamplers.registry import TRAINABLE
 
 _TIMEOUT = 10.0  # seconds, to find out whether the server answers

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 
 class Record(Protocol):
@@ -37,10 +36,11 @@ def collect(own: Iterable[R], group: str, kind: type[R]) -> dict[str, R]:
         kind: class of the records.
     """
     records = {record.name: record for record in own}
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
     for point in entry_points(group=group):
         try:
             found = point.load()
-            problem = "" if isinstance(found, kind) else f"is not a {kind.__name__}"
+            problem = "" if isinstance(found, kind) else f"is not {article} {kind.__name__}"
         except Exception as error:  # anybody's code may raise anything
             problem = f"can't be loaded ({type(error).__name__}: {error})"
         if not problem and found.name in records:
@@ -50,9 +50,3 @@ def collect(own: Iterable[R], group: str, kind: type[R]) -> dict[str, R]:
         else:
             records[found.name] = found
     return records
-
-
-def resolve(reference: str) -> Any:
-    """Import the object that `module:name` refers to."""
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
