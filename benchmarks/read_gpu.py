@@ -1,6 +1,7 @@
 """Turn what `on_gpu.sh` left into the committed JSON and the tables of docs/benchmarks.md.
 
-`python -m benchmarks.read_gpu OUT`. Prints which goals are met. A dry run is printed and never written.
+`python -m benchmarks.read_gpu OUT [OUT...]`. Of several runs the last one of each step counts. Prints which goals are
+met. A dry run is printed and never written.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.gpu.goals import all_goals
-from benchmarks.gpu.results import read
+from benchmarks.gpu.results import read_all
 from benchmarks.gpu.tables import report
 
 ROOT = Path(__file__).parents[1]
@@ -34,13 +35,14 @@ def replace_section(text: str, section: str) -> str:
 def main() -> None:
     """Read OUT, write, and print the goals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="folder that on_gpu.sh wrote")
+    parser.add_argument("out", type=Path, nargs="+", help="folders that on_gpu.sh wrote, the newest last")
     parser.add_argument("--json", type=Path, help="(default: benchmarks/gpu_DEVICE.json)")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "benchmarks.md")
     given = parser.parse_args()
-    if not (given.out / "results.jsonl").exists():
-        sys.exit(f"{given.out}: holds no results.jsonl; run benchmarks/on_gpu.sh {given.out} first")
-    results = read(given.out)
+    for out in given.out:
+        if not (out / "results.jsonl").exists():
+            sys.exit(f"{out}: holds no results.jsonl; run benchmarks/on_gpu.sh {out} first")
+    results = read_all(given.out)
     for goal in all_goals(results):
         print(f"{ {True: 'met', False: 'MISSED', None: '-'}[goal.met]:7}{goal.text}: {goal.measured}")
     if results.about.get("dry"):

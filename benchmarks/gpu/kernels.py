@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,10 +39,10 @@ TUNED = (
 )  # fmt: skip
 DRY_TUNED = (("range_taps.forward", Case(1, 3, 4, 2, 3, "range_taps")),)
 BACKEND = "triton"  # interpreted in a dry run
-# Files that run side by side; those of the kernels take the device as an option, the others find it.
+# Files that run side by side, those of a group in one run; the kernels' take the device as an option, others find it.
 TEST_FILES = (
-    ("kernels/triton_kernels.py",), ("kernels/test_operations.py",),
-    ("kernels/triton_configs.py", "kernels/test_resampled_conv.py", "kernels/test_adaptive_conv.py"),
+    ("kernels/triton_kernels.py", "kernels/test_operations.py", "kernels/triton_configs.py"),
+    ("kernels/test_resampled_conv.py", "kernels/test_adaptive_conv.py"),
     ("multiview/test_capture.py", "upsamplers/test_implicit_device.py", "backbones/test_precision.py"),
 )  # fmt: skip
 
@@ -66,8 +68,9 @@ def table6(session: Session) -> None:
 
 
 def compiled(session: Session) -> None:
-    """The same rows beside what a compiler makes of the loop, and beside FlexAttention."""
-    _measure_rows(session, ("torchscript",) if session.dry else ("compile", "torchscript", "flex"))
+    """The same rows beside FlexAttention and what a compiler makes of the loop, one at a time: compilers take long."""
+    for baseline in ("torchscript",) if session.dry else ("flex", "compile", "torchscript"):
+        _measure_rows(session, (baseline,))
 
 
 def _measure_rows(session: Session, baselines: tuple[str, ...]) -> None:
@@ -75,7 +78,7 @@ def _measure_rows(session: Session, baselines: tuple[str, ...]) -> None:
     backend = "reference" if session.dry and session.step == "compiled" else BACKEND
     settings = Settings(
         device=str(session.device), backend=backend,
-        repeat=2 if session.dry else 30, budget_s=0.01 if session.dry else 1.0, baselines=baselines,
+        repeat=2 if session.dry else 30, budget_s=0.01 if session.dry else 0.5, baselines=baselines,
     )  # fmt: skip
     bandwidth, _ = copy_bandwidths(session.device)
     for row in DRY_ROWS if session.dry else ROWS:
@@ -90,7 +93,7 @@ def _measure_rows(session: Session, baselines: tuple[str, ...]) -> None:
 
 def tests(session: Session) -> None:
     """Tests of what runs on the device: groups of files side by side, as nothing is timed."""
-    groups = TEST_FILES[:1] if session.dry else TEST_FILES
+    groups = (("kernels/triton_kernels.py",),) if session.dry else TEST_FILES
     with tempfile.TemporaryDirectory() as folder:
         running = []
         for index, names in enumerate(groups):
@@ -113,6 +116,8 @@ def tests(session: Session) -> None:
 def _pytest(session: Session, names: tuple[str, ...]) -> list[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
     command += [f"tests/{name}" for name in names]
+    if importlib.util.find_spec("xdist") and not session.dry:  # most of the time compiles
+        command += ["-n", str(max(1, (os.cpu_count() or 1) // 2))]
     if names[0].startswith("kernels"):
         command += ["--device", session.device.type]
     return command + (["-k", "in_every_dtype or addresses"] if session.dry else [])
@@ -133,13 +138,17 @@ def profile(session: Session) -> None:
                     torch.cuda.synchronize()
             session.row(
                 shape=case.shape, direction=case.direction, moved_bytes=Sizes(case).moved,
-                kernels=[_kernel_row(event) for event in profiler.key_averages()][:20],
+                kernels=[_kernel_row(e) for e in profiler.key_averages() if session.dry or _on_device(e)][:20],
             )  # fmt: skip
 
 
 def _kernel_row(event: Any) -> dict[str, Any]:
-    total_us = getattr(event, "self_device_time_total", 0) or event.self_cpu_time_total
+    total_us = event.self_device_time_total or event.self_cpu_time_total
     return {"name": event.key[:100], "calls": event.count, "mean_us": total_us / max(event.count, 1)}
+
+
+def _on_device(event: Any) -> bool:
+    return bool(event.device_type == torch.autograd.DeviceType.CUDA)
 
 
 def _call(case: Case, session: Session) -> Any:

@@ -1,9 +1,10 @@
-"""What a run left in results.jsonl, by step."""
+"""What one run or several left in results.jsonl, by step."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ Row = dict[str, Any]
 
 @dataclass
 class Results:
-    """Rows and ends of the steps of one run.
+    """Rows and ends of steps.
 
     Attributes:
-        about: when, of which commit, and whether it was a dry run.
+        about: when the last run began, of which commit, and whether it was a dry run.
         rows: of each step, in the order in which they were measured.
-        ends: how each step ended: status, seconds, error.
+        ends: how each step ended: status, seconds, error, and `started` and `commit` of its run.
     """
 
     about: Row = field(default_factory=dict)
@@ -58,7 +59,17 @@ def read(folder: Path) -> Results:
         if step == "run":
             results.about = row
         elif "status" in row:
-            results.ends[step] = row
+            results.ends[step] = row | {key: results.about.get(key) for key in ("started", "commit")}
         else:
             results.rows.setdefault(step, []).append(row)
     return results
+
+
+def read_all(folders: Sequence[Path]) -> Results:
+    """Read several runs on one device: a step that was run again replaces the earlier one, rows and all."""
+    combined = Results()
+    for found in map(read, folders):
+        combined.about = found.about
+        combined.ends |= found.ends
+        combined.rows |= {step: found.rows.get(step, []) for step in {**found.ends, **found.rows}}
+    return combined

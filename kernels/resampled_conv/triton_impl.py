@@ -25,7 +25,8 @@ from featup_kernels.resampled_conv.configs import ForwardConfig, forward_config
 from featup_kernels.triton_common import accumulator, columns_of_program, on_device, zeros
 from torch import Tensor
 
-SIZES = ["columns", "channels", "height", "width", "lr_height", "lr_width"]
+# The chunk too: each value would be compiled on its own, in seconds, and a stack of stages takes several.
+SIZES = ["columns", "channels", "chunk", "height", "width", "lr_height", "lr_width"]
 
 
 @triton.jit
@@ -113,13 +114,12 @@ def _cell_weights(
 @triton.jit(do_not_specialize=SIZES)
 def _resampled_conv_forward_kernel(
     source_ptr, taps_ptr, row_cells_ptr, row_weights_ptr, column_cells_ptr, column_weights_ptr, out_ptr,
-    columns, channels, height, width, lr_height, lr_width,
+    columns, channels, chunk, height, width, lr_height, lr_width,
     K: tl.constexpr, ROW_TERMS: tl.constexpr, COLUMN_TERMS: tl.constexpr, ROWS: tl.constexpr,
-    DOWN: tl.constexpr, ACROSS: tl.constexpr, CHANNELS: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr, ACC: tl.constexpr,
+    DOWN: tl.constexpr, ACROSS: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     # Programs of the same pixels are neighbours: they share taps.
-    chunks = (channels + CHUNK - 1) // CHUNK
+    chunks = (channels + chunk - 1) // chunk
     image, y, x, exists, _ = columns_of_program(tl.program_id(0) // chunks, columns, height, width, ROWS, BLOCK)
     plane = tl.cast(height, tl.int64) * width
     lr_plane = tl.cast(lr_height, tl.int64) * lr_width
@@ -138,8 +138,8 @@ def _resampled_conv_forward_kernel(
     parts = parts_down * parts_across
 
     weights = zeros(ROWS * DOWN * ACROSS, BLOCK, ACC)
-    begin = (tl.program_id(0) % chunks) * CHUNK
-    for channel in range(begin, tl.minimum(begin + CHUNK, channels), CHANNELS):
+    begin = (tl.program_id(0) % chunks) * chunk
+    for channel in range(begin, tl.minimum(begin + chunk, channels), CHANNELS):
         sums = zeros(CHANNELS * ROWS, BLOCK, ACC)
         for part in range(0, parts):
             # Parts that would pass the end of the source are moved back.
@@ -188,9 +188,9 @@ def forward(
     with on_device(source):
         _resampled_conv_forward_kernel[(config.programs(batch, channels, height, width),)](
             source, taps, row_cells, row_weights, column_cells, column_weights, out,
-            count_columns(batch, height, width, config.rows), channels, height, width, lr_height, lr_width,
+            count_columns(batch, height, width, config.rows), channels, config.chunk, height, width, lr_height, lr_width,
             K=k, ROW_TERMS=terms[0], COLUMN_TERMS=terms[1], ROWS=config.rows, DOWN=config.down, ACROSS=config.across,
-            CHANNELS=config.channels, CHUNK=config.chunk, BLOCK=config.block, ACC=accumulator(out.dtype),
+            CHANNELS=config.channels, BLOCK=config.block, ACC=accumulator(out.dtype),
             num_warps=config.threads // 32,
         )  # fmt: skip
     return out

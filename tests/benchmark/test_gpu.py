@@ -13,7 +13,7 @@ import pytest
 from benchmarks import read_gpu
 from benchmarks.gpu import run
 from benchmarks.gpu.goals import all_goals
-from benchmarks.gpu.results import Results, read
+from benchmarks.gpu.results import Results, read, read_all
 from benchmarks.gpu.steps import STEPS, TOTAL_S, Step
 from benchmarks.gpu.tables import report
 
@@ -89,6 +89,22 @@ def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
     with (folder / "results.jsonl").open("a") as stream:
         stream.write('{"step": "table6", "shape": "1x5')
     assert len(read(folder).of("table6")) == 1
+
+
+def test_a_step_that_was_run_again_replaces_the_earlier_one(tmp_path: Path) -> None:
+    def end(step: str, status: str) -> dict[str, Any]:
+        return {"step": step, "status": status, "seconds": 1.0}
+
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir()
+    second.mkdir()
+    results_of(first, kernel_row(), end("table6", "done"), {"step": "tests", "file": "a.py"}, end("tests", "timed out"))
+    results_of(second, end("tests", "failed"))
+    found = read_all([first, second])
+    assert len(found.of("table6")) == 1
+    assert found.of("tests") == []
+    assert {step: row["status"] for step, row in found.ends.items()} == {"table6": "done", "tests": "failed"}
+    assert found.ends["table6"]["started"] == "2026-12-01"
 
 
 def test_tables_and_json_are_written_between_the_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
