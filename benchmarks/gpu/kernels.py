@@ -43,7 +43,7 @@ BACKEND = "triton"  # interpreted in a dry run
 TEST_FILES = (
     ("kernels/triton_kernels.py", "kernels/test_operations.py", "kernels/triton_configs.py"),
     ("kernels/test_resampled_conv.py", "kernels/test_adaptive_conv.py"),
-    ("multiview/test_capture.py", "upsamplers/test_implicit_device.py", "backbones/test_precision.py"),
+    ("ops/test_capture.py", "ops/test_replay.py", "upsamplers/test_implicit_device.py", "backbones/test_precision.py"),
 )  # fmt: skip
 
 

@@ -2,6 +2,5 @@
 
 `views` draws jittered views of a picture and maps positions between them, `windows` places the features of a token,
 `lookup` reads grids there, `downsample` pools them, `losses` compares the result with the backbone's tokens, `optimize`
-holds optimisers and learning rates, `precision` sets how products are computed, and `capture` turns a step into one
-CUDA graph.
+holds optimisers and learning rates, and `precision` sets how products are computed.
 """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +27,14 @@ def in_unit_range(image: Tensor) -> Tensor:
 class RowTaps:
     """Which rows of a source each output row mixes: `cells` int64 [size, T], with `weights` [size, T].
 
-    The source has `height` rows.
+    The source has `height` rows. `reach` holds the first and the last row of it that each output row reads, where the
+    host knows them: it need not wait for a GPU to choose a part.
     """
 
     cells: Tensor
     weights: Tensor
     height: int
+    reach: tuple[list[int], list[int]] | None = None
 
     def __getitem__(self, part: slice) -> RowTaps:
         return RowTaps(self.cells[part], self.weights[part], self.height)
@@ -41,7 +44,10 @@ class RowTaps:
         if (top, bottom) == (0, len(self.cells)):  # known without looking, which a compiler couldn't
             return self, slice(0, self.height)
         cells = self.cells[top:bottom]
-        first, stop = int(cells.min()), int(cells.max()) + 1
+        if self.reach is None:
+            first, stop = int(cells.min()), int(cells.max()) + 1
+        else:
+            first, stop = min(self.reach[0][top:bottom]), max(self.reach[1][top:bottom]) + 1
         return RowTaps(cells - first, self.weights[top:bottom], stop - first), slice(first, stop)
 
     def __call__(self, maps: Tensor) -> Tensor:
@@ -62,7 +68,18 @@ def interpolating_rows(mode: str, size: int, cells: int, like: Tensor) -> RowTap
 
     `like` gives dtype and device.
     """
-    return RowTaps(*resized_axis(mode, size, cells, like), cells)
+    # A compiler's tensors must not be kept.
+    if torch.compiler.is_compiling():
+        return RowTaps(*resized_axis(mode, size, cells, like), cells)
+    return _kept_rows(mode, size, cells, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for callers that want gradients too
+def _kept_rows(mode: str, size: int, cells: int, dtype: torch.dtype, device: torch.device) -> RowTaps:
+    axis = resized_axis(mode, size, cells, torch.empty(0, dtype=dtype))
+    least, greatest = axis.cells.aminmax(dim=1)
+    return RowTaps(axis.cells.to(device), axis.weights.to(device), cells, (least.tolist(), greatest.tolist()))
 
 
 def averaging_rows(size: int, cells: int, like: Tensor) -> RowTaps:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from featup_cli.core.errors import ShapeError
 from featup_cli.core.shapes import Size
+from featup_cli.ops.replay import ReplayedCalls
 from featup_cli.upsamplers.api import Details, UpsamplerModule, check_inputs, is_linear
 from featup_cli.upsamplers.guidance import like_features
 
@@ -17,8 +19,11 @@ from featup_cli.upsamplers.guidance import like_features
 class PretrainedUpsampler:
     """A network without gradients behind the call that all share (`Upsampler`); it follows the features' device.
 
+    On a CUDA GPU, calls that repeat with the same shapes are replays of a CUDA graph (`ops/replay.py`).
+
     Attributes:
         module: the network, in eval mode.
+        replayed: its calls.
         provenance: file, SHA-256, method, config and backbone of the weights, as JSON values.
         linear_in_features: the result is one linear map of every channel.
     """
@@ -28,13 +33,13 @@ class PretrainedUpsampler:
         self.provenance = provenance
         self.linear_in_features = is_linear(module)
         self.details = Details(notes=notes)
+        self.replayed = ReplayedCalls(self._run, self._weights)
 
     @torch.no_grad()
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
         """Upsample [B, C, h, w] to [B, C, *output_size]; arguments and errors as for every `Upsampler`."""
-        module = self._module_for(image, lr_feats, output_size)
-        out: Tensor = module(like_features(image, lr_feats), lr_feats, output_size)
-        return out
+        self._module_for(image, lr_feats, output_size)
+        return self.replayed((like_features(image, lr_feats), lr_feats), tuple(output_size))
 
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `RowUpsampler.bands`."""
@@ -44,6 +49,13 @@ class PretrainedUpsampler:
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """As the network itself estimates."""
         return self.module.band_bytes(lr_shape, output_size, rows)
+
+    def _run(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+        out: Tensor = self.module(image, lr_feats, output_size)
+        return out
+
+    def _weights(self) -> Iterable[Tensor]:
+        return chain(self.module.parameters(), self.module.buffers())
 
     def _module_for(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> UpsamplerModule:
         """The network, on the features' device, once the arguments are checked."""

@@ -188,7 +188,8 @@ def forward(
     with on_device(source):
         _resampled_conv_forward_kernel[(config.programs(batch, channels, height, width),)](
             source, taps, row_cells, row_weights, column_cells, column_weights, out,
-            count_columns(batch, height, width, config.rows), channels, config.chunk, height, width, lr_height, lr_width,
+            count_columns(batch, height, width, config.rows), channels, config.chunk,
+            height, width, lr_height, lr_width,
             K=k, ROW_TERMS=terms[0], COLUMN_TERMS=terms[1], ROWS=config.rows, DOWN=config.down, ACROSS=config.across,
             CHANNELS=config.channels, BLOCK=config.block, ACC=accumulator(out.dtype),
             num_warps=config.threads // 32,

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featup_cli.multiview.capture import NO_CUDA
 from featup_cli.multiview.downsample import SimpleDownsampler, make_downsampler
 from featup_cli.multiview.losses import Uncertainty
 from featup_cli.multiview.optimize import WeightAverage
 from featup_cli.multiview.views import draw_views
+from featup_cli.ops.capture import NO_CUDA
 from featup_cli.ops.pca import PCA
 from featup_cli.upsamplers.implicit import fit as fitting
 from featup_cli.upsamplers.implicit import upsampler as upsampling

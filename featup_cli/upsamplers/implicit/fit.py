@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from featup_cli.core.progress import Progress
-from featup_cli.multiview.capture import CapturedStep
 from featup_cli.multiview.downsample import SimpleDownsampler, make_downsampler
 from featup_cli.multiview.lookup import sample_grid
 from featup_cli.multiview.losses import Uncertainty, gaussian_likelihood, magnitude_variation, squared_error
@@ -26,6 +25,7 @@ from featup_cli.multiview.optimize import WeightAverage, make_optimizer, set_lea
 from featup_cli.multiview.precision import matmul_precision
 from featup_cli.multiview.views import mirror
 from featup_cli.multiview.windows import half_window, lattice_offsets, stratified_offsets, window_positions
+from featup_cli.ops.capture import CapturedStep
 from featup_cli.upsamplers.implicit.anchor import fit_slopes, mean_of_views
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, BilinearField, FeatureBuffer, ImplicitNetwork

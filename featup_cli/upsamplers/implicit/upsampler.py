@@ -12,11 +12,11 @@ from torch import Tensor
 from featup_cli.core.errors import ShapeError
 from featup_cli.core.progress import Progress, no_progress
 from featup_cli.core.shapes import Size
-from featup_cli.multiview.capture import EXPECTED
 from featup_cli.multiview.downsample import AttentionDownsampler
 from featup_cli.multiview.lookup import sample_grid
 from featup_cli.multiview.views import resize_picture
 from featup_cli.multiview.windows import cell_centres
+from featup_cli.ops.capture import EXPECTED
 from featup_cli.pictures.read import Picture, as_picture
 from featup_cli.upsamplers.api import FLOAT, Details, Extract, Rows, RowUpsampler, check_inputs
 from featup_cli.upsamplers.implicit.config import ImplicitConfig

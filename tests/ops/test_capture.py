@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from featup_cli.multiview.capture import EXPECTED, NO_CUDA, NOT_ASKED, TOO_FEW, WARM_UP, CapturedStep
+from featup_cli.ops.capture import EXPECTED, NO_CUDA, NOT_ASKED, TOO_FEW, WARM_UP, CapturedStep
 
 CUDA = torch.device("cuda", 0)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
