@@ -39,6 +39,9 @@ class ReplayedCalls:
         self._kinds: OrderedDict[Hashable, _Kind] = OrderedDict()
         self._lock = threading.Lock()  # between the writing of a graph's inputs and the reading of its result
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.function, self.state)  # a copy has graphs of its own
+
     def __call__(self, tensors: tuple[Tensor, ...], *rest: Hashable) -> Tensor:
         """The result of `function(*tensors, *rest)`, in memory of its own."""
         if not self.replays(tensors[0].device):

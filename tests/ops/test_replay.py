@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -113,6 +114,17 @@ def test_what_cannot_be_captured_stays_plain(stand_in: type[Step], monkeypatch: 
         assert calls((torch.full((1,), float(i)),), 1.0).item() == 2.0 * i
     assert calls.captured() == [False]
     assert scale.calls == NEEDED + 3
+
+
+def test_a_copy_of_an_upsampler_calls_its_own_network() -> None:
+    image, feats = torch.rand(1, 3, 8, 8), torch.randn(1, 4, 4, 4)
+    upsampler = PretrainedUpsampler(JBUUpsampler(JBUConfig()), {"config": {}}, [])
+    twin = copy.deepcopy(upsampler)
+    for stage in upsampler.module.stages:
+        stage.sigma_spatial.data.fill_(0.1)
+    assert not torch.equal(twin(image, feats, (8, 8)), upsampler(image, feats, (8, 8)))
+    with torch.no_grad():
+        assert torch.equal(twin(image, feats, (8, 8)), twin.module(image, feats, (8, 8)))
 
 
 @pytest.mark.usefixtures("stand_in")
