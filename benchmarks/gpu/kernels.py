@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,13 @@ def table6(session: Session) -> None:
 
 
 def compiled(session: Session) -> None:
-    """The same rows beside FlexAttention and what a compiler makes of the loop, one at a time: compilers take long."""
-    for baseline in ("torchscript",) if session.dry else ("flex", "compile", "torchscript"):
-        _measure_rows(session, (baseline,))
+    """The rows beside what compilers make of the loop, and FlexAttention: one at a time, as compilers take long."""
+    for baseline in ("torchscript",) if session.dry else ("compile", "torchscript", "flex"):
+        # Few channels first: what thousands of them cost a compiler may be all the time that there is.
+        _measure_rows(session, (baseline,), sorted(ROWS, key=lambda row: row.case(backward=False).channels))
 
 
-def _measure_rows(session: Session, baselines: tuple[str, ...]) -> None:
+def _measure_rows(session: Session, baselines: tuple[str, ...], rows: Sequence[Row] = ROWS) -> None:
     # What the compiled step adds are baselines; in a dry run our own kernel need not be interpreted again.
     backend = "reference" if session.dry and session.step == "compiled" else BACKEND
     settings = Settings(
@@ -81,7 +82,7 @@ def _measure_rows(session: Session, baselines: tuple[str, ...]) -> None:
         repeat=2 if session.dry else 30, budget_s=0.01 if session.dry else 0.5, baselines=baselines,
     )  # fmt: skip
     bandwidth, _ = copy_bandwidths(session.device)
-    for row in DRY_ROWS if session.dry else ROWS:
+    for row in DRY_ROWS if session.dry else rows:
         for backward in (False, True):
             case = row.case(backward=backward)
             try:
@@ -93,28 +94,25 @@ def _measure_rows(session: Session, baselines: tuple[str, ...]) -> None:
 
 def tests(session: Session) -> None:
     """Tests of what runs on the device: groups of files side by side, as nothing is timed."""
-    groups = (("kernels/triton_kernels.py",),) if session.dry else TEST_FILES
-    with tempfile.TemporaryDirectory() as folder:
-        running = []
-        for index, names in enumerate(groups):
-            log = Path(folder, f"{index}.txt")
-            with log.open("wb") as stream:
-                process = subprocess.Popen(_pytest(session, names), cwd=ROOT, stdout=stream, stderr=stream)
-            running.append((" ".join(names), log, process))
-        failed = []
-        for name, log, process in running:
-            status = process.wait()
-            text = log.read_text(errors="replace")
-            print(text)
-            summary = (text.strip().splitlines() or [""])[-1]
-            session.row(file=name, exit_status=status, summary=summary, output=text[-6000:] if status else "")
-            failed += [name] if status else []
+    running, failed = [], []
+    for index, names in enumerate((("kernels/triton_kernels.py",),) if session.dry else TEST_FILES):
+        log = session.results.parent / f"tests-{index}.txt"  # stays if this step is stopped
+        with log.open("wb") as stream:
+            process = subprocess.Popen(_pytest(session, names), cwd=ROOT, stdout=stream, stderr=stream)
+        running.append((" ".join(names), log, process))
+    for name, log, process in running:
+        status = process.wait()
+        text = log.read_text(errors="replace")
+        summary = (text.strip().splitlines() or [""])[-1]
+        session.row(file=name, exit_status=status, summary=summary, output=text[-6000:] if status else "")
+        failed += [name] if status else []
     if failed:
         raise SystemExit(f"tests failed: {', '.join(failed)}")
 
 
 def _pytest(session: Session, names: tuple[str, ...]) -> list[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-v", "--durations=20", "-p", "no:cacheprovider"]
+    command += ["-o", "addopts=--import-mode=importlib"]
     command += [f"tests/{name}" for name in names]
     if importlib.util.find_spec("xdist") and not session.dry:  # most of the time compiles
         command += ["-n", str(max(1, (os.cpu_count() or 1) // 2))]

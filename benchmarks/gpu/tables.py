@@ -58,6 +58,17 @@ def _upsample(results: Results) -> Iterator[str]:
     yield table(("method", "from", "to", "dtype", "ms", "peak MiB", "result MiB"), rows)
 
 
+def _upsamplers(results: Results) -> Iterator[str]:
+    """Figure 17: from 14x14x384 by 2, 4, 8 and 16."""
+    times: dict[str, dict[int, float]] = {}
+    for row in results.of("upsamplers"):
+        if row["figure"] == 17:
+            times.setdefault(row["method"], {})[row["factor"]] = row["time_ms"]
+    factors = sorted({factor for found in times.values() for factor in found})
+    rows = [(method, *(number(found.get(factor)) for factor in factors)) for method, found in times.items()]
+    yield table(("14x14x384, ms", *(f"x{factor}" for factor in factors)), rows)
+
+
 def _implicit(results: Results) -> Iterator[str]:
     rows = []
     for row in results.of("implicit"):
@@ -121,4 +132,6 @@ def _ends(results: Results) -> Iterator[str]:
     yield table(("step", "end", "s"), rows)
 
 
-SECTIONS = (_goals, _table6, _upsample, _implicit, _precision, _memory, _training, _profile, _tuning, _ends)
+SECTIONS = (
+    _goals, _table6, _upsample, _upsamplers, _implicit, _precision, _memory, _training, _profile, _tuning, _ends
+)  # fmt: skip

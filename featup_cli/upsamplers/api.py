@@ -146,12 +146,17 @@ class UpsamplerModule(nn.Module, RowUpsampler):
         config: its settings.
         channels: of the features; None for any number.
         shares_weights: all channels are mixed with the same weights, so that others may take their place.
+        any_picture: the picture may have another float type than the features.
+        replayable: without gradients the host never waits for the device, so that a CUDA graph can hold a call whose
+            like came before. A failed attempt leaves libraries in a bad state.
     """
 
     Config: ClassVar[type[Any]]
     config: Any
     channels: int | None
     shares_weights = True
+    any_picture = False
+    replayable = False
 
     def __init__(self, channels: int | None = None, config: Any = None) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from featup_cli.upsamplers.guidance import like_features
 class PretrainedUpsampler:
     """A network without gradients behind the call that all share (`Upsampler`); it follows the features' device.
 
-    On a CUDA GPU, calls that repeat with the same shapes are replays of a CUDA graph (`ops/replay.py`).
+    On a CUDA GPU, calls of a `replayable` network that repeat with the same shapes are replays (`ops/replay.py`).
 
     Attributes:
         module: the network, in eval mode.
@@ -38,13 +38,16 @@ class PretrainedUpsampler:
     @torch.no_grad()
     def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
         """Upsample [B, C, h, w] to [B, C, *output_size]; arguments and errors as for every `Upsampler`."""
-        self._module_for(image, lr_feats, output_size)
-        return self.replayed((like_features(image, lr_feats), lr_feats), tuple(output_size))
+        module = self._module_for(image, lr_feats, output_size)
+        picture = self._picture_for(image, lr_feats)
+        if module.replayable:
+            return self.replayed((picture, lr_feats), tuple(output_size))
+        return self._run(picture, lr_feats, output_size)
 
     def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `RowUpsampler.bands`."""
         module = self._module_for(image, lr_feats, output_size)
-        yield from module.bands(like_features(image, lr_feats), lr_feats, output_size, rows, start)
+        yield from module.bands(self._picture_for(image, lr_feats), lr_feats, output_size, rows, start)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """As the network itself estimates."""
@@ -53,6 +56,9 @@ class PretrainedUpsampler:
     def _run(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
         out: Tensor = self.module(image, lr_feats, output_size)
         return out
+
+    def _picture_for(self, image: Tensor, lr_feats: Tensor) -> Tensor:
+        return image.to(lr_feats.device) if self.module.any_picture else like_features(image, lr_feats)
 
     def _weights(self) -> Iterable[Tensor]:
         return chain(self.module.parameters(), self.module.buffers())

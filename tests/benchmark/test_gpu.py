@@ -179,4 +179,4 @@ def test_the_dry_run_measures_something_in_every_step(tmp_path: Path) -> None:
     assert all(results.of(step.name) for step in STEPS)
     assert not [row for rows in results.rows.values() for row in rows if "wrong" in row]
     assert "| step | end | s |" in report(results)
-    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "results.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == ["log.txt", "results.jsonl", "tests-0.txt"]

@@ -19,6 +19,7 @@ from featup_cli.upsamplers.jbu import stack
 from featup_cli.upsamplers.jbu.classical import CLASSICAL
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
+from featup_cli.upsamplers.resfu.upsampler import ReSFU
 from tests.upsamplers.device_traffic import META, no_host_traffic
 
 NEEDED = PLAIN_CALLS + WARM_UP + 1  # calls until one replays
@@ -180,6 +181,15 @@ def test_a_replay_of_jbu_equals_a_plain_call(size: tuple[int, int]) -> None:
             expected = module(image, feats, size)
         assert torch.equal(upsampler(image, feats, size), expected)
     assert upsampler.replayed.captured() == [True]
+
+
+@needs_gpu
+def test_what_a_graph_cannot_hold_is_never_tried() -> None:
+    upsampler = PretrainedUpsampler(ReSFU(24).cuda(), {"config": {}}, [])
+    for _ in range(NEEDED + 2):
+        image, feats = torch.rand(1, 3, 28, 20, device="cuda"), torch.randn(1, 24, 7, 5, device="cuda")
+        assert upsampler(image, feats, (28, 20)).isfinite().all()
+    assert upsampler.replayed.captured() == []
 
 
 @needs_gpu

@@ -102,7 +102,7 @@ class JBUStage(nn.Module):
             # Unit vectors at a small angle: one minus their product is half their distance squared.
             keys, temperature = self._unit_keys(guidance), temperature * COLOR_RADIUS**2
         else:
-            keys = self.range_proj(guidance)
+            keys = self.range_proj(guidance.to(self.range_temp.dtype))
         keys = band.pad(keys)
         if self.range_kernel == "inner_product":
             taps = range_taps(keys, self.radius, temperature, self.sigma_spatial)

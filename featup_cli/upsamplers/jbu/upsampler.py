@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from featup_cli.core.shapes import Size
 from featup_cli.ops.sharpen import make_strengths, sharpen
 from featup_cli.upsamplers.api import UpsamplerModule, check_inputs
+from featup_cli.upsamplers.guidance import at_least_float32
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.plan import grid_sizes, stack_bytes
 from featup_cli.upsamplers.jbu.stack import Stack
@@ -27,6 +29,8 @@ class JBUUpsampler(UpsamplerModule):
     Config = JBUConfig
     config: JBUConfig
     linear_in_features = True
+    any_picture = True
+    replayable = True
 
     def __init__(self, config: JBUConfig | None = None) -> None:
         super().__init__(None, config)
@@ -48,6 +52,8 @@ class JBUUpsampler(UpsamplerModule):
     ) -> Stack:
         """The stack, its early stages made."""
         check_inputs(image, lr_feats, size)
+        # Kernels are so sharp that a picture averaged in a half type moves the result by five times its rounding.
+        image = image if image.dtype == torch.uint8 else at_least_float32(image)
         sizes = grid_sizes((lr_feats.shape[2], lr_feats.shape[3]), size, self.config.stages)
 
         def weigh(number: int, guidance: Tensor, band: Band) -> Tensor:
