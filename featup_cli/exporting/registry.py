@@ -25,7 +25,7 @@ _OWN = (
     ),
     Format(
         "lerf",
-        "dino.npy and dino.info for all pictures",
+        "dino.npy and dino.info for all pictures, N x H x W x C",
         ".npy",
         f"{_HERE}.fields:write_lerf",
         joins=True,
@@ -35,7 +35,7 @@ _OWN = (
     ),
     Format(
         "f3rm",
-        "f3rm_dino_features.pt for all pictures",
+        "f3rm_dino_features.pt for all pictures, N x H x W x C",
         ".pt",
         f"{_HERE}.fields:write_f3rm",
         joins=True,
