@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,18 +79,19 @@ class TrainingOptions:
 )
 def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOptions) -> None:
     """Train, and report the result."""
-    # Under torchrun every process comes here; the first one talks.
-    silent = int(os.environ.get("RANK", "0")) > 0
-    console = Console(given.console.quiet or silent, given.console.as_json and not silent)
     config, upsampler = parse_settings(given.method, given.settings)
     chosen = backbone.config()
 
     import torch
 
+    from featup_cli.core.distributed import read_environment
     from featup_cli.training.config import Training
     from featup_cli.training.run import train as run_training
     from featup_cli.training.trainer import Interrupted
 
+    # Under torchrun every process comes here; the first one talks.
+    silent = not read_environment().is_main
+    console = Console(given.console.quiet or silent, given.console.as_json and not silent)
     if given.threads:
         torch.set_num_threads(given.threads)
     training = Training(

@@ -68,19 +68,29 @@ class Workers:
             tensor.copy_(mean.view_as(tensor))
 
 
-def _read_environment() -> Workers:
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size == "1":
+def read_environment() -> Workers:
+    """This process as WORLD_SIZE, RANK and LOCAL_RANK describe it; alone without them. Joins nothing.
+
+    Raises:
+        UsageError: they are no whole numbers, or there are several processes, but torchrun did not start this one.
+    """
+    texts = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    texts |= {name: os.environ[name] for name in texts if name in os.environ}
+    try:
+        workers = Workers(*(int(text) for text in texts.values()))
+    except ValueError:
+        given = ", ".join(f"{name}={text}" for name, text in texts.items() if name in os.environ)
+        raise UsageError(
+            f"{given}: must be whole numbers, as torchrun sets them; start the processes with it, or unset them"
+        ) from None
+    if workers.size == 1:
         return Workers()
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UsageError(
-            f"WORLD_SIZE={size} means several processes, but {', '.join(missing)} "
+            f"WORLD_SIZE={workers.size} means several processes, but {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not set: start them with torchrun, or unset WORLD_SIZE"
         )
-    try:
-        return Workers(int(os.environ["RANK"]), int(size), int(os.environ.get("LOCAL_RANK", "0")))
-    except ValueError:
-        raise UsageError("WORLD_SIZE, RANK and LOCAL_RANK must be whole numbers, as torchrun sets them") from None
+    return workers
 
 
 @contextmanager
@@ -88,9 +98,9 @@ def join_workers() -> Iterator[Workers]:
     """Join the other `torchrun` processes, as WORLD_SIZE, RANK and LOCAL_RANK say; without them, run alone.
 
     Raises:
-        UsageError: there are several processes, but torchrun did not start this one.
+        UsageError: as `read_environment`.
     """
-    workers = _read_environment()
+    workers = read_environment()
     if workers.size == 1:
         yield workers
         return

@@ -117,6 +117,19 @@ def test_a_lonely_process_of_several_is_wrong_usage(
     assert stderr.startswith("error: WORLD_SIZE=2 means several processes, but RANK, ")
 
 
+@pytest.mark.parametrize("others", [{}, {"WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}], ids=str)
+def test_a_rank_that_is_no_number_is_one_line(
+    others: dict[str, str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "abc", **others}.items():
+        monkeypatch.setenv(name, value)
+    status, _, stderr = featup("train", "--images", folder, "-o", tmp_path / "up.safetensors", *FAST)
+    assert status == 2
+    assert stderr.startswith("error: RANK=abc")
+    assert "must be whole numbers, as torchrun sets them" in stderr
+    assert len(stderr.splitlines()) == 1
+
+
 def test_an_empty_folder_fails(tmp_path: Path) -> None:
     status, _, stderr = featup("train", "--images", tmp_path, "-o", tmp_path / "up.safetensors")
     assert status == 1
