@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from featup_cli.engine.result import Result as Result
     from featup_cli.engine.write import Output as Output
     from featup_cli.evaluation.comparison import compare as compare
+    from featup_cli.evaluation.retrieval.matches import find_matches as find_matches
     from featup_cli.evaluation.run import evaluate as evaluate
     from featup_cli.exporting.run import export as export
     from featup_cli.exporting.run import export_features as export_features
@@ -53,6 +54,7 @@ _NAMES = {
     "featup_cli.engine.result": "Result",
     "featup_cli.benchmarking.run": "benchmark",
     "featup_cli.evaluation.comparison": "compare",
+    "featup_cli.evaluation.retrieval.matches": "find_matches",
     "featup_cli.evaluation.run": "evaluate",
     "featup_cli.exporting.run": "export export_features",
     "featup_cli.io.mapped": "MappedFeatures open_features",

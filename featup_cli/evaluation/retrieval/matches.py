@@ -60,6 +60,18 @@ def find_matches(
         options: other fields of `evaluation.source.Request`: `resize`, `implicit`, `device`, `progress`, ...
     Raises:
         InputError: a picture can't be used; UsageError: a point outside.
+
+    Example:
+        >>> import tempfile, numpy as np, featup_cli as featup
+        >>> from PIL import Image
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> noise = np.random.default_rng(0).integers(0, 255, (48, 80, 3), dtype=np.uint8)
+        >>> Image.fromarray(noise[:, :64]).save(f"{folder.name}/a.png")
+        >>> Image.fromarray(noise[:, 16:]).save(f"{folder.name}/b.png")  # one token further left
+        >>> pair, asked = (f"{folder.name}/a.png", f"{folder.name}/b.png"), {"resize": 48, "device": "cpu"}
+        >>> found = featup.find_matches(*pair, [(40, 24)], methods="nearest", **asked)
+        >>> [(row["method"], row["at"], row["match"]) for row in found.rows]
+        [('nearest', [40, 24], [23, 23])]
     """
     evaluation = Evaluation(Request(methods, backbone, **options))
     first, second = evaluation.source.look(image), evaluation.source.look(target)
