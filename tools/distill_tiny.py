@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from featup_cli.backbones.tiny.network import TINY_CHANNELS, TINY_STRIDE, TinyNet
-from featup_cli.pictures.read import load_image, picture_suffixes
+from featup_cli.pictures.find import find_files
+from featup_cli.pictures.read import load_image
 
 
 @dataclass(frozen=True)
@@ -253,9 +254,9 @@ def save_tiny(network: TinyNet, path: Path, card: dict[str, Any]) -> None:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Every picture below `folder`, sorted."""
-    suffixes = picture_suffixes()
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    """Every picture below `folder`, sorted; see `find_files`."""
+    # A cache numbers the pictures, so they come in the order of paths, which is not that of their texts.
+    return [folder / name for name in sorted(map(Path, find_files(folder, recursive=True)))]
 
 
 def main(

@@ -67,6 +67,14 @@ def test_projection_is_the_principal_subspace() -> None:
     torch.testing.assert_close(overlap, torch.tensor(2.0), atol=1e-2, rtol=0)
 
 
+def test_pictures_come_in_the_order_of_paths_and_hidden_ones_do_not(tmp_path: Path) -> None:
+    names = ["a/x.jpg", "a-b/y.PNG", ".hidden.jpg", "a/.thumbs/z.jpg", "a/notes.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_pictures(tmp_path) == [tmp_path / name for name in names[:2]]
+
+
 def test_cache_holds_pictures_and_projected_targets_and_is_not_made_twice(photo: Path, tmp_path: Path) -> None:
     assert list_pictures(photo.parent) == [photo]
     cache = tmp_path / "cache"
