@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from featup_kernels.adaptive_conv import OPERATION as ADAPTIVE_CONV
 from featup_kernels.operation import BACKENDS as KERNELS
 from featup_kernels.operation import Case
 from featup_kernels.registry import OPERATIONS
@@ -18,6 +19,7 @@ from featup_cli.core.settings import check_not_negative, check_positive
 BACKENDS = ("auto", *KERNELS)
 SCALED = tuple(name for name, operation in OPERATIONS.items() if operation.scaled)
 """Operations whose source has another size than the output."""
+DEFAULT_OPERATION = ADAPTIVE_CONV.name
 DTYPES = ("float32", "float16", "bfloat16")
 BASELINES = ("reference", "loop", "compile", "bilinear")
 EXTRA_BASELINES = ("torchscript", "flex")
@@ -72,7 +74,7 @@ def parse_case(
             if given is not None:
                 raise UsageError(f"{name} needs --shape: a suite has its own cases")
         return None
-    op = op or Case.operation
+    op = op or DEFAULT_OPERATION
     choose("--op", op, OPERATIONS)
     if scale is not None and op not in SCALED:
         raise UsageError(f"--scale needs --op {' or '.join(SCALED)}, not {op}")

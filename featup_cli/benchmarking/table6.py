@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from featup_kernels.adaptive_conv import OPERATION as ADAPTIVE_CONV
 from featup_kernels.operation import Case
 
 from featup_cli.benchmarking.kernels import measure_cases
@@ -33,7 +34,7 @@ class Row:
 
     def case(self, *, backward: bool, dtype: str = "float32") -> Case:
         """The row as a case of `adaptive_conv`."""
-        return Case(*parse_shape(self.shape), dtype=dtype, backward=backward)
+        return Case(*parse_shape(self.shape), ADAPTIVE_CONV.name, dtype=dtype, backward=backward)
 
     def record(self, *, backward: bool) -> dict[str, Any]:
         """The published figures of one direction as JSON values."""

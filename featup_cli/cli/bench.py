@@ -12,7 +12,7 @@ import typer
 from featup_kernels.operation import Case
 from featup_kernels.registry import OPERATIONS
 
-from featup_cli.benchmarking.settings import BACKENDS, BASELINES, EXTRA_BASELINES, SCALED
+from featup_cli.benchmarking.settings import BACKENDS, BASELINES, DEFAULT_OPERATION, EXTRA_BASELINES, SCALED
 from featup_cli.benchmarking.suites import SUITES
 from featup_cli.cli.command import command
 from featup_cli.cli.console import Console
@@ -33,7 +33,7 @@ class CaseOptions:
     )
     suite: str | None = option(None, " ".join(f"{s.name}: {s.about}." for s in SUITES.values()), choices=lambda: SUITES)
     operation: str | None = option(
-        None, f"Kernel to measure with --shape. (default: {Case.operation})", "--op", choices=lambda: OPERATIONS
+        None, f"Kernel to measure with --shape. (default: {DEFAULT_OPERATION})", "--op", choices=lambda: OPERATIONS
     )
     backward: bool = option(False, "With --shape: time the gradients instead of the forward pass.")
     scale: int | None = option(

@@ -17,7 +17,7 @@ def case_of(shape: str | None = "1x20x32x3", suite: str | None = None, **changes
 def test_a_shape_has_a_window_of_five_unless_it_says_otherwise() -> None:
     assert parse_shape("64x224x224x3") == (64, 224, 224, 3, 5)
     assert parse_shape("1x2x3x4x7") == (1, 2, 3, 4, 7)
-    assert Case(*parse_shape("1x2x3x4x7")).shape == "1x2x3x4x7"
+    assert Case(*parse_shape("1x2x3x4x7"), "adaptive_conv").shape == "1x2x3x4x7"
 
 
 @pytest.mark.parametrize("text", ["3x4", "", "1x2x3x4x5x7", "0x2x3x4", "1x2x3x-4", "1x2x3xfour", "1 x2x3x4"])
@@ -32,9 +32,9 @@ def test_an_even_window_is_refused() -> None:
 
 
 def test_options_make_a_case_or_leave_it_to_the_suite() -> None:
-    assert case_of() == Case(1, 20, 32, 3)
+    assert case_of() == Case(1, 20, 32, 3, 5, "adaptive_conv")
     assert case_of(op="range_taps", backward=True, dtype="float16") == Case(
-        1, 20, 32, 3, operation="range_taps", dtype="float16", backward=True
+        1, 20, 32, 3, 5, "range_taps", dtype="float16", backward=True
     )
     assert case_of(None, "table6") is None
 
@@ -42,7 +42,7 @@ def test_options_make_a_case_or_leave_it_to_the_suite() -> None:
 def test_a_scaled_operation_needs_a_size_that_is_a_multiple_of_its_scale() -> None:
     with pytest.raises(UsageError, match="--scale 16: 20x32"):
         case_of(op="neighbor_mix")
-    assert case_of(op="neighbor_mix", scale=4) == Case(1, 20, 32, 3, operation="neighbor_mix", scale=4)
+    assert case_of(op="neighbor_mix", scale=4) == Case(1, 20, 32, 3, 5, "neighbor_mix", 4)
 
 
 @pytest.mark.parametrize(

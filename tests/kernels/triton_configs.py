@@ -92,4 +92,4 @@ def test_tuning_refuses_a_wrong_candidate(device: str, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(tuning, "run", wrong)
     with pytest.raises(WrongResultError, match="is off by"):
-        tune("adaptive_conv.forward", Case(1, 2, 3, 2, 1), torch.device(device), repeat=1, budget_s=0)
+        tune("adaptive_conv.forward", Case(1, 2, 3, 2, 1, "adaptive_conv"), torch.device(device), repeat=1, budget_s=0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from featup_kernels.adaptive_conv import OPERATION as ADAPTIVE_CONV
+
 from featup_cli.upsamplers.baselines import config as of
 from featup_cli.upsamplers.method import Method, Needs
 
-_FILTER = "adaptive_conv"
+_FILTER = ADAPTIVE_CONV.name
 
 
 def _baseline(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from featup_kernels.adaptive_conv import OPERATION as ADAPTIVE_CONV
+from featup_kernels.range_taps import OPERATION as RANGE_TAPS
+from featup_kernels.resampled_conv import OPERATION as RESAMPLED_CONV
+
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.method import Import, Method
 
-_KERNELS = ("adaptive_conv", "range_taps", "resampled_conv")
+_KERNELS = (ADAPTIVE_CONV.name, RANGE_TAPS.name, RESAMPLED_CONV.name)
 
 
 def _always(config: JBUConfig) -> bool:
