@@ -51,8 +51,8 @@ class Case:
     height: int
     width: int
     channels: int
-    window: int = 5
-    operation: str = "adaptive_conv"
+    window: int
+    operation: str
     scale: int = 16
     dtype: str = "float32"
     backward: bool = False

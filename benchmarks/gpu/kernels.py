@@ -29,7 +29,7 @@ DRY_ROWS = (Row("1x2x3x2x3", ROWS[0].featup, ROWS[0].unfold),)
 # A stage of JBU is a doubling: its guidance has 20 keys, and the features are those of a ViT.
 TUNED = (
     *(
-        (f"adaptive_conv.{function}", Case(*parse_shape(row.shape)))
+        (f"adaptive_conv.{function}", Case(*parse_shape(row.shape), "adaptive_conv"))
         for row in ROWS[1:] for function in ("forward", "d_source", "d_taps")
     ),
     ("resampled_conv.forward", Case(1, 224, 224, 384, 7, "resampled_conv", 2)),

@@ -20,6 +20,7 @@ BACKENDS = ("auto", *KERNELS)
 SCALED = tuple(name for name, operation in OPERATIONS.items() if operation.scaled)
 """Operations whose source has another size than the output."""
 DEFAULT_OPERATION = ADAPTIVE_CONV.name
+DEFAULT_WINDOW = 5
 DTYPES = ("float32", "float16", "bfloat16")
 BASELINES = ("reference", "loop", "compile", "bilinear")
 EXTRA_BASELINES = ("torchscript", "flex")
@@ -96,7 +97,7 @@ def parse_shape(text: str) -> tuple[int, int, int, int, int]:
         raise UsageError(
             f"--shape {text}: expected BATCHxHEIGHTxWIDTHxCHANNELS, all above 0, or with xWINDOW: 64x224x224x3x5"
         )
-    batch, height, width, channels, window = (*(int(n) for n in text.split("x")), Case.window)[:5]
+    batch, height, width, channels, window = (*(int(n) for n in text.split("x")), DEFAULT_WINDOW)[:5]
     if window % 2 == 0:
         raise UsageError(f"--shape {text}: the window must be odd, not {window}")
     return batch, height, width, channels, window

@@ -20,8 +20,6 @@ OTHERS_WORDS = ("mode", "resize", "framework")
 whose `pt` is an export format too."""
 TORCH_MODES = {"nearest", "bilinear", "bicubic"}
 """PyTorch's names of interpolations, which functions of ours take by position too."""
-LEFT = {"featup_kernels.operation", "featup_cli.upsamplers.resfu.method"}
-"""Modules that still name an operation: the default of a case, and what a method runs."""
 
 
 def _home(reference: str) -> str:
@@ -62,7 +60,6 @@ def misplaced(homes: dict[str, str], root: Path = ROOT) -> list[str]:
     return [
         f"{module}:{line} {text!r}"
         for module, path in modules(root).items()
-        if module not in LEFT
         for line, text in texts(path)
         if text in homes and text not in TORCH_MODES and not f"{module}.".startswith(f"{homes[text]}.")
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from featup_kernels.neighbor_mix import OPERATION as NEIGHBOR_MIX
+
 from featup_cli.upsamplers.method import Import, Method
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 
@@ -18,6 +20,6 @@ METHOD = Method(
     network="featup_cli.upsamplers.resfu.upsampler:ReSFU",
     config=ReSFUConfig,
     any_backbone=_any_backbone,
-    kernels=("neighbor_mix",),
+    kernels=(NEIGHBOR_MIX.name,),
     imports=(Import("resfu", "norm_x.weight", "featup_cli.upsamplers.resfu.imported:read"),),
 )
