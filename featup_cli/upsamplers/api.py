@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import wraps
-from itertools import islice
-from typing import Any, ClassVar, ParamSpec, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +17,6 @@ Extract = Callable[[Tensor], Tensor]
 
 Rows = Callable[[int, int], Tensor]
 """Rows `top` to `bottom` of a result, top to bottom and none twice: [B, C, bottom - top, W]."""
-
-P = ParamSpec("P")
 
 FLOAT = 4  # bytes of a float32
 
@@ -52,23 +48,6 @@ class Upsampler(Protocol):
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """Estimated peak of it."""
-
-
-def without_gradients(make: Callable[P, Iterator[Tensor]]) -> Callable[P, Iterator[Tensor]]:
-    """`torch.no_grad` for a generator of bands; unlike that it lets go of a band before the next one is made."""
-
-    @wraps(make)
-    def bands(*args: P.args, **kwargs: P.kwargs) -> Iterator[Tensor]:
-        made = make(*args, **kwargs)
-        ready: list[Tensor] = []
-        while True:
-            with torch.no_grad():
-                ready.extend(islice(made, 1))
-            if not ready:
-                return
-            yield ready.pop()
-
-    return bands
 
 
 class RowUpsampler:
@@ -173,7 +152,7 @@ class UpsamplerModule(nn.Module, RowUpsampler):
             image, lr_feats, size: as there.
             values: [B, K, h, w], mixed in place of `lr_feats` with the same weights: a linear map of them, say.
             whole: all rows will be asked for at once, so that maps as large as the result may be kept; else in bands,
-                and without gradients.
+                without gradients.
         """
         raise NotImplementedError
 
@@ -185,7 +164,7 @@ class UpsamplerModule(nn.Module, RowUpsampler):
         """As `RowUpsampler.bands`, without gradients."""
         # What yields isn't decorated: between bands the caller's own mode holds.
         prepare, make = torch.no_grad()(self.prepare), torch.no_grad()(self.rows)
-        prepared = prepare(image, lr_feats, output_size, whole=False)
+        prepared = prepare(image, lr_feats, output_size, whole=start == 0 and rows >= output_size[0])
         for top in range(start, output_size[0], rows):
             yield make(prepared, top, min(top + rows, output_size[0]))
 

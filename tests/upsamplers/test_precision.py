@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from featup_cli.upsamplers.api import Upsampler
 from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.registry import FEED_FORWARD, TRAINABLE, make_upsampler
+from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.guided_filter import GuidedFilter
-from featup_cli.upsamplers.resfu.keys import LowResKey
-from featup_cli.upsamplers.resfu.rows import store, stored
+from featup_cli.upsamplers.resfu.key import LowResKey
+from featup_cli.upsamplers.resfu.plan import Keep, Plan
+from featup_cli.upsamplers.resfu.rows import bands_of, stored
 from featup_cli.upsamplers.weights.file import build_upsampler
 from tests.tolerances import UPSAMPLING, assert_close
 
@@ -146,9 +148,16 @@ def test_guided_query_of_resfu(dtype: torch.dtype) -> None:
     """Queries and keys of mean 2, whose variances are small differences of their squares."""
     query = (2 + SPREAD * smooth(4, (6, 7), (48, 56), 0)).to(dtype)
     maps = (2 + SPREAD * smooth(4, (4, 5), (6, 7), 1)).to(dtype)
-    key, guide = LowResKey(maps, (48, 56)), GuidedFilter(4, 1e-3)
-    expected = guide(query.double(), LowResKey(maps.double(), (48, 56)))
-    bands = store(guide.banded(stored(query), key, 16), 48, 16)(0, 48)
-    for name, actual in (("whole", guide(query, key)), ("bands", bands)):
+    guide, size = GuidedFilter(4, 1e-3), (48, 56)
+
+    def aligned(query: Tensor, maps: Tensor, keep: Keep) -> Tensor:
+        plan = Plan(ReSFUConfig(), (6, 7), size, query.device, keep)
+        plan.aligned = 48 if keep else 16
+        rows = guide(stored(query), LowResKey(maps, size), plan)
+        return torch.cat([rows(*band) for band in bands_of(48, plan.aligned)], 2)
+
+    expected = aligned(query.double(), maps.double(), Keep.ALL)
+    for keep in Keep:
+        actual = aligned(query, maps, keep)
         assert actual.dtype == dtype
-        assert_close(actual, expected, dtype, name, table=UPSAMPLING)
+        assert_close(actual, expected, dtype, keep.name, table=UPSAMPLING)

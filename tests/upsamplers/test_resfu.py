@@ -8,14 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featup_cli.core.errors import ShapeError, UsageError
+from featup_cli.upsamplers.resfu import plan as plans
 from featup_cli.upsamplers.resfu.components import explained_part, leading_components
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.guided_filter import sliding_sum
-from featup_cli.upsamplers.resfu.keys import HighResKey, LowResKey
-from featup_cli.upsamplers.resfu.rows import Window, bands_of
-from featup_cli.upsamplers.resfu.similarity import PCDCBlock, neighbors_inside
-from featup_cli.upsamplers.resfu.statistics import ChannelMoments, GroupMoments
+from featup_cli.upsamplers.resfu.key import HighResKey, LowResKey
+from featup_cli.upsamplers.resfu.plan import Keep, Plan
+from featup_cli.upsamplers.resfu.rows import Window, bands_of, stored
+from featup_cli.upsamplers.resfu.statistics import Affine, Map, Moments, norms_of
 from featup_cli.upsamplers.resfu.upsampler import ReSFU
+from tests.upsamplers.resfu_reference import (
+    high_res_neighbors,
+    inside,
+    low_res_neighbors,
+    plain_resfu,
+    plain_weights,
+    up,
+)
 
 GUIDED = ReSFUConfig(guidance="features")
 TINY = ReSFUConfig(projection=8, hidden=16, guidance_channels=8, filter_radius=2)
@@ -27,8 +36,10 @@ VARIANTS = [
     ReSFUConfig(projection=8, hidden=16, guidance_channels=8, neighbors="coarse"),
     ReSFUConfig(projection=8, hidden=16, guidance_channels=8, neighbors="coarse", similarity="inner_product"),
     ReSFUConfig(projection=8, hidden=16, guidance="features", guidance_channels=3, scores="detail"),
+    replace(TINY, sharpen_lr=0.5, sharpen_lr_wide=0.2),
     ReSFUConfig(projection=8, hidden=16, guidance_channels=8, filter_radius=2, key="components", key_components=4),
 ]
+CALLS = ["gradients", "no gradients", "bands"]
 
 
 def make(channels: int = 6, config: ReSFUConfig = TINY) -> ReSFU:
@@ -40,134 +51,87 @@ def make(channels: int = 6, config: ReSFUConfig = TINY) -> ReSFU:
     return model
 
 
-def up(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small maps are made in several bands too."""
+    monkeypatch.setattr(plans, "_CPU_PIXELS", 72)
+    monkeypatch.setattr(plans, "_TALL", 5)
+    monkeypatch.setattr(plans, "_ALIGNED", 6)
 
 
-def at_lr_offset(maps: Tensor, lr_size: tuple[int, int], dy: int, dx: int) -> Tensor:
-    """A map on the output grid, read low-resolution pixels away; clamped to the outer pixels."""
-    height, width = maps.shape[2:]
-    y = torch.arange(height) + dy * height / lr_size[0]
-    x = torch.arange(width) + dx * width / lr_size[1]
-    grid = torch.stack(torch.broadcast_tensors((x + 0.5) / width * 2 - 1, ((y + 0.5) / height * 2 - 1)[:, None]), -1)
-    grid = grid.to(maps.dtype).expand(len(maps), -1, -1, -1)
-    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+def call(how: str, model: ReSFU, image: Tensor, feats: Tensor, size: tuple[int, int]) -> Tensor:
+    if how == "bands":
+        return torch.cat(list(model.bands(image, feats, size, rows=5)), 2)
+    with torch.set_grad_enabled(how == "gradients"):
+        return model(image, feats, size)
 
 
-def plain_guided_filter(query: Tensor, key: Tensor, radius: int, eps: float) -> Tensor:
-    half_query, half_key = (F.interpolate(t, scale_factor=0.5, mode="nearest") for t in (query, key))
-    channels = query.shape[1]
-    kernel = torch.ones(channels, 1, 2 * radius + 1, 2 * radius + 1)
-    box = lambda t: F.conv2d(t, kernel, padding=radius, groups=channels)  # noqa: E731
-    count = box(torch.ones_like(half_query))
-    mean_query, mean_key = box(half_query) / count, box(half_key) / count
-    covariance = box(half_query * half_key) / count - mean_query * mean_key
-    slope = covariance / (box(half_query**2) / count - mean_query**2 + eps)
-    offset = mean_key - slope * mean_query
-    size = tuple(query.shape[2:])
-    return up(box(slope) / count, size) * query + up(box(offset) / count, size)
+# In float64, where rounding hides no difference.
+@pytest.mark.parametrize("size", [(16, 24), (17, 23), (35, 23), (3, 4)])
+@pytest.mark.parametrize("how", CALLS)
+@pytest.mark.parametrize("config", VARIANTS)
+def test_is_the_plain_formula(config: ReSFUConfig, how: str, size: tuple[int, int], few_rows: None) -> None:
+    model = make(config=config).double()
+    image, feats = torch.rand(2, 3, 40, 30).double(), torch.randn(2, 6, 4, 6).double()
+    out = call(how, model, image, feats, size)
+    torch.testing.assert_close(out, plain_resfu(model, image, feats, size), atol=1e-9, rtol=1e-9)
 
 
-def plain_pcdc(block: PCDCBlock, query: Tensor, key: Tensor, ratio: tuple[int, int]) -> Tensor:
-    query, key = block.norm(query), block.norm(key)
-    k = block.weight.shape[-1]
-    reach = [k // 2 * r for r in ratio]
-    padded = F.pad(key, (reach[1], reach[1], reach[0], reach[0]), mode="replicate")
-    maps = F.conv2d(padded, block.weight, block.bias, dilation=ratio, groups=block.groups)
-    maps = maps - F.conv2d(query, block.weight.sum((2, 3), keepdim=True), groups=block.groups)
-    _, mix, _, norm, last = block.channel_compressor
-    return last(norm(F.relu(mix(F.relu(maps)))))
+@pytest.mark.parametrize("how", CALLS)
+@pytest.mark.parametrize("config", [GUIDED, replace(GUIDED, kernel_size=5, groups=2)])
+def test_is_the_plain_formula_in_float32(config: ReSFUConfig, how: str) -> None:
+    model, guidance, feats = make(64, config), torch.randn(2, 32, 60, 40), torch.randn(2, 64, 15, 20)
+    out = call(how, model, guidance, feats, (60, 40))
+    torch.testing.assert_close(out, plain_resfu(model, guidance, feats, (60, 40)), atol=1e-5, rtol=1e-5)
 
 
-def plain_resfu(model: ReSFU, guidance: Tensor, feats: Tensor, ratio: tuple[int, int]) -> Tensor:
-    """The upsampler from its description, for whole ratios: every map at full size, windows by dilation."""
-    c = model.config
-    size = feats.shape[2] * ratio[0], feats.shape[3] * ratio[1]
-    query, key = model.q(model.norm_y(guidance)), up(model.k(model.norm_x(feats)), size)
-    y = torch.tensor([-1.0, 0.0, 1.0])
-    gaussian = (-(y[:, None] ** 2 + y**2) / 2).exp()
-    gaussian = (gaussian / gaussian.sum()).expand(c.projection, 1, 3, 3)
-    smooth = F.conv2d(F.pad(query, (1, 1, 1, 1), mode="replicate"), gaussian, groups=c.projection)
-    smooth = smooth if c.smoothed_key else query
-    aligned = plain_guided_filter(query, key, c.filter_radius, c.filter_eps) if c.guided_query else query
-    radius = c.kernel_size // 2
-    offsets = [(dy, dx) for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)]
-    scores = torch.zeros(())
-    for block, q, k in ((model.semantic_scores, aligned, key), (model.detail_scores, query, smooth)):
-        if isinstance(block, PCDCBlock):
-            scores = scores + plain_pcdc(block, q, k, ratio)
-        elif block is not None:
-            near = [at_lr_offset(k, tuple(feats.shape[2:]), *offset) for offset in offsets]
-            scores = scores + torch.stack([(q * n).sum(1) for n in near], 1)
-    inside = F.pad(torch.ones(1, 1, *size), (radius * ratio[1],) * 2 + (radius * ratio[0],) * 2)
-    inside = torch.stack(
-        [
-            inside[0, 0, (radius + dy) * ratio[0] :, (radius + dx) * ratio[1] :][: size[0], : size[1]]
-            for dy, dx in offsets
-        ]
+@pytest.mark.parametrize("size", [(16, 24), (17, 23), (3, 4)])
+@pytest.mark.parametrize("config", VARIANTS)
+def test_gradients_are_those_of_the_plain_formula(config: ReSFUConfig, size: tuple[int, int]) -> None:
+    model = make(config=config).double()
+    image, feats = torch.rand(2, 3, 40, 30).double(), torch.randn(2, 6, 4, 6).double()
+    inputs = [image.requires_grad_(), feats.requires_grad_(), *model.parameters()]
+    weights = torch.randn(2, 6, *size).double()
+    found, expected = (
+        torch.autograd.grad((upsample() * weights).sum(), inputs, allow_unused=True)
+        for upsample in (lambda: model(image, feats, size), lambda: plain_resfu(model, image, feats, size))
     )
-    taps = (scores - 1e7 * (1 - inside)).softmax(1)
-    values = up(feats, size)
-    near = torch.stack([at_lr_offset(values, tuple(feats.shape[2:]), *offset) for offset in offsets], 2)
-    return (taps[:, None] * near).sum(2)
+    scale = max(float(t.abs().max()) for t in expected if t is not None)
+    for actual, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(actual, wanted, atol=1e-9 * scale, rtol=1e-9)
 
 
-@pytest.mark.parametrize("gradients", [True, False], ids=["whole", "banded"])
-@pytest.mark.parametrize(
-    ("config", "ratio"),
-    [
-        (GUIDED, (4, 4)),
-        (GUIDED, (3, 2)),
-        (ReSFUConfig(kernel_size=5, groups=2, guidance="features"), (4, 4)),
-        (ReSFUConfig(guided_query=False, smoothed_key=False, guidance="features"), (2, 2)),
-        (ReSFUConfig(similarity="inner_product", guidance="features"), (2, 4)),
-        (ReSFUConfig(scores="semantic", guidance="features"), (4, 4)),
-        (ReSFUConfig(scores="detail", guidance="features"), (4, 4)),
-    ],
-)
-def test_matches_the_plain_formulation(
-    config: ReSFUConfig, ratio: tuple[int, int], gradients: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("featup_cli.upsamplers.resfu.plan._CPU_PIXELS", 60)
-    model = make(64, config)
-    feats = torch.randn(2, 64, 5, 7)
-    guidance = torch.randn(2, 32, 5 * ratio[0], 7 * ratio[1])
-    with torch.set_grad_enabled(gradients):
-        out = model(guidance, feats, tuple(guidance.shape[2:]))
-    torch.testing.assert_close(out, plain_resfu(model, guidance, feats, ratio), atol=1e-5, rtol=1e-5)
-
-
+@pytest.mark.parametrize("keep", [Keep.NONE, Keep.ALL])
+@pytest.mark.parametrize("coarse", [False, True])
 @pytest.mark.parametrize("size", [(12, 20), (13, 17), (30, 8), (3, 4)])
 @pytest.mark.parametrize("side", [3, 5])
-def test_low_res_keys_convolve_with_neighbors_read_from_the_low_resolution(size: tuple[int, int], side: int) -> None:
+def test_low_res_keys_convolve_with_neighbors_read_from_the_low_resolution(
+    size: tuple[int, int], side: int, coarse: bool, keep: Keep, few_rows: None
+) -> None:
     maps, weight, bias = torch.randn(2, 4, 4, 6), torch.randn(6, 2, side, side), torch.randn(6)
-    y = (torch.arange(size[0]) + 0.5) / size[0] * 2 - 1
-    x = (torch.arange(size[1]) + 0.5) / size[1] * 2 - 1
-    near = []
-    for t in range(side * side):
-        dy, dx = t // side - side // 2, t % side - side // 2
-        grid = torch.stack(torch.broadcast_tensors(x + 2 * dx / 6, (y + 2 * dy / 4)[:, None]), -1)
-        near.append(F.grid_sample(maps, grid.expand(2, -1, -1, -1), padding_mode="border", align_corners=False))
+    near = [*low_res_neighbors(maps, size, side, coarse)]
     expected = F.conv2d(torch.stack(near, 2).flatten(1, 2), weight.flatten(1)[:, :, None, None], bias, groups=2)
-    key = LowResKey(maps, size)
-    torch.testing.assert_close(key.convolved(weight, bias, groups=2), expected, atol=1e-5, rtol=1e-5)
-    rows = key.convolved_rows(weight, bias.expand(2, -1), groups=2, chunk=2)
-    out = torch.cat([rows(*band) for band in bands_of(size[0], 2)], 2)
+    key, plan = LowResKey(maps, size, coarse), Plan(TINY, (4, 6), size, maps.device, keep)
+    rows = key.convolved(weight, bias.expand(2, -1), groups=2, plan=plan)
+    out = torch.cat([rows(*band) for band in bands_of(size[0], plan.rows)], 2)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(key.neighbor(0, 1, 1, 3), near[side * side // 2 + 1][:, :, 1:3], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(key.neighbor(0, 1), near[side * side // 2 + 1], atol=1e-5, rtol=1e-5)
+    for read, neighbor in zip(key.neighbors(side // 2, 1, 3), near, strict=True):
+        torch.testing.assert_close(read, neighbor[:, :, 1:3], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(12, 20), (13, 17)])
 def test_high_res_keys_read_neighbors_between_pixels(size: tuple[int, int]) -> None:
-    maps, weight, bias = torch.randn(2, 4, *size), torch.randn(6, 2, 3, 3), torch.randn(6)
-    key = HighResKey.of(maps, (size[0] / 4, size[1] / 5))
-    near = [at_lr_offset(maps, (4, 5), dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    torch.testing.assert_close(key.neighbor(-1, 1), near[2], atol=1e-5, rtol=1e-5)
-    expected = F.conv2d(torch.stack(near, 2).flatten(1, 2), weight.flatten(1)[:, :, None, None], bias, groups=2)
-    torch.testing.assert_close(key.convolved(weight, bias, groups=2), expected, atol=1e-5, rtol=1e-5)
+    maps, weight = torch.randn(2, 4, *size), torch.randn(6, 2, 3, 3)
+    key = HighResKey(Map(stored(maps), lambda norm: pytest.fail("no norm")), size, (size[0] / 4, size[1] / 5))
+    near = [*high_res_neighbors(maps, (4, 5), 3)]
     for read, neighbor in zip(key.neighbors(1, 5, 9), near, strict=True):
         torch.testing.assert_close(read, neighbor[:, :, 5:9], atol=1e-5, rtol=1e-5)
+    if size == (12, 20):
+        scale, shift = torch.randn(2, 4), torch.randn(2, 4)
+        stacked = torch.stack(near, 2) * scale[:, :, None, None, None] + shift[:, :, None, None, None]
+        expected = F.conv2d(stacked.flatten(1, 2), weight.flatten(1)[:, :, None, None], groups=2)
+        out = key.dilated(Affine(scale, shift), weight, groups=2)
+        torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(12, 20), (13, 17), (3, 9)])
@@ -177,8 +141,8 @@ def test_low_res_keys_are_normalised_as_if_upsampled_first(size: tuple[int, int]
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     upsampled = F.interpolate(maps, size=size, mode="nearest-exact") if coarse else up(maps, size)
-    out = LowResKey(maps, size, coarse).normalised(norm)
-    torch.testing.assert_close(out.neighbor(0, 0), norm(upsampled), atol=1e-5, rtol=1e-5)
+    (out,) = LowResKey(maps, size, coarse).normalised(norm).neighbors(0, 0, size[0])
+    torch.testing.assert_close(out, norm(upsampled), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1, 3, 9, 17])
@@ -192,21 +156,25 @@ def test_coarse_neighbors_are_those_of_the_cell() -> None:
     model = make(config=VARIANTS[4])
     feats = torch.randn(1, 6, 3, 4)
     image = torch.rand(1, 3, 12, 16)
-    out, taps = model(image, feats, (12, 16)), model.taps_of(image, feats, (12, 16))
+    out, taps = model(image, feats, (12, 16)), model.prepare(image, feats, (12, 16)).weights(0, 12)
     y, x = 5, 11  # in cell (1, 2)
     expected = (feats[0, :, 0:3, 1:4].flatten(1) * taps[0, :, y, x]).sum(1)
     torch.testing.assert_close(out[0, :, y, x], expected)
 
 
 def test_neighbors_outside_the_picture_get_no_weight() -> None:
-    model = make()
-    taps = model.taps_of(torch.rand(1, 3, 24, 24), torch.randn(1, 6, 4, 4), (24, 24))
+    selection = make().prepare(torch.rand(1, 3, 24, 24), torch.randn(1, 6, 4, 4), (24, 24))
+    taps = selection.weights(0, 24)
     assert taps[0, :3, :6].max() == 0  # a row of low-resolution pixels above
     assert taps[0, [2, 5, 8], :, 18:].max() == 0
     assert taps[0, :, 6:18, 6:18].min() > 0
-    inside = neighbors_inside(3, (4, 6), (10, 9), torch.device("cpu"))
-    assert inside[1, :, 0].tolist() == [False, False] + [True] * 8  # 2.5 pixels a cell: the centre of row 2 is inside
-    assert inside[4].all()
+    model, call = make(), (torch.rand(1, 3, 24, 24), torch.randn(1, 6, 4, 6), (10, 9))
+    selection = model.prepare(*call)
+    found = selection.inside(0, 10, torch.device("cpu"))
+    assert found[1, :, 0].tolist() == [False, False] + [True] * 8  # 2.5 pixels a cell: the centre of row 2 is inside
+    assert torch.equal(found, inside((4, 6), (10, 9), 3))
+    assert torch.equal(found[:, 3:7], selection.inside(3, 7, torch.device("cpu")))
+    torch.testing.assert_close(selection.weights(0, 10), plain_weights(model, *call), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -229,36 +197,36 @@ def test_any_output_size_is_met_exactly(
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("size", [(16, 24), (17, 23)])
 @pytest.mark.parametrize("config", VARIANTS)
-def test_without_gradients_the_result_is_the_same(
-    config: ReSFUConfig, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("featup_cli.upsamplers.resfu.plan._CPU_PIXELS", 72)
-    # In float64, where rounding does not hide a difference.
-    model, image = make(config=config).double(), torch.rand(2, 3, 40, 40, dtype=torch.float64)
-    feats = torch.randn(2, 6, 4, 6, dtype=torch.float64)
+def test_bands_have_the_rows_that_are_asked_for_and_continue_anywhere(config: ReSFUConfig) -> None:
+    model, image, feats, size = make(config=config), torch.rand(2, 3, 40, 30), torch.randn(2, 6, 4, 6), (35, 23)
+    bands = list(model.bands(image, feats, size, rows=4))
+    assert [band.shape[2] for band in bands] == [4] * 8 + [3]
+    continued = torch.cat(list(model.bands(image, feats, size, rows=5, start=2)), 2)
+    torch.testing.assert_close(continued, torch.cat(bands, 2)[:, :, 2:], atol=1e-4, rtol=1e-4)
+
+
+def test_one_band_is_the_call() -> None:
+    model, call = make(), (torch.rand(2, 3, 40, 30), torch.randn(2, 6, 4, 6), (35, 23))
+    (band,) = model.bands(*call, rows=35)
     with torch.no_grad():
-        banded = model(image, feats, size)
-    torch.testing.assert_close(banded, model(image, feats, size), atol=1e-9, rtol=1e-9)
+        assert torch.equal(band, model(*call))
 
 
-@pytest.mark.parametrize("size", [(16, 24), (35, 23), (3, 4)])
-@pytest.mark.parametrize("config", VARIANTS)
-def test_bands_equal_the_whole(config: ReSFUConfig, size: tuple[int, int]) -> None:
-    model, image, feats = make(config=config), torch.rand(2, 3, 40, 30), torch.randn(2, 6, 4, 6)
-    whole = model(image, feats, size)
-    bands = list(model.bands(image, feats, size, rows=5))
-    assert [band.shape[2] for band in bands] == [min(5, size[0] - top) for top in range(0, size[0], 5)]
-    torch.testing.assert_close(torch.cat(bands, 2), whole, atol=1e-4, rtol=1e-4)
-    continued = torch.cat(list(model.bands(image, feats, size, rows=4, start=2)), 2)
-    torch.testing.assert_close(continued, whole[:, :, 2:], atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("gradients", [True, False])
+def test_whole_results_keep_no_map_that_made_their_weights(gradients: bool) -> None:
+    model = make()
+    with torch.set_grad_enabled(gradients):
+        selection = model.prepare(torch.rand(1, 3, 20, 20), torch.randn(1, 6, 4, 4), (30, 22))
+        selection(0, 30)
+    assert selection.scores == []
 
 
 def test_bands_mix_values_in_place_of_the_features() -> None:
     model, image, feats = make(config=replace(TINY, sharpen_lr=0.5)), torch.rand(1, 3, 20, 20), torch.randn(1, 6, 4, 4)
     values = torch.randn(1, 3, 4, 4)
-    bands = torch.cat(list(model.bands(image, feats, (30, 22), 7, values=values)), 2)
+    selection = model.prepare(image, feats, (30, 22), values, whole=False)
+    bands = torch.cat([selection(*band).detach() for band in bands_of(30, 7)], 2)
     torch.testing.assert_close(bands, model(image, feats, (30, 22), values), atol=1e-5, rtol=1e-5)
 
 
@@ -304,12 +272,12 @@ def test_statistics_keep_their_digits_far_from_zero() -> None:
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
     expected = F.group_norm(maps.double(), 4, norm.weight.double(), norm.bias.double(), norm.eps)
-    groups, channels = GroupMoments(norm), ChannelMoments()
+    (of_groups,) = norms_of([(stored(maps), norm)], 9, 4)
+    channels = Moments(pairs=True)
     for start in (0, 4, 8):
-        groups.add(maps[:, :, start : start + 4])
-        channels.add(maps[:, :, start : start + 4])
-    torch.testing.assert_close(groups.affine()(maps.double()), expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(channels.affine(norm)(maps.double()), expected, atol=1e-4, rtol=1e-4)
+        channels.add(maps[:, :, start : start + 4], 8)
+    torch.testing.assert_close(of_groups(maps.double()), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(channels.norm(norm)(maps.double()), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_eval_repeats_itself() -> None:

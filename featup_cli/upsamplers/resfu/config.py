@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from featup_cli.core.errors import UsageError
+from featup_cli.core.settings import check_positive
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,8 @@ class ReSFUConfig:
     sharpen_lr_wide: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("kernel_size", "projection", "groups", "hidden", "key_components", "guidance_channels",
-                     "filter_radius"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_positive(self, "kernel_size", "projection", "groups", "hidden", "key_components", "guidance_channels")
+        check_positive(self, "filter_radius", "filter_eps")
         if self.kernel_size % 2 == 0:
             raise UsageError(f"kernel_size={self.kernel_size}: must be odd")
         if self.projection % self.groups or self.hidden % self.groups or self.hidden % 8:
@@ -68,5 +67,3 @@ class ReSFUConfig:
             )
         if self.key == "components" and self.guidance == "features":
             raise UsageError("key=components: makes keys of the picture; it needs guidance=image")
-        if self.filter_eps <= 0:
-            raise UsageError(f"filter_eps={self.filter_eps}: must be above 0")

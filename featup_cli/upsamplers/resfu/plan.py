@@ -1,15 +1,15 @@
-"""How many rows of which map pass and are kept at a time, and what that takes."""
+"""How many rows of which map are made and kept at a time, and what that takes."""
 
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 
 import torch
 
+from featup_cli.core.shapes import Size
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
-from featup_cli.upsamplers.resfu.rows import window_rows
-
-Size = tuple[int, int]
+from featup_cli.upsamplers.resfu.rows import Rows, Window, window_rows
 
 # Pixels of a band: what its widest maps need fits into the caches, or on other devices is small beside a result.
 _CPU_PIXELS, _PIXELS = 2**11, 2**17
@@ -19,13 +19,22 @@ _STEM = 64  # channels of its hidden maps
 _SCRATCH = 5_000_000  # numbers that libraries take for themselves
 
 
+class Keep(IntEnum):
+    """Which maps are kept whole, instead of being made again in every pass over the rows."""
+
+    NONE = 0  # the result may be far larger than the memory
+    NARROW = 1  # those of D channels, which are few beside the result
+    ALL = 2  # also the wide ones: gradients need them anyway. All rows are one band
+
+
 class Plan:
-    """Rows of the bands and windows of `BandedTaps`.
+    """Rows of the bands and windows in which maps are made.
 
     Args:
         config: of the model.
         lr_size, size: (height, width) of features and output.
         device: of both.
+        keep: which maps are kept whole.
 
     Attributes:
         rows: of a band of the widest maps, and of the weights.
@@ -36,17 +45,33 @@ class Plan:
             neighbours below need.
     """
 
-    def __init__(self, config: ReSFUConfig, lr_size: Size, size: Size, device: torch.device) -> None:
-        self.config, self.lr_size, self.size = config, lr_size, size
+    def __init__(
+        self, config: ReSFUConfig, lr_size: Size, size: Size, device: torch.device, keep: Keep = Keep.NONE
+    ) -> None:
+        self.config, self.lr_size, self.size, self.keep = config, lr_size, size, keep
         self.rows = min(size[0], max(1, (_CPU_PIXELS if device.type == "cpu" else _PIXELS) // size[1]))
         self.tall = max(self.rows, _TALL)
         self.aligned = max(self.rows, min(_ALIGNED, 2 * max(2, _ALIGNED_PIXELS // (2 * size[1]))))
+        if keep == Keep.ALL:
+            self.rows, self.tall, self.aligned = size[0], size[0] + 2, size[0]
         self.step = size[0] / lr_size[0], size[1] / lr_size[1]
         steps = config.kernel_size // 2 if config.neighbors == "fine" else 1
         reach = math.ceil(steps * self.step[0])
         filtered = 3 * self.aligned + 4 * config.filter_radius + 8 if config.guided_query else 0
         above = reach + 2 if config.scores != "semantic" else 0
         self.query_span = above + self.rows + max(filtered, reach + self.tall + 2)
+
+    def kept(self, rows: Rows, chunk: int, span: int = 0, *, wide: bool = False, height: int | None = None) -> Rows:
+        """Rows that are made `chunk` at a time and kept: all, or the last `span`; for a span of 0 maybe none.
+
+        `wide` maps have more than D channels, or are needed for a short while only. `height` is the output's, if None.
+        """
+        height = height or self.size[0]
+        if self.keep == Keep.ALL:
+            return Window(rows, height, height, height)
+        if self.keep == Keep.NARROW and not wide:
+            return Window(rows, height, height, chunk)
+        return Window(rows, height, span, chunk) if span else rows
 
     def floats(self, channels: int, rows: int) -> int:
         """Numbers held at once per image at the worst.

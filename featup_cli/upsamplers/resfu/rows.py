@@ -23,34 +23,25 @@ def bands_of(height: int, rows: int, start: int = 0) -> Iterator[tuple[int, int]
     return ((top, min(top + rows, height)) for top in range(start, height, rows))
 
 
-def store(rows: Rows, height: int, chunk: int) -> Rows:
-    """Make all rows, `chunk` at a time, and keep them."""
-    first = rows(0, min(chunk, height))
-    if first.shape[2] == height:
-        return stored(first)
-    maps = _empty(first, height)
-    maps[:, :, :chunk] = first
-    for top, bottom in bands_of(height, chunk, chunk):
-        maps[:, :, top:bottom] = rows(top, bottom)
-    return stored(maps)
-
-
-def _empty(like: Tensor, height: int) -> Tensor:
-    """Room for a map of `height` rows."""
-    shape = *like.shape[:2], height, like.shape[3]
-    if like.device.type == "cpu" and like.dtype == torch.float32:
-        return empty(*shape, dtype=like.dtype)  # in huge pages
-    return like.new_empty(shape)
-
-
 def clamped(rows: Rows, height: int, start: int, stop: int) -> Tensor:
     """Rows that may lie outside the map, where they are those of its border."""
     first = min(max(start, 0), height - 1)
     last = max(min(stop, height), first + 1)
-    inside = rows(first, last)
     above = min(max(-start, 0), stop - start - 1)
     below = stop - start - above - (last - first)
-    return F.pad(inside, (0, 0, above, below), mode="replicate") if above or below else inside
+    return F.pad(rows(first, last), (0, 0, above, below), mode="replicate") if above or below else rows(first, last)
+
+
+def gathered(rows: Rows, start: int, stop: int, chunk: int) -> Tensor:
+    """Rows `start` to `stop`, made `chunk` at a time."""
+    first = rows(start, min(start + chunk, stop))
+    if first.shape[2] == stop - start:
+        return first
+    maps = _empty(first, stop - start)  # many small results, kept for a while, would leave gaps in the memory
+    maps[:, :, :chunk] = first
+    for top, bottom in bands_of(stop, chunk, start + chunk):
+        maps[:, :, top - start : bottom - start] = rows(top, bottom)
+    return maps
 
 
 class Window:
@@ -76,22 +67,36 @@ class Window:
         while self.stop < stop:
             self._append(self.make(self.stop, min(self.stop + self.chunk, self.height)))
         assert self.ring is not None
-        return self._read(self.ring, start, stop)
+        if stop - start == self.height:
+            return self.ring
+        place = start % self.capacity
+        wrapped = place + stop - start - self.capacity
+        if wrapped <= 0:
+            return self.ring[:, :, place : place + stop - start]
+        return torch.cat((self.ring[:, :, place:], self.ring[:, :, :wrapped]), 2)
 
     def _append(self, made: Tensor) -> None:
-        if self.ring is None:
-            self.ring = made.new_empty(*made.shape[:2], self.capacity, made.shape[3])
-        place = self.stop % self.capacity
-        head = min(made.shape[2], self.capacity - place)
-        self.ring[:, :, place : place + head] = made[:, :, :head]
-        self.ring[:, :, : made.shape[2] - head] = made[:, :, head:]
-        self.stop += made.shape[2]
+        rows = made.shape[2]
+        if rows == self.height:  # as it is: gradients and compilers can't follow rows into a ring
+            self.ring = made
+        else:
+            if self.ring is None:
+                self.ring = _empty(made, self.capacity)
+            place = self.stop % self.capacity
+            head = min(rows, self.capacity - place)
+            self.ring[:, :, place : place + head] = made[:, :, :head]
+            self.ring[:, :, : rows - head] = made[:, :, head:]
+        self.stop += rows
+        if self.stop == self.capacity == self.height:
+            del self.make  # and with it the maps that it reads
 
-    def _read(self, ring: Tensor, start: int, stop: int) -> Tensor:
-        place = start % self.capacity
-        if place + stop - start <= self.capacity:
-            return ring[:, :, place : place + stop - start]
-        return torch.cat((ring[:, :, place:], ring[:, :, : place + stop - start - self.capacity]), 2)
+
+def _empty(like: Tensor, height: int) -> Tensor:
+    """Room for `height` rows."""
+    shape = *like.shape[:2], height, like.shape[3]
+    if like.device.type == "cpu" and like.dtype == torch.float32:
+        return empty(*shape, dtype=like.dtype)  # in huge pages
+    return like.new_empty(shape)
 
 
 def window_rows(height: int, span: int, chunk: int) -> int:

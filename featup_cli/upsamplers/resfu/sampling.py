@@ -11,7 +11,7 @@ from torch import Tensor
 # Not frozen: the compiler of PyTorch 2.9 and older loses the fields of frozen records that it makes and calls.
 @dataclass
 class Lookup:
-    """Where each output position reads along one axis: a mix of cells `first` and `second`, each [size].
+    """Where each output position reads along an axis of `cells`: a mix of cells `first` and `second`, each [size].
 
     `share` [size] is the weight of `second`.
     """
@@ -19,32 +19,34 @@ class Lookup:
     first: Tensor
     second: Tensor
     share: Tensor
+    cells: int
 
     def __getitem__(self, part: slice) -> Lookup:
-        return Lookup(self.first[part], self.second[part], self.share[part])
+        return Lookup(self.first[part], self.second[part], self.share[part], self.cells)
 
-    def from_cell(self, start: int) -> Lookup:
-        """The same for maps of which only the cells from `start` on are there."""
-        return Lookup(self.first - start, self.second - start, self.share)
+    def part(self, start: int, stop: int) -> tuple[Lookup, int, int]:
+        """Some positions, and the cells that they read: the first, from which they count, and one after the last."""
+        if (start, stop) == (0, len(self.first)):  # known without looking, which a compiler couldn't
+            return self, 0, self.cells
+        first, last = int(self.first[start]), int(self.second[stop - 1]) + 1
+        part = slice(start, stop)
+        return Lookup(self.first[part] - first, self.second[part] - first, self.share[part], last - first), first, last
 
     def __call__(self, maps: Tensor, dim: int) -> Tensor:
         """Read `maps` along dimension `dim`."""
         share = self.share.to(maps.dtype).view([-1 if d == dim else 1 for d in range(maps.ndim)])
-        return torch.lerp(_select(maps, self.first, dim), _select(maps, self.second, dim), share)
-
-
-def _select(maps: Tensor, index: Tensor, dim: int) -> Tensor:
-    """`index_select`; along the last dimension by `gather`, which is many times faster there on a CPU."""
-    if dim < maps.ndim - 1:
-        return maps.index_select(dim, index)
-    return maps.gather(dim, index.expand(*maps.shape[:-1], -1))
+        if dim == maps.ndim - 1:  # there on a CPU it is many times faster to gather
+            read = (maps.gather(dim, cells.expand(*maps.shape[:-1], -1)) for cells in (self.first, self.second))
+        else:
+            read = (maps.index_select(dim, cells) for cells in (self.first, self.second))
+        return torch.lerp(next(read), next(read), share)
 
 
 def lookup(positions: Tensor, cells: int) -> Lookup:
     """Linear interpolation at `positions` [size] in cells, centres at 0 to `cells` - 1, clamped to them."""
     positions = positions.clamp(0, cells - 1)
     first = positions.floor()
-    return Lookup(first.long(), (first + 1).clamp(max=cells - 1).long(), positions - first)
+    return Lookup(first.long(), (first + 1).clamp(max=cells - 1).long(), positions - first, cells)
 
 
 def centres(size: int, cells: int, device: torch.device, *, coarse: bool = False) -> Tensor:
