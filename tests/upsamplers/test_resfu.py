@@ -280,6 +280,15 @@ def test_statistics_keep_their_digits_far_from_zero() -> None:
     torch.testing.assert_close(channels.norm(norm)(maps.double()), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_statistics_of_a_whole_map_keep_their_digits(gradients: bool) -> None:
+    """As those of bands do: 800,000 squares are not added one after the other."""
+    maps, norm = torch.randn(1, 16, 224, 224, requires_grad=gradients), nn.GroupNorm(1, 16)
+    (of_all,) = norms_of([(stored(maps), norm)], 224, 224)
+    scale = maps.detach().double().var(correction=0).add(norm.eps).rsqrt()
+    torch.testing.assert_close(of_all.scale, scale.expand(1, 16), atol=0, rtol=1e-6)
+
+
 def test_eval_repeats_itself() -> None:
     model, call = make(), (torch.rand(1, 3, 20, 20), torch.randn(1, 6, 4, 4), (20, 20))
     assert torch.equal(model(*call), model(*call))

@@ -70,7 +70,7 @@ class Moments:
         """Count the pixels of [B, C, rows, W], whose channels are of so many groups."""
         values = at_least_float32(maps).unflatten(1, (groups, -1)).flatten(2)
         centred = _Centred.apply if values.requires_grad else _Centred.forward  # which is faster
-        mean, sums = (t.double() for t in centred(values, self.pairs))
+        mean, sums = (t.double() for t in centred(values, self.pairs, maps.shape[3]))
         if self.count == 0:
             self.one = mean, sums
         else:
@@ -116,29 +116,32 @@ class _Centred(torch.autograd.Function):
     """Means [B, G, 1] of values [B, G, N], and sums [B, G, 1] of their squares about them.
 
     With `pairs` sums [B, G, G] of products of every two instead. Gradients need no centred copy of the values.
+    Squares are added row by row, of `width` values: PyTorch adds those of a norm one after the other, so that a norm of
+    a whole map has lost digits.
     """
 
     @staticmethod
-    def forward(values: Tensor, pairs: bool) -> tuple[Tensor, Tensor]:
+    def forward(values: Tensor, pairs: bool, width: int) -> tuple[Tensor, Tensor]:
         mean = values.mean(2, keepdim=True)
         centred = values - mean
         if pairs:
             return mean, centred @ centred.mT
-        return mean, torch.linalg.vector_norm(centred, dim=2, keepdim=True).double().square()
+        rows = torch.linalg.vector_norm(centred.unflatten(2, (-1, width)), dim=3)
+        return mean, rows.double().square().sum(2, keepdim=True)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool, int], output: tuple[Tensor, Tensor]) -> None:
         ctx.save_for_backward(inputs[0], output[0])
         ctx.pairs = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, of_mean: Tensor, of_sums: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, of_mean: Tensor, of_sums: Tensor) -> tuple[Tensor, None, None]:
         values, mean = ctx.saved_tensors
         slope = of_sums + of_sums.mT if ctx.pairs else 2 * of_sums
         offset = of_mean / values.shape[2] - (slope @ mean if ctx.pairs else slope * mean)
         if ctx.pairs:
-            return torch.baddbmm(offset, slope, values), None
-        return torch.addcmul(offset.to(values), values, slope.to(values)), None
+            return torch.baddbmm(offset, slope, values), None, None
+        return torch.addcmul(offset.to(values), values, slope.to(values)), None, None
 
 
 def pointwise(
