@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from io import TextIOWrapper
 
+# Libraries make a million objects that stay. To look for garbage among them, again and again while they are imported,
+# takes a second or more.
+YOUNG_OBJECTS = 100_000
+
 
 def main() -> None:
     """Run the command line. An interrupt exits with 130, even before a command has started."""
+    gc.set_threshold(YOUNG_OBJECTS)
     for stream in (sys.stdout, sys.stderr):
         # Names of files may hold bytes that are no text; they are printed as they are.
         if isinstance(stream, TextIOWrapper):
@@ -24,6 +30,8 @@ def main() -> None:
         if os.environ.get("WORLD_SIZE", "1") != "1" and isinstance(ended.code, int):
             _leave(ended.code)
         raise
+    finally:
+        gc.freeze()  # at its end Python would look among them once more
 
 
 def _leave(status: int) -> None:

@@ -6,15 +6,15 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from featup_cli.batch.records import Item, Record
-from featup_cli.core.errors import UsageError
+from featup_cli.core.errors import InputError, UsageError
 from featup_cli.pictures.find import find_files
-from featup_cli.pictures.read import picture_suffixes
+from featup_cli.pictures.formats import picture_suffixes
 
 LIST_SUFFIX = ".txt"
 STANDARD_INPUT = "-"
@@ -53,6 +53,17 @@ def refuse_address(path: str | Path) -> None:
     # A Path has one slash left; names of Windows drives have one letter.
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         raise UsageError(f"{path}: is not a path; mount the storage as a folder (mount-s3, gcsfuse, sshfs)")
+
+
+def refuse_missing(arguments: Sequence[str]) -> None:
+    """Raise InputError if the only argument is a picture that isn't there: the run itself would load much first."""
+    if len(arguments) != 1:
+        return
+    path = arguments[0]
+    refuse_address(path)
+    by_name = path not in ("", STANDARD_INPUT) and not path.lower().endswith(LIST_SUFFIX) and not glob.has_magic(path)
+    if by_name and not os.path.exists(path):
+        raise InputError(f"{path}: no such file")
 
 
 def find_inputs(arguments: Iterable[str | Path], recursive: bool = False, skip: Path | str | None = None) -> Inputs:

@@ -11,7 +11,7 @@ from featup_cli.batch.records import Item
 from featup_cli.core.errors import InputError
 from featup_cli.core.settings import differences
 from featup_cli.io.digest import file_sha256
-from featup_cli.io.features import read_provenance
+from featup_cli.io.header import read_provenance
 
 
 def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -> str | None:

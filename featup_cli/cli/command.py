@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import wraps
@@ -14,7 +15,7 @@ import typer.main
 
 from featup_cli.cli.console import report_errors
 from featup_cli.cli.lazy import Command
-from featup_cli.core.errors import UsageError
+from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.options import GROUP, REQUIRED, Declared, declared
 
 
@@ -65,6 +66,7 @@ def _build(group: type, values: Mapping[str, Any]) -> Any:
 
     Raises:
         UsageError: a required option is missing (typer 0.16 with click 8.3 or newer doesn't see that).
+        InputError: a file that is to be read is missing.
     """
     fields = {}
     for each in declared(group):
@@ -74,9 +76,19 @@ def _build(group: type, values: Mapping[str, Any]) -> Any:
         value = values[each.name]
         if each.default is REQUIRED and value is None:
             raise UsageError(f"missing {flags_of(each)[0]}")
+        if each.option.is_read:
+            _check_present(each, value)
         is_tuple = get_origin(each.kind) is tuple
         fields[each.name] = tuple(_plain(part) for part in value or ()) if is_tuple else _plain(value)
     return group(**fields)
+
+
+def _check_present(each: Declared, value: Any) -> None:
+    """Raise InputError for a file that is not there: now, as to load libraries takes seconds."""
+    for path in value if isinstance(value, (list, tuple)) else [value]:
+        if path is not None and not os.path.exists(path):
+            name = "" if each.option.positional else f"{flags_of(each)[0]} "
+            raise InputError(f"{name}{path}: no such file")
 
 
 def _plain(value: Any) -> Any:

@@ -23,7 +23,7 @@ from featup_cli.evaluation.registry import COMPARED
 class PictureOptions:
     """The picture, and the size at which the network sees it."""
 
-    image: Path = argument("A picture.", metavar="IMAGE")
+    image: Path = argument("A picture.", metavar="IMAGE", is_read=True)
     input: InputOptions = group()
 
 

@@ -21,7 +21,9 @@ class ExportOptions:
 
     PANEL = OUTPUT
 
-    files: tuple[Path, ...] = argument("Feature files; lerf and f3rm join them in this order.", metavar="FILE")
+    files: tuple[Path, ...] = argument(
+        "Feature files; lerf and f3rm join them in this order.", metavar="FILE", is_read=True
+    )
     to: str = option(
         REQUIRED, "; ".join(f"{f.name}: {f.about}" for f in FORMATS.values()) + ".", choices=lambda: FORMATS
     )

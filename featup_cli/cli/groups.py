@@ -12,6 +12,7 @@ from typing import Literal
 from featup_cli.backbones.config import PRECISIONS, BackboneConfig, parse_model_args
 from featup_cli.cli.console import Console
 from featup_cli.core.options import BACKBONE, INPUT, METHOD, OUTPUT, RUN, Given, group, like, option, optional_fields
+from featup_cli.core.shapes import check_output_size, check_resize
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig, implicit_config
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
 
@@ -29,6 +30,9 @@ class InputOptions:
         "Network input: short side in pixels, or HEIGHTxWIDTH. (default: the backbone's own short side)",
     )
 
+    def __post_init__(self) -> None:
+        check_resize(self.resize)
+
 
 @dataclass(frozen=True)
 class LoadingOptions:
@@ -36,7 +40,9 @@ class LoadingOptions:
 
     PANEL = BACKBONE
 
-    weights: Path | None = option(None, "Weights file of the backbone: safetensors, or a checkpoint (never executed).")
+    weights: Path | None = option(
+        None, "Weights file of the backbone: safetensors, or a checkpoint (never executed).", is_read=True
+    )
     backbone_arg: tuple[str, ...] = option(
         (),
         "Argument of the backbone's constructor (pad_type=same), or input normalisation (mean=, std=). Repeatable.",
@@ -203,6 +209,9 @@ class OutputOptions:
         "full",
         "full: `features` [C, H, W]. factored: `coefficients` [K, H, W], `basis` [K, C], `mean` [C]; smaller.",
     )
+
+    def __post_init__(self) -> None:
+        check_output_size(self.output_size)
 
 
 @dataclass(frozen=True)

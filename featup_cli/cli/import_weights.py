@@ -17,7 +17,7 @@ class CheckpointOptions:
 
     PANEL = INPUT
 
-    checkpoint: Path = argument("FeatUp's .ckpt, or a ReSFU state dict; never executed.", metavar="CKPT")
+    checkpoint: Path = argument("FeatUp's .ckpt, or a ReSFU state dict; never executed.", metavar="CKPT", is_read=True)
     output: Path = option(REQUIRED, "The safetensors file to write.", "-o", "--output", panel=OUTPUT)
     method: str | None = option(
         None, "Method of the checkpoint. (default: detected)", "--method", "-m", choices=lambda: IMPORTS

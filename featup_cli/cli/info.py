@@ -45,7 +45,7 @@ def info(given: FileOptions) -> None:
 def describe_files(files: Sequence[Path], console: Console) -> None:
     """Describe each file. Report those that can't be read, and go on."""
     from featup_cli.core.errors import FeatUpError, error_message
-    from featup_cli.engine.inventory import describe_file
+    from featup_cli.io.describe import describe_file
 
     failed = 0
     for path in files:

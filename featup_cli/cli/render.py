@@ -16,8 +16,10 @@ class ModelOptions:
 
     PANEL = INPUT
 
-    model: Path = argument("A model written by `featup upsample --save-model`.")
-    image: Path | None = option(None, "The original picture, for finer edges. (default: the reduced copy in the model)")
+    model: Path = argument("A model written by `featup upsample --save-model`.", is_read=True)
+    image: Path | None = option(
+        None, "The original picture, for finer edges. (default: the reduced copy in the model)", is_read=True
+    )
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class TrainingOptions:
         None,
         "Initial weights, a file of the same method. Parameters that don't fit start at random.",
         panel=METHOD,
+        is_read=True,
     )
     resume: bool = option(False, "Resume from the checkpoint in the run folder.", panel=RUN)
     save_every: float = option(60.0, "Seconds between checkpoints.", panel=RUN, min=0)

@@ -19,6 +19,7 @@ from featup_cli.cli.groups import (
 )
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
+from featup_cli.core.shapes import check_resize
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
 
 
@@ -36,6 +37,9 @@ class PictureOptions:
     recursive: bool = option(False, "Search subfolders too.", "--recursive", "-r")
     resize: str | None = like(InputOptions, "resize")
     max_pixels: int = option(200_000_000, "Reject pictures with more pixels.", min=1)
+
+    def __post_init__(self) -> None:
+        check_resize(self.resize)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ def upsample(
     if files.save_model and not METHODS[method.method].fits_model:
         raise UsageError(f"--save-model: method {method.method} fits no model; use --method {DEFAULT_METHOD}")
     chosen = backbone.config()
+
+    from featup_cli.batch.inputs import refuse_missing
+
+    if not console.as_json:  # which reports a record for it
+        refuse_missing(pictures.images)
 
     from featup_cli.batch.run import BatchOptions, plan_run
     from featup_cli.batch.shards import join_shards, local_device, parse_shard

@@ -17,8 +17,10 @@ class PictureOptions:
 
     PANEL = OUTPUT
 
-    files: tuple[Path, ...] = argument("Feature files; several share one colour basis.", metavar="FILE")
-    image: Path | None = option(None, "The picture to show. (default: the one recorded in the file)", panel=INPUT)
+    files: tuple[Path, ...] = argument("Feature files; several share one colour basis.", metavar="FILE", is_read=True)
+    image: Path | None = option(
+        None, "The picture to show. (default: the one recorded in the file)", panel=INPUT, is_read=True
+    )
     components: str = option("1-3", "Principal components as RGB: 4-6 or 1,3,5.")
     layout: Literal["side-by-side", "overlay", "plain"] = option(
         "side-by-side", "side-by-side panels, overlay on the picture, or the plain map."

@@ -37,6 +37,7 @@ class Option:
         env: environment variable that gives the value if the command line doesn't.
         choices: returns the allowed values of a string; not needed for a `Literal`.
         positional: an argument instead of an option.
+        is_read: the path of a file that is read. One that is missing is an error before anything else is done.
     """
 
     help: str
@@ -48,6 +49,7 @@ class Option:
     env: str | None = None
     choices: Callable[[], Iterable[str]] | None = None
     positional: bool = False
+    is_read: bool = False
 
 
 GROUP = Option("")
@@ -74,9 +76,9 @@ def option(default: Any, help: str, *flags: str, **rest: Any) -> Any:
     return _declare(default, Option(help, flags, **rest))
 
 
-def argument(help: str, *, default: Any = REQUIRED, metavar: str | None = None) -> Any:
-    """A field that is a positional argument."""
-    return _declare(default, Option(help, metavar=metavar, positional=True))
+def argument(help: str, *, default: Any = REQUIRED, **rest: Any) -> Any:
+    """A field that is a positional argument; `rest` are attributes of `Option`."""
+    return _declare(default, Option(help, positional=True, **rest))
 
 
 def group() -> Any:

@@ -72,6 +72,18 @@ def resolve_network_size(
     return size
 
 
+def check_resize(text: str | None) -> None:
+    """Raise UsageError for a `--resize` that fits no picture and no backbone."""
+    nominal = (1000, 1000)
+    resolve_network_size(nominal, text, nominal, min(nominal), None, "any picture")
+
+
+def check_output_size(text: str | None) -> None:
+    """Raise UsageError for an `--output-size` that fits no picture and no backbone."""
+    nominal = (1000, 1000)
+    resolve_output_size(text, nominal, nominal, nominal)
+
+
 def resolve_output_size(text: str | Size | None, image: Size, network: Size, grid: Size) -> Size:
     """Size of the result from `--output-size`.
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
 from featup_cli.pictures.find import find_files
-from featup_cli.pictures.read import load_image, picture_suffixes
+from featup_cli.pictures.formats import picture_suffixes
+from featup_cli.pictures.read import load_image
 
 T = TypeVar("T")
 IGNORE = -1

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from featup_cli.core.errors import InputError
 from featup_cli.core.shapes import Size
-from featup_cli.io.features import OPTIONAL, check_storable
+from featup_cli.io.features import check_storable
+from featup_cli.io.header import OPTIONAL
 from featup_cli.io.mapped import open_features
 from featup_cli.io.stream import tensor_bytes
 from featup_cli.ops.pca import PCA

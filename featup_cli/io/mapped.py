@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import InputError
-from featup_cli.io.features import DTYPES, OPTIONAL, check_finite, described, stored_parts
+from featup_cli.io.features import DTYPES, check_finite
+from featup_cli.io.header import OPTIONAL, described, stored_parts
 
 Index = int | slice | EllipsisType
 """What one axis of a mapped file is indexed with."""

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from featup_cli.core.errors import InputError
 from featup_cli.io.files import check_readable, unicode_name
+
+if TYPE_CHECKING:  # headers are read without torch, whose import takes seconds
+    from torch import Tensor
 
 HEADER_LIMIT = 100_000_000  # bytes; the limit of the format itself
 _REFUSALS = {

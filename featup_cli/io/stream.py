@@ -17,16 +17,8 @@ from torch import Tensor
 from featup_cli.core.errors import OutputError, ShapeError
 from featup_cli.core.memory import format_bytes
 from featup_cli.io.atomic import atomic_path
-from featup_cli.io.features import (
-    DTYPES,
-    FACTORS,
-    FORMAT,
-    LAYOUTS,
-    OPTIONAL,
-    as_stored,
-    check_agreement,
-    check_storable,
-)
+from featup_cli.io.features import DTYPES, as_stored, check_storable
+from featup_cli.io.header import FACTORS, FEATURES, LAYOUTS, OPTIONAL, check_agreement
 
 HEADER_ROOM = 16_384  # bytes for what is known only at the end, such as scores
 _CHANNELS = 16  # converted at a time
@@ -115,7 +107,7 @@ class FeatureWriter:
 
     def _header(self) -> bytes:
         featup = json.dumps(self.provenance, default=str)  # all ASCII: names of files may be no valid Unicode
-        return json.dumps({"__metadata__": {"format": FORMAT, "featup": featup}, **self.entries}).encode()
+        return json.dumps({"__metadata__": {"format": FEATURES, "featup": featup}, **self.entries}).encode()
 
     def _reserve(self, size: int) -> None:
         """Take all the disk that the file needs, so that a full one is noticed before the work and not after."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from featup_cli.core.errors import InputError
-from featup_cli.pictures.read import picture_suffixes
+from featup_cli.pictures.formats import picture_suffixes
 
 
 def _refuse(folder: str, reason: str) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, one_line
 from featup_cli.core.shapes import Size
 from featup_cli.io.files import check_readable
+from featup_cli.pictures.formats import picture_formats
 
 DEFAULT_MAX_PIXELS = 200_000_000
 # No format spends more on a pixel (four numbers of 64 bits), nor as much on metadata; larger files are not read.
@@ -88,27 +89,6 @@ class _QuietPillow:
 
 
 _quiet_pillow = _QuietPillow()
-
-
-def picture_formats() -> tuple[str, ...]:
-    """Formats that Pillow decodes by itself, by its names.
-
-    Of stubs and MPEG it knows no more than the name; PostScript would be run by another program.
-    """
-    Image.init()
-
-    def decoded(kind: str) -> bool:
-        factory = Image.OPEN[kind][0]
-        stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
-        return not stub and kind not in ("MPEG", "EPS")
-
-    return tuple(filter(decoded, Image.OPEN))
-
-
-def picture_suffixes() -> frozenset[str]:
-    """Lower-case suffixes of these formats: what counts as a picture in a folder. The one list of them."""
-    formats = set(picture_formats())
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
 
 
 def _greyscale_from_deep(image: Image.Image, name: str) -> Image.Image:

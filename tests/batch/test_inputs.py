@@ -10,7 +10,7 @@ import pytest
 from featup_cli.batch.inputs import find_inputs
 from featup_cli.batch.names import name_outputs
 from featup_cli.core.errors import UsageError
-from featup_cli.pictures.read import picture_suffixes
+from featup_cli.pictures.formats import picture_suffixes
 
 
 @pytest.fixture

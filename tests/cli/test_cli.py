@@ -17,7 +17,8 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from featup_cli.cli.app import app
-from featup_cli.io.features import load_features, read_provenance
+from featup_cli.io.features import load_features
+from featup_cli.io.header import read_provenance
 
 FAST = ["--max-steps", "4", "--views", "6", "--set", "tokens=32", "--set", "hidden=16"]
 SMALL = ["--resize", "64", "-q"]

@@ -12,7 +12,8 @@ import torch
 from typer.testing import CliRunner
 
 from featup_cli.cli.app import app
-from featup_cli.io.features import load_features, read_provenance
+from featup_cli.io.features import load_features
+from featup_cli.io.header import read_provenance
 from featup_cli.upsamplers.jbu.released import ReleasedJBU
 from featup_cli.upsamplers.resfu.upsampler import ReSFU
 from featup_cli.upsamplers.weights import find

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 
 from featup_cli.cli.info import describe_lines
 from featup_cli.core.errors import FeatUpError
-from featup_cli.engine.inventory import describe_file
 from featup_cli.engine.render import render
-from featup_cli.io.features import load_features, read_provenance
+from featup_cli.io.describe import describe_file
+from featup_cli.io.features import load_features
+from featup_cli.io.header import read_provenance
 from featup_cli.io.mapped import open_features
 from featup_cli.pictures.read import load_image
 from featup_cli.pictures.visualize import visualize

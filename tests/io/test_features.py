@@ -17,7 +17,8 @@ from torch import Tensor
 
 from featup_cli.core.errors import InputError, OutputError, ShapeError
 from featup_cli.io.atomic import atomic_path
-from featup_cli.io.features import load_features, read_provenance
+from featup_cli.io.features import load_features
+from featup_cli.io.header import read_provenance
 from featup_cli.io.stream import save_features
 
 PROVENANCE = {"input": {"path": "a.jpg", "size": [30, 40]}, "backbone": "vit", "loss": 0.25, "word": "Größe"}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Runs:
     """Runs to show."""
 
-    runs: tuple[Path, ...] = argument("JSON files that `featup eval ... -o` wrote.", metavar="RUN")
+    runs: tuple[Path, ...] = argument("JSON files that `featup eval ... -o` wrote.", metavar="RUN", is_read=True)
 
 
 @command(examples=["featup eval report runs/*.json > table.md"])

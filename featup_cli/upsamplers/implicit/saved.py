@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from featup_cli.core.errors import FeatUpError, InputError, one_line
 from featup_cli.core.progress import Progress, no_progress
 from featup_cli.core.shapes import Size
-from featup_cli.io.features import described
+from featup_cli.io.header import FITTED_MODEL, described
 from featup_cli.io.safetensors import read_tensors, refusing_others
 from featup_cli.multiview.precision import matmul_precision
 from featup_cli.ops.pca import PCA
@@ -28,7 +28,6 @@ from featup_cli.upsamplers.api import FLOAT, Rows, RowUpsampler
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, FeatureBuffer, ImplicitNetwork
 
-FORMAT = "featup-implicit-1"
 CHUNK = 16_384  # positions evaluated at once
 SIZE_BUDGET = 1_000_000  # bytes of a model file, as far as the guidance picture can shrink to fit
 MIN_PICTURE_BYTES = 48_000
@@ -164,7 +163,7 @@ def save_model(path: Path, model: FittedModel, provenance: Mapping[str, Any]) ->
         "scale": model.scale, "network_size": model.network_size, "grid": model.grid,
         "config": asdict(model.config), "provenance": dict(provenance),
     }  # fmt: skip
-    save_file(tensors, path, {"format": FORMAT, "featup": json.dumps(facts)})
+    save_file(tensors, path, {"format": FITTED_MODEL, "featup": json.dumps(facts)})
 
 
 def load_model(path: Path | str) -> tuple[FittedModel, dict[str, Any]]:
@@ -175,7 +174,7 @@ def load_model(path: Path | str) -> tuple[FittedModel, dict[str, Any]]:
     """
     path = Path(path)
     header, facts = described(path)
-    if header.metadata.get("format") != FORMAT:
+    if header.metadata.get("format") != FITTED_MODEL:
         raise InputError(f"{path}: is not a fitted model; make one with `featup upsample IMAGE --save-model`")
     with refusing_others(path):
         tensors = read_tensors(path)

@@ -4,7 +4,7 @@ A file is safetensors. Its metadata entry `featup` is one JSON object:
 
 | key | meaning |
 | --- | --- |
-| `format` | `FORMAT` |
+| `format` | `featup-upsampler-1` |
 | `method` | a trainable method, or the form of an import such as `jbu-released` |
 | `config` | arguments of `build_upsampler` |
 | `backbone` | `"any"`, or what is known of the backbone (see `backbone_identity`) |
@@ -27,14 +27,12 @@ from featup_cli.backbones.weights import WeightsFile, load_weights
 from featup_cli.core.errors import OutputError, UsageError, WeightsError, first_line
 from featup_cli.core.references import resolve
 from featup_cli.io.atomic import atomic_path
-from featup_cli.io.features import parse_object
+from featup_cli.io.header import UPSAMPLER, parse_object
 from featup_cli.io.safetensors import read_header, read_tensors, sniff
 from featup_cli.upsamplers.api import UpsamplerModule
 from featup_cli.upsamplers.method import Method
 from featup_cli.upsamplers.registry import TRAINABLE
 from featup_cli.upsamplers.weights.normed import NormedUpsampler
-
-FORMAT = "featup-upsampler-1"
 
 KINDS: dict[str, tuple[Method, str]] = {
     kind: (method, network)
@@ -90,7 +88,7 @@ def save_upsampler(path: Path | str, upsampler: nn.Module, metadata: Mapping[str
     if missing := {"backbone", "provenance", "card"} - set(metadata):
         raise UsageError(f"metadata of an upsampler need {', '.join(sorted(missing))}")
     method, config = describe_upsampler(upsampler)
-    text = json.dumps({**metadata, "format": FORMAT, "method": method, "config": config}, default=str)
+    text = json.dumps({**metadata, "format": UPSAMPLER, "method": method, "config": config}, default=str)
     state = {name: value.detach().cpu().clone().contiguous() for name, value in upsampler.state_dict().items()}
     with atomic_path(path) as temporary:
         try:
@@ -194,8 +192,10 @@ def _checked(path: Path, text: str | None) -> dict[str, Any]:
             f"{path}: has no featup metadata of an upsampler; a checkpoint of others is converted by "
             f"`featup import-weights {path.name} -o FILE`"
         )
-    if metadata["format"] != FORMAT:
-        raise WeightsError(f"{path}: has format {metadata['format']}, but this version reads {FORMAT}: update featup")
+    if metadata["format"] != UPSAMPLER:
+        raise WeightsError(
+            f"{path}: has format {metadata['format']}, but this version reads {UPSAMPLER}: update featup"
+        )
     if str(metadata.get("method")) not in KINDS or not isinstance(metadata.get("config"), dict):
         raise WeightsError(f"{path}: holds an upsampler of unknown method {metadata.get('method')!r}: update featup")
     if metadata.get("backbone") != "any" and not isinstance(metadata.get("backbone"), dict):

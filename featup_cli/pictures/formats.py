@@ -1,0 +1,26 @@
+"""Which files are pictures. Free of torch."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageFile
+
+
+def picture_formats() -> tuple[str, ...]:
+    """Formats that Pillow decodes by itself, by its names.
+
+    Of stubs and MPEG it knows no more than the name; PostScript would be run by another program.
+    """
+    Image.init()
+
+    def decoded(kind: str) -> bool:
+        factory = Image.OPEN[kind][0]
+        stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+        return not stub and kind not in ("MPEG", "EPS")
+
+    return tuple(filter(decoded, Image.OPEN))
+
+
+def picture_suffixes() -> frozenset[str]:
+    """Lower-case suffixes of these formats: what counts as a picture in a folder. The one list of them."""
+    formats = set(picture_formats())
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)

@@ -1,0 +1,71 @@
+"""What is answered before libraries are loaded, which takes seconds, and how a process ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from featup_cli.engine.pipeline import upsample
+
+PROGRAM = """
+import sys
+from featup_cli.__main__ import main
+try:
+    main()
+finally:
+    print("loaded:", *sorted({"torch", "timm"} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of the command line; the last line of stderr names what was loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["upsample", "nope.jpg"], 1, "nope.jpg: no such file"),
+        (["upsample", "s3://bucket/a.jpg"], 2, "s3://bucket/a.jpg: is not a path"),
+        (["upsample", "PHOTO", "--resize", "0"], 2, "--resize 0: must be at least 1 pixel"),
+        (["upsample", "PHOTO", "--resize", "wide"], 2, "--resize wide: expected HEIGHTxWIDTH"),
+        (["upsample", "PHOTO", "--output-size", "big"], 2, "--output-size big: expected `image`"),
+        (["upsample", "PHOTO", "--weights", "nope.pt"], 1, "--weights nope.pt: no such file"),
+        (["compare", "nope.jpg"], 1, "nope.jpg: no such file"),
+        (["render", "nope.st"], 1, "nope.st: no such file"),
+        (["visualize", "nope.st"], 1, "nope.st: no such file"),
+        (["visualize", "PHOTO", "--image", "nope.jpg"], 1, "--image nope.jpg: no such file"),
+        (["export", "nope.st", "--to", "npy"], 1, "nope.st: no such file"),
+        (["import-weights", "nope.ckpt", "-o", "x.safetensors"], 1, "nope.ckpt: no such file"),
+        (["train", "--images", ".", "-o", "x.safetensors", "--init", "nope.st"], 1, "--init nope.st: no such file"),
+        (["eval", "report", "nope.json"], 1, "nope.json: no such file"),
+        (["info", "nope.st"], 1, "nope.st: no such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_that_need_no_library_come_before_it(photo: Path, arguments: list[str], status: int, said: str) -> None:
+    found, _, stderr = run(*(photo if word == "PHOTO" else word for word in arguments))
+    *lines, loaded = stderr.splitlines()
+    assert (found, loaded.strip()) == (status, "loaded:")
+    assert lines[-1].startswith(f"error: {said}")
+    assert "Traceback" not in stderr
+
+
+def test_files_are_described_without_torch(photo: Path, tmp_path: Path) -> None:
+    saved = upsample(photo, method="bilinear").save(tmp_path / "a.safetensors")
+    status, stdout, stderr = run("info", saved)
+    assert (status, stderr.splitlines()[-1].strip()) == (0, "loaded:")
+    assert "kind                  features" in stdout
+
+
+def test_a_missing_picture_among_others_is_a_record_of_the_run(photo: Path, tmp_path: Path) -> None:
+    status, stdout, stderr = run("upsample", photo, "nope.jpg", "-o", tmp_path, "--method", "bilinear")
+    assert status == 1
+    assert "error: nope.jpg: no such file" in stderr
+    assert Path(stdout.splitlines()[0]).exists()
