@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from featup_cli.batch.records import Item, Record
 from featup_cli.core.errors import InputError, UsageError
+from featup_cli.io.files import is_missing
 from featup_cli.pictures.find import find_files
 from featup_cli.pictures.formats import picture_suffixes
 
@@ -62,7 +63,7 @@ def refuse_missing(arguments: Sequence[str]) -> None:
     path = arguments[0]
     refuse_address(path)
     by_name = path not in ("", STANDARD_INPUT) and not path.lower().endswith(LIST_SUFFIX) and not glob.has_magic(path)
-    if by_name and not os.path.exists(path):
+    if by_name and is_missing(path):
         raise InputError(f"{path}: no such file")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import wraps
 from inspect import Parameter, Signature
+from pathlib import Path
 from types import GenericAlias, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,7 @@ from featup_cli.cli.console import report_errors
 from featup_cli.cli.lazy import Command
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.options import GROUP, REQUIRED, Declared, declared
+from featup_cli.io.files import is_missing
 
 
 def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], Any]:
@@ -84,11 +85,14 @@ def _build(group: type, values: Mapping[str, Any]) -> Any:
 
 
 def _check_present(each: Declared, value: Any) -> None:
-    """Raise InputError for a file that is not there: now, as to load libraries takes seconds."""
-    for path in value if isinstance(value, (list, tuple)) else [value]:
-        if path is not None and not os.path.exists(path):
-            name = "" if each.option.positional else f"{flags_of(each)[0]} "
-            raise InputError(f"{name}{path}: no such file")
+    """Raise InputError for a file that isn't there: now, as it takes seconds to load libraries.
+
+    Of several files the command does those that are there.
+    """
+    paths = [value] if isinstance(value, Path) else value or []
+    if len(paths) == 1 and is_missing(paths[0]):
+        name = "" if each.option.positional else f"{flags_of(each)[0]} "
+        raise InputError(f"{name}{paths[0]}: no such file")
 
 
 def _plain(value: Any) -> Any:

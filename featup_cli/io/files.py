@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,17 @@ def check_readable(path: Path, wanted: str) -> int:
     if not status.st_size:
         raise InputError(f"{path}: is empty; give {wanted}")
     return status.st_size
+
+
+def is_missing(path: Path | str) -> bool:
+    """Whether there is nothing of this name, not even a broken link. Other faults are told by opening it."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 @contextmanager

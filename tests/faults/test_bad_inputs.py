@@ -247,10 +247,10 @@ def test_where_no_picture_is_that_is_said(
 
 @pytest.mark.parametrize("options", [[], ["--backbone", "resnet18"]])
 def test_weights_that_are_a_pipe_are_refused_instead_of_read(
-    options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    options: list[str], photo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(tmp_path / "weights.pt")
-    status, _, stderr = run(capfd, "upsample", tmp_path / "x.png", *options, "--weights", tmp_path / "weights.pt")
+    status, _, stderr = run(capfd, "upsample", photo, *options, "--weights", tmp_path / "weights.pt")
     assert status == 1
     assert "weights.pt: is a pipe" in stderr
 
