@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,24 @@ def test_a_missing_picture_among_others_is_a_record_of_the_run(photo: Path, tmp_
     assert status == 1
     assert "error: nope.jpg: no such file" in stderr
     assert Path(stdout.splitlines()[0]).exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "environment", "expected"),
+    [
+        ("import featup_cli", {}, "1500"),
+        ("import featup_cli", {"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+        ("import featup_cli", {"GOMP_SPINCOUNT": "7"}, "7"),
+        ("import torch, featup_cli", {}, "None"),
+    ],
+    ids=["by default", "the user's policy", "the user's count", "too late"],
+)
+def test_threads_wait_without_much_spinning_unless_the_user_decided(
+    program: str, environment: dict[str, str], expected: str
+) -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    program += "; import os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=kept | environment
+    )
+    assert done.stdout.strip() == expected
