@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from featup_cli.backbones.registry import load_backbone as load_backbone
     from featup_cli.batch.run import upsample_many as upsample_many
     from featup_cli.benchmarking.run import benchmark as benchmark
+    from featup_cli.core.errors import FeatUpError as FeatUpError
     from featup_cli.engine.pipeline import Upsampling as Upsampling
     from featup_cli.engine.pipeline import upsample as upsample
     from featup_cli.engine.render import render as render
@@ -50,6 +51,7 @@ _NAMES = {
     "featup_cli.backbones.config": "BackboneConfig",
     "featup_cli.backbones.registry": "load_backbone",
     "featup_cli.batch.run": "upsample_many",
+    "featup_cli.core.errors": "FeatUpError",
     "featup_cli.engine.pipeline": "Upsampling upsample",
     "featup_cli.engine.write": "Output",
     "featup_cli.engine.render": "render",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from featup_kernels.plugins import collect
 
+from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.loader import Alias, Loader
 from featup_cli.backbones.timm.loader import LOADER as TIMM
 from featup_cli.backbones.tiny.loader import LOADER as TINY
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from featup_cli.backbones.api import Backbone
-    from featup_cli.backbones.config import BackboneConfig
+
 
 LOADERS: dict[str, Loader] = collect((TINY, TIMM), "featup.backbones", Loader)
 """By name: our own, then those of other packages (entry points `featup.backbones`)."""
@@ -38,13 +39,15 @@ def find_loader(name: str) -> Loader:
     return next(named, None) or next(loader for loader in LOADERS.values() if loader.any_name)
 
 
-def load_backbone(config: BackboneConfig, device: torch.device | str = "cpu") -> Backbone:
-    """Load the backbone that `config` names, ready to run on `device`.
+def load_backbone(config: BackboneConfig | str, device: torch.device | str = "cpu") -> Backbone:
+    """Load the backbone that `config` names, ready to run on `device`. A name alone stands for its defaults.
 
     Raises:
         UsageError: an unknown name, a layer out of range, an argument that the model does not take.
         WeightsError: weights are unavailable or don't fit; never replaced by random ones.
     """
+    if isinstance(config, str):
+        config = BackboneConfig(config)
     if config.weights is not None and config.random_weights:
         raise UsageError("--weights and --random-weights exclude each other")
 

@@ -201,7 +201,8 @@ class OutputOptions:
     output: Path = option(Path("features"), "Folder for the results; created if missing.", "-o", "--output")
     output_size: str | None = option(
         None,
-        "Size of the result: `image` (the picture's own), HEIGHTxWIDTH, or a factor of the token grid such as 8x. "
+        "Size of the result: `image` (the picture's own), HEIGHTxWIDTH, 512 for a square, or a factor of the token "
+        "grid such as 8x. "
         "(default: the network input's size)",
     )
     dtype: DType = option("float16", "Number format of the features.")

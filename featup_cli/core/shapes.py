@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from typing import Any
 
 from featup_cli.core.errors import UsageError
 
@@ -24,6 +26,21 @@ def parse_size(text: str, option: str) -> Size:
     return int(match[1]), int(match[2])
 
 
+def check_pair(value: Any, name: str) -> Size:
+    """A (height, width) that was given in Python.
+
+    Raises:
+        UsageError: it is no pair of positive integers.
+    """
+    try:
+        height, width = (operator.index(side) for side in value)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise UsageError(f"{name} {value}: expected (height, width), each at least 1")
+    return height, width
+
+
 def network_size(image: Size, short_side: int, multiple: int) -> Size:
     """Network input for a picture: its aspect ratio, short side near `short_side`, sides rounded to `multiple`.
 
@@ -40,9 +57,9 @@ def network_size(image: Size, short_side: int, multiple: int) -> Size:
 
 
 def resolve_network_size(
-    image: Size, resize: str | int | None, native: Size, multiple: int, fixed: Size | None, name: str
+    image: Size, resize: str | int | Size | None, native: Size, multiple: int, fixed: Size | None, name: str
 ) -> Size:
-    """Network input from `--resize`: a short side, `HxW`, or None for the backbone's own size.
+    """Network input from `--resize`: a short side, `HxW` or (height, width), or None for the backbone's own size.
 
     Raises:
         UsageError: an invalid value, a backbone that takes one size only, or more than `MAX_TOKENS` tokens; the
@@ -52,8 +69,8 @@ def resolve_network_size(
         if resize is not None:
             raise UsageError(f"--resize {resize}: this backbone takes {fixed[0]}x{fixed[1]} pixels only; omit --resize")
         return fixed
-    if isinstance(resize, str) and not resize.strip().isdigit():
-        asked = parse_size(resize, "--resize")
+    if not isinstance(resize, str | int | None) or (isinstance(resize, str) and not resize.strip().isdigit()):
+        asked = parse_size(resize, "--resize") if isinstance(resize, str) else check_pair(resize, "resize")
         size = (
             max(multiple, round(asked[0] / multiple) * multiple),
             max(multiple, round(asked[1] / multiple) * multiple),
@@ -84,11 +101,12 @@ def check_output_size(text: str | None) -> None:
     resolve_output_size(text, nominal, nominal, nominal)
 
 
-def resolve_output_size(text: str | Size | None, image: Size, network: Size, grid: Size) -> Size:
+def resolve_output_size(text: str | int | Size | None, image: Size, network: Size, grid: Size) -> Size:
     """Size of the result from `--output-size`.
 
     Args:
-        text: None (the network input's size), `image` (the picture's), `HxW`, or a factor of the token grid (`8x`).
+        text: None (the network input's size), `image` (the picture's), `HxW` or (height, width), one number for a
+            square, or a factor of the token grid (`8x`).
         image: (height, width) of the picture.
         network: of the network input.
         grid: of the low-resolution features.
@@ -97,10 +115,10 @@ def resolve_output_size(text: str | Size | None, image: Size, network: Size, gri
     """
     if text is None:
         return network
-    if isinstance(text, tuple):
-        if len(text) != 2 or min(text) < 1:
-            raise UsageError(f"output_size {text}: expected (height, width) of at least 1")
-        return text
+    if isinstance(text, int):
+        return check_pair((text, text), "output_size")
+    if not isinstance(text, str):
+        return check_pair(text, "output_size")
     if text == "image":
         return image
     factor = re.fullmatch(r"(\d+(?:\.\d+)?)x", text)
@@ -110,8 +128,9 @@ def resolve_output_size(text: str | Size | None, image: Size, network: Size, gri
             raise UsageError(f"--output-size {text}: gives less than one pixel for a {grid[0]}x{grid[1]} grid")
         return height, width
     try:
-        return parse_size(text, "--output-size")
+        return parse_size(f"{text}x{text}" if text.strip().isdigit() else text, "--output-size")
     except UsageError:
         raise UsageError(
-            f"--output-size {text}: expected `image`, HEIGHTxWIDTH (448x640), or a factor of the grid (8x)"
+            f"--output-size {text}: expected `image`, HEIGHTxWIDTH (448x640), one number for a square (512), "
+            "or a factor of the grid (8x)"
         ) from None

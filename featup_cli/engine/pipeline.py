@@ -39,8 +39,8 @@ class Upsampling:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     method: str = DEFAULT_METHOD
     implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
-    resize: str | int | None = None
-    output_size: str | Size | None = None
+    resize: str | int | Size | None = None
+    output_size: str | int | Size | None = None
     device: str = "auto"
     seed: int = 0
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -251,8 +251,8 @@ def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's
     *,
     backbone: str | BackboneConfig | Backbone = "tiny",
     method: str = DEFAULT_METHOD,
-    resize: str | int | None = None,
-    output_size: str | Size | None = None,
+    resize: str | int | Size | None = None,
+    output_size: str | int | Size | None = None,
     implicit: ImplicitConfig | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -264,11 +264,13 @@ def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's
     """Features per pixel of one picture: what `featup upsample` does, in memory and silent.
 
     Args:
-        image: path, Pillow image, uint8 [H, W, 3] or float tensor [3, H, W] in [0, 1].
+        image: one path, Pillow image, array, tensor, or the bytes of a file; see `as_picture`. `upsample_many` takes
+            many files.
         backbone: name, settings, or a loaded backbone to use again.
         method: a key of `featup.METHODS`.
-        resize: network input, a short side or `HxW`; None for the backbone's own.
-        output_size: `image`, `HxW`, (H, W), a factor such as `8x`, or None for the network input's size.
+        resize: network input, a short side, `HxW` or (H, W); None for the backbone's own.
+        output_size: `image`, `HxW`, (H, W), 512 for a square, a factor such as `8x`, or None for the network input's
+            size.
         implicit: settings of that method.
         device: auto, cpu, cuda, ...
         seed: the same seed on the same device gives the same result.

@@ -22,7 +22,7 @@ from featup_cli.upsamplers.implicit.saved import FittedModel, ModelUpsampler, lo
 def render(
     model: Path | str | FittedModel,
     *,
-    output_size: str | Size | None = None,
+    output_size: str | int | Size | None = None,
     image: Path | str | None = None,
     device: str = "auto",
     memory: int | None = None,
@@ -60,7 +60,7 @@ def render_files(
     target: Path,
     output: Output,
     *,
-    output_size: str | Size | None = None,
+    output_size: str | int | Size | None = None,
     image: Path | str | None = None,
     device: str = "auto",
     memory: int | None = None,
@@ -76,7 +76,7 @@ def render_files(
 
 
 def _open(
-    model: Path | str | FittedModel, output_size: str | Size | None, image: Path | str | None, device: str,
+    model: Path | str | FittedModel, output_size: str | int | Size | None, image: Path | str | None, device: str,
     memory: int | None,
 ) -> tuple[Task, Describe]:  # fmt: skip
     """What is to be rendered, and its provenance."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from featup_cli.core.errors import UsageError
+from featup_cli.core.errors import OutputError, UsageError
 from featup_cli.core.shapes import Size
 from featup_cli.engine.bands import Task
 from featup_cli.engine.write import Describe, Output, make_picture, write_files
@@ -80,8 +80,12 @@ class Result:
             dtype: float16, bfloat16 or float32.
             storage: `full`, or `factored` for coefficients and basis.
         Raises:
-            OutputError: it can't be written; nothing is left behind.
+            OutputError: it can't be written, or the name is that of another format; nothing is left behind.
         """
+        if Path(path).suffix.lower() != ".safetensors":
+            raise OutputError(
+                f"{path}: features are saved as .safetensors; featup.export_features writes other formats"
+            )
         output = Output(dtype, storage)
         write_files(self._task(), Path(path), replace(output, picture=False), self._describe(output))
         return Path(path)

@@ -47,7 +47,7 @@ def compare(
     *,
     methods: str | Sequence[str] = COMPARED,
     backbone: str | BackboneConfig | Backbone = "tiny",
-    output_size: str | Size | None = None,
+    output_size: str | int | Size | None = None,
     **options: Any,
 ) -> Comparison:
     """Upsample by each method and show all in one basis: what `featup compare` does, in memory.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from featup_cli.core.errors import InputError, one_line
 from featup_cli.core.shapes import Size
 from featup_cli.io.files import check_readable
+from featup_cli.pictures.arrays import pixels_of
 from featup_cli.pictures.formats import picture_formats
 
 DEFAULT_MAX_PIXELS = 200_000_000
@@ -185,44 +187,35 @@ def decode_picture(data: bytes, name: str, max_pixels: int = DEFAULT_MAX_PIXELS)
     return Picture(pixels, name, hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
-def as_picture(image: Path | str | Picture | Image.Image | np.ndarray | Tensor) -> Picture:
-    """Take a path, a Pillow image, uint8 [H, W, 3], or a tensor [3, H, W], uint8 or floats in [0, 1].
+def as_picture(image: Any) -> Picture:
+    """Take a picture in any form.
 
-    Tensors may overshoot [0, 1] a little, as resized ones do, and are clipped; arrays are copied.
-
+    Args:
+        image: a path; the bytes of a file, or one opened with "rb"; a Pillow image; or values, as an array or tensor:
+            uint8, or floats in [0, 1], of shape [H, W, 3], [3, H, W], grey [H, W], or a batch of one. Floats may
+            overshoot a little, as resized ones do, and are clipped. Values are copied.
     Raises:
-        InputError: as `load_image`, or an array of another shape, dtype or range.
+        InputError: as `load_image`, or something else, or values of another shape, dtype or range.
     """
     if isinstance(image, Picture):
         return image
     if isinstance(image, (str, Path)):
         return load_image(image)
+    if isinstance(image, (bytes, bytearray, memoryview)) or hasattr(image, "read"):
+        return _picture_of_file(image)
     if isinstance(image, Image.Image):
         try:
             pixels = np.array(upright_rgb(image))
         except OSError as error:  # Pillow decodes at first use
             raise InputError(f"the image is damaged ({error}); export it again") from None
-    elif isinstance(image, Tensor):
-        pixels = _pixels_of_tensor(image.detach())
-    elif image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size:
-        pixels = image.copy()
     else:
-        raise InputError(f"an array image must be uint8 [H, W, 3], not {list(image.shape)} {image.dtype}")
+        pixels = pixels_of(image)
     return Picture(pixels, "", hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
-def _pixels_of_tensor(image: Tensor) -> np.ndarray:
-    known = image.is_floating_point() or image.dtype == torch.uint8
-    if image.ndim != 3 or image.shape[0] != 3 or not known or image.numel() == 0:
-        raise InputError(
-            f"a tensor image must be uint8 or float [3, H, W] in [0, 1], not {list(image.shape)} {image.dtype}"
-        )
-    if image.dtype == torch.uint8:
-        return image.cpu().permute(1, 2, 0).contiguous().numpy()
-    low, high = (float(value) for value in image.float().aminmax())
-    # Written so that NaN fails too. Bicubic resizing overshoots by up to a tenth; 0-255 and normalised images by more.
-    if not (low >= -0.25 and high <= 1.25):
-        raise InputError(f"a tensor image must be in [0, 1], not {low:g} to {high:g}; undo its normalisation")
-    levels = image.cpu().float().clamp(0, 1).mul_(255).round_().byte()  # in place: pictures may be large
-    pixels: np.ndarray = levels.permute(1, 2, 0).contiguous().numpy()
-    return pixels
+def _picture_of_file(file: Any) -> Picture:
+    """A picture from the bytes of a file, or from an open file."""
+    data, name = file.read() if hasattr(file, "read") else file, str(getattr(file, "name", "the image"))
+    if isinstance(data, str):
+        raise InputError(f'{name}: is opened as text; open it with "rb"')
+    return decode_picture(bytes(data), name)

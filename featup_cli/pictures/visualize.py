@@ -163,7 +163,7 @@ def _targets(files: Sequence[Path], output: Path | None) -> list[Path]:
 
 
 def visualize(
-    files: Sequence[Path | str],
+    files: Sequence[Path | str] | Path | str,
     *,
     components: Components = DEFAULT_COMPONENTS,
     layout: str = "side-by-side",
@@ -177,7 +177,7 @@ def visualize(
     Files are read one at a time, twice if there are several, so memory does not grow with their number.
 
     Args:
-        files: feature files, or other safetensors files with one feature map.
+        files: one feature file or several, or other safetensors files with one feature map.
         components: which principal components are red, green and blue, counted from 1.
         layout: "side-by-side" panels, "overlay" of one map on the image, or "plain": one map, one pixel per feature.
         image: picture to show; by default the one that each file says it was made of, if it is still there.
@@ -200,7 +200,7 @@ def visualize(
     """
     _checked_choice("layout", (layout,), LAYOUTS)
     _checked_choice("show", tuple(show or ()), SHOWS)
-    paths = [Path(file) for file in files]
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     if not paths:
         raise UsageError("no feature files given")
     targets = _targets(paths, None if output is None else Path(output))

@@ -195,5 +195,5 @@ def check_inputs(image: Tensor, lr_feats: Tensor, output_size: Size) -> None:
         raise ShapeError(f"image must be [B, 3, H, W], not {list(image.shape)}")
     if lr_feats.ndim != 4 or lr_feats.shape[0] != image.shape[0]:
         raise ShapeError(f"lr_feats must be [{image.shape[0]}, C, h, w], not {list(lr_feats.shape)}")
-    if len(output_size) != 2 or min(output_size) < 1:
-        raise ShapeError(f"output_size must be (height, width) of at least 1, not {output_size}")
+    if not isinstance(output_size, Sequence) or len(output_size) != 2 or min(output_size) < 1:
+        raise ShapeError(f"output_size must be (height, width), each at least 1, not {output_size}")
