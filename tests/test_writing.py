@@ -243,7 +243,9 @@ def test_the_request_says_what_was_asked(photo: Path, tmp_path: Path) -> None:
     assert other.request(Output("float32")) != request
 
 
-@pytest.mark.parametrize(("text", "count"), [("2GB", 2e9), ("1500 mb", 1.5e9), ("1.5GiB", 1.5 * 2**30), ("2000000", 2e6)])
+@pytest.mark.parametrize(
+    ("text", "count"), [("2GB", 2e9), ("1500 mb", 1.5e9), ("1.5GiB", 1.5 * 2**30), ("2000000", 2e6)]
+)
 def test_sizes_are_read(text: str, count: float) -> None:
     assert parse_bytes(text) == count
 
