@@ -11,7 +11,7 @@ from typing import Literal
 
 from featup_cli.backbones.config import PRECISIONS, BackboneConfig, parse_model_args
 from featup_cli.cli.console import Console
-from featup_cli.core.errors import UsageError
+from featup_cli.core.errors import OutputError, UsageError
 from featup_cli.core.options import BACKBONE, INPUT, METHOD, OUTPUT, RUN, Given, group, like, option, optional_fields
 from featup_cli.core.shapes import check_output_size, check_resize
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig, implicit_config
@@ -214,7 +214,9 @@ class OutputOptions:
 
     def __post_init__(self) -> None:
         check_output_size(self.output_size)
-        if self.output.is_file() or (self.output.suffix.lower() == ".safetensors" and not self.output.is_dir()):
+        if self.output.is_file():
+            raise OutputError(f"{self.output}: can't be written: it is a file; give -o a folder")
+        if self.output.suffix.lower() == ".safetensors" and not self.output.is_dir():
             raise UsageError(f"-o {self.output}: give a folder; each picture gets STEM.safetensors in it")
 
 

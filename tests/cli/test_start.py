@@ -38,7 +38,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
         (["upsample", "PHOTO", "--resize", "wide"], 2, "--resize wide: expected HEIGHTxWIDTH"),
         (["upsample", "PHOTO", "--output-size", "big"], 2, "--output-size big: expected `image`"),
         (["upsample", "PHOTO", "--weights", "nope.pt"], 1, "--weights nope.pt: no such file"),
-        (["upsample", "PHOTO", "-o", "PHOTO"], 2, "-o "),
+        (["upsample", "PHOTO", "-o", __file__], 1, f"{__file__}: can't be written: it is a file"),
         (["upsample", "PHOTO", "-o", "o7.safetensors"], 2, "-o o7.safetensors: give a folder"),
         (["compare", "nope.jpg"], 1, "nope.jpg: no such file"),
         (["render", "nope.st"], 1, "nope.st: no such file"),
