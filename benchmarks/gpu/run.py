@@ -29,6 +29,7 @@ MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}
 LEAST_S = 5.0  # a step with less time left is not begun
 LOG_BYTES = 8_000_000
 DRY_LIMIT_S = 120.0
+ROOT = Path(__file__).parents[2]  # is left out of what is recorded
 
 
 def missing(dry: bool) -> list[str]:
@@ -75,7 +76,7 @@ def run_step(step: Step, out: Path, limit_s: float, dry: bool) -> dict[str, obje
             _end(process)
     record: dict[str, object] = {"step": step.name, "status": status, "seconds": time.perf_counter() - start}
     if status != "done":
-        said = log.read_bytes()[begun:].decode(errors="replace").strip().splitlines()
+        said = log.read_bytes()[begun:].decode(errors="replace").replace(f"{ROOT}/", "").strip().splitlines()
         record["error"] = "\n".join(said[-12:])[-4000:]
     if log.stat().st_size > LOG_BYTES:
         log.write_bytes(log.read_bytes()[-LOG_BYTES // 2 :])

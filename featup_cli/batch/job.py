@@ -23,7 +23,7 @@ from featup_cli.batch.resume import why_make
 from featup_cli.core.errors import error_message, one_line
 from featup_cli.core.memory import default_memory, held_bytes
 from featup_cli.core.progress import Announce, Progress, no_progress
-from featup_cli.core.shapes import resolve_network_size, resolve_output_size
+from featup_cli.core.shapes import check_output_size, resolve_network_size
 from featup_cli.engine.bands import unloaded_bytes
 from featup_cli.engine.pipeline import Look, Pipeline, Plan, Upsampling
 from featup_cli.engine.write import Output
@@ -118,7 +118,7 @@ class Worker:
         """Raise UsageError for sizes that are invalid for every picture, before the first one."""
         settings, b, side = self.job.settings, self.pipeline.backbone, (1000, 1000)
         resolve_network_size(side, settings.resize, b.native_size, b.patch_multiple, b.fixed_size, "any picture")
-        resolve_output_size(settings.output_size, side, side, side)
+        check_output_size(settings.output_size)
 
     @property
     def about(self) -> str:

@@ -95,7 +95,7 @@ def check_resize(text: str | None) -> None:
     resolve_network_size(nominal, text, nominal, min(nominal), None, "any picture")
 
 
-def check_output_size(text: str | None) -> None:
+def check_output_size(text: str | int | Size | None) -> None:
     """Raise UsageError for an `--output-size` that fits no picture and no backbone."""
     nominal = (1000, 1000)
     resolve_output_size(text, nominal, nominal, nominal)

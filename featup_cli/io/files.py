@@ -43,7 +43,7 @@ def is_missing(path: Path | str) -> bool:
     except FileNotFoundError:
         return True
     except (OSError, ValueError):
-        return False
+        pass
     return False
 
 

@@ -145,6 +145,7 @@ def test_packages_that_are_missing_or_too_old_are_named(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("program", "status", "said"),
     [("print('fine')", "done", None), ("raise SystemExit('broken pipe')", "failed", "broken pipe"),
+     (f"raise SystemExit('{ROOT}/benchmarks/x.py broke')", "failed", "benchmarks/x.py broke"),
      ("import time; time.sleep(60)", "timed out", "")],
 )  # fmt: skip
 def test_a_step_ends_with_its_status_and_error(
@@ -158,6 +159,7 @@ def test_a_step_ends_with_its_status_and_error(
     assert record["status"] == status
     assert ("error" in record) == (said is not None)
     assert said is None or said in str(record["error"])
+    assert str(ROOT) not in str(record)
 
 
 def test_steps_are_within_eight_minutes_but_for_the_last_ones() -> None:
