@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from featup_cli.core.describe import describe_device, versions
+from featup_cli.core.describe import describe_device
+from featup_cli.core.versions import versions
 
 SIDE = 224
 

@@ -18,7 +18,7 @@ from typing import Any
 from common import write_record
 from PIL import Image
 
-from featup_cli.core.memory import parse_bytes
+from featup_cli.core.units import parse_bytes
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "rocket.jpg"
 METHODS = ("bilinear", "guided", "jbu", "resfu", "implicit")

@@ -15,7 +15,8 @@ from typing import Any
 
 from common import SIDE, make_pictures, write_record
 
-from featup_cli.engine.pipeline import Pipeline, Upsampling
+from featup_cli.engine.pipeline import Pipeline
+from featup_cli.engine.settings import Upsampling
 
 START = [sys.executable, "-m", "featup_cli", "upsample"]
 ROUNDS = 3  # the best one counts, as other work on the machine can only slow a run down

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from featup_cli.batch.run import upsample_many as upsample_many
     from featup_cli.benchmarking.run import benchmark as benchmark
     from featup_cli.core.errors import FeatUpError as FeatUpError
-    from featup_cli.engine.pipeline import Upsampling as Upsampling
     from featup_cli.engine.pipeline import upsample as upsample
     from featup_cli.engine.render import render as render
     from featup_cli.engine.result import Result as Result
-    from featup_cli.engine.write import Output as Output
+    from featup_cli.engine.settings import Output as Output
+    from featup_cli.engine.settings import Upsampling as Upsampling
     from featup_cli.evaluation.comparison import compare as compare
     from featup_cli.evaluation.retrieval.matches import find_matches as find_matches
     from featup_cli.evaluation.run import evaluate as evaluate
@@ -52,8 +52,8 @@ _NAMES = {
     "featup_cli.backbones.registry": "load_backbone",
     "featup_cli.batch.run": "upsample_many",
     "featup_cli.core.errors": "FeatUpError",
-    "featup_cli.engine.pipeline": "Upsampling upsample",
-    "featup_cli.engine.write": "Output",
+    "featup_cli.engine.pipeline": "upsample",
+    "featup_cli.engine.settings": "Output Upsampling",
     "featup_cli.engine.render": "render",
     "featup_cli.engine.result": "Result",
     "featup_cli.benchmarking.run": "benchmark",

@@ -21,8 +21,8 @@ from featup_cli.benchmarking import upsamplers as suite
 from featup_cli.benchmarking.measure import time_and_weigh
 from featup_cli.benchmarking.settings import Settings
 from featup_cli.core.errors import FeatUpError
-from featup_cli.engine.pipeline import Pipeline, Upsampling
-from featup_cli.engine.write import Output
+from featup_cli.engine.pipeline import Pipeline
+from featup_cli.engine.settings import Output, Upsampling
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.run import Training, train
 from featup_cli.upsamplers.api import Upsampler

@@ -21,8 +21,8 @@ from featup_cli.benchmarking.measure import cache_bytes, copy_bandwidths
 from featup_cli.benchmarking.run import device_name
 from featup_cli.benchmarking.settings import Settings, parse_shape
 from featup_cli.benchmarking.table6 import ROWS, Row
-from featup_cli.core.describe import versions
 from featup_cli.core.errors import FeatUpError
+from featup_cli.core.versions import versions
 
 ROOT = Path(__file__).parents[2]
 DRY_ROWS = (Row("1x2x3x2x3", ROWS[0].featup, ROWS[0].unfold),)

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from featup_cli.batch.job import Job, Worker
+from featup_cli.batch.job import Job
 from featup_cli.batch.records import Item, Record
+from featup_cli.batch.worker import Worker
 from featup_cli.core.errors import FeatUpError, UsageError, one_line
 from featup_cli.core.memory import default_memory
 from featup_cli.core.progress import Announce

@@ -31,6 +31,7 @@ class Record:
         notes: sentences that the user should read.
         error: the reason of a failure, in one line that names the file.
         exit_code: exit status of a process that fails for this reason only.
+        kept: it failed because a file with something else in it would have been replaced.
     """
 
     item: Item
@@ -42,6 +43,7 @@ class Record:
     notes: tuple[str, ...] = ()
     error: str = ""
     exit_code: int = 1
+    kept: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The line of `--json`."""

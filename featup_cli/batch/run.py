@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from featup_cli.batch.claims import Claims, remove_abandoned
 from featup_cli.batch.inputs import find_inputs, refuse_address
-from featup_cli.batch.job import Job, Worker, available_cores
+from featup_cli.batch.job import Job, available_cores, split_job
 from featup_cli.batch.names import name_outputs
 from featup_cli.batch.queue import ItemQueue
-from featup_cli.batch.ray_engine import run_on_ray
 from featup_cli.batch.records import Item, Record
-from featup_cli.batch.resume import why_make
+from featup_cli.batch.resume import settle, why_make
 from featup_cli.batch.shards import Shard
-from featup_cli.batch.workers import run_workers
 from featup_cli.core.errors import InputError, UsageError
-from featup_cli.core.memory import default_memory
 from featup_cli.core.progress import Announce, Progress, no_progress
-from featup_cli.engine.pipeline import Upsampling
-from featup_cli.engine.write import Output
+from featup_cli.engine.request import make_request, recall
+from featup_cli.engine.settings import Output, Upsampling
 from featup_cli.io.atomic import check_writable
 
 
@@ -110,46 +104,86 @@ class Run:
             OutputError: the output folder can't be written.
         """
         yield from self.problems
-        if not self.items:
+        count = 0
+        for record in self._settled():
+            yield record
+            count += 1
+        items = self.items[count:]
+        if not items:
             return
-        missing = next((item for item in self.items if not os.path.exists(item.target)), None)
+        missing = next((item for item in items if not os.path.exists(item.target)), None)
         if missing is not None and len(self.items) > 1:  # a single picture that fails leaves no folder behind
             check_writable(missing.target)
         claims = Claims(self.jobs[0].folder)
-        remove_abandoned(self.items, claims)
+        remove_abandoned(items, claims)
         if self.engine == "ray" or len(self.jobs) > 1:
             try:
-                if self.engine == "ray":
-                    yield from run_on_ray(self.jobs[0], self.items, self.workers, announce)
-                else:
-                    yield from run_workers(self.jobs, ItemQueue(self.items), announce)
+                yield from self._share(items, announce)
             finally:
-                remove_abandoned(self.items, claims)  # of workers that died
+                remove_abandoned(items, claims)  # of workers that died
                 claims.close()
             return
+
+        from featup_cli.batch.worker import Worker
+
         worker = Worker(self.jobs[0], announce, progress, claims)
         if announce is not None:
             announce(worker.about)
-        yield from worker.records(self.items)
+        yield from worker.records(items)
+
+    def _settled(self) -> Iterator[Record]:
+        """Records of the first pictures that need no work, as far as that is known before anything is loaded."""
+        job = self.jobs[0]
+        loaded = None if job.overwrite or not self.items else recall(job.settings)
+        if loaded is None:
+            return
+        request = make_request(job.settings, job.output, loaded)
+        for item in self.items:
+            record = settle(item, request, job)
+            if record is None:
+                return
+            yield record
+
+    def _share(self, items: Sequence[Item], announce: Announce | None) -> Iterator[Record]:
+        """Records of several workers."""
+        if self.engine == "ray":
+            from featup_cli.batch.ray_engine import run_on_ray
+
+            yield from run_on_ray(self.jobs[0], items, self.workers, announce)
+        else:
+            from featup_cli.batch.workers import run_workers
+
+            yield from run_workers(self.jobs, ItemQueue(items), announce)
 
     def preview(self, announce: Announce | None = None) -> Iterator[Preview]:
         """The planned action for each picture, in order; nothing is written."""
         for problem in self.problems:
             yield Preview(problem.item, "fail", problem.error)
-        job = self.jobs[0]
-        worker = Worker(job, announce)
+        job, request = self.jobs[0], self._request(announce)
 
         def look(item: Item) -> Preview:
-            if not Path(item.picture).exists():
+            if not os.path.exists(item.picture):
                 return Preview(item, "fail", "no such file")
-            reason = why_make(item, worker.request, job.files(item))
+            reason = why_make(item, request, job.files(item))
             if reason is None:
                 return Preview(item, "redo" if job.overwrite else "skip", "up to date")
-            return Preview(item, "redo" if Path(item.target).exists() else "make", reason)
+            if reason.replaces is not None and not job.overwrite:
+                return Preview(item, "fail", reason.refusal())
+            return Preview(item, "redo" if os.path.exists(item.target) else "make", reason.text)
 
-        with ThreadPoolExecutor(worker.threads) as pool:
+        with ThreadPoolExecutor(job.threads or available_cores()) as pool:
             for start in range(0, len(self.items), 1000):
                 yield from pool.map(look, self.items[start : start + 1000])
+
+    def _request(self, announce: Announce | None) -> dict[str, Any]:
+        job = self.jobs[0]
+        loaded = recall(job.settings)
+        if loaded is not None:
+            return make_request(job.settings, job.output, loaded)
+
+        from featup_cli.batch.worker import Worker
+
+        return Worker(job, announce).request
 
 
 def plan_run(
@@ -166,46 +200,6 @@ def plan_run(
     job = Job(settings, output, str(folder), options.overwrite, options.batch, options.threads)
     share = (options.shard or Shard()).of(items)
     return Run(share, found.problems, split_job(job, options.devices), options.engine, options.workers)
-
-
-def split_job(job: Job, devices: str | None) -> list[Job]:
-    """A job for each of `devices` (`0,1`, `cuda:0`, `cpu:2` for two processes); workers of one device share its memory.
-
-    Raises:
-        UsageError: the text has another form.
-    """
-    names = parse_devices(devices) if devices is not None else [job.settings.device]
-    if len(names) == 1:
-        return [replace(job, settings=replace(job.settings, device=names[0]))]
-    sharing = Counter(names)
-    jobs = []
-    for name in names:
-        memory = job.settings.memory
-        if sharing[name] > 1:
-            memory = (memory or default_memory(torch.device(name))) // sharing[name]
-        threads = job.threads or max(1, min(8, available_cores() // len(names)))
-        jobs.append(replace(job, settings=replace(job.settings, device=name, memory=memory), threads=threads))
-    return jobs
-
-
-def parse_devices(text: str) -> list[str]:
-    """`0,1` to cuda:0 and cuda:1; `cpu:2` to cpu twice; other names as they are.
-
-    Raises:
-        UsageError: the text has another form.
-    """
-    names: list[str] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(?:(\d+)|cpu(?::(\d+))?|(cuda(?::\d+)?|[a-z]+(?::\d+)?))\s*", part)
-        if not match or match[2] == "0":
-            raise UsageError(f"--devices {text}: expected GPU numbers (0,1), or cpu:2 for two processes on the CPU")
-        if match[1]:
-            names.append(f"cuda:{match[1]}")
-        elif match[3]:
-            names.append(match[3])
-        else:
-            names += ["cpu"] * int(match[2] or 1)
-    return names
 
 
 def upsample_many(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)

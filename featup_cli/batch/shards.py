@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
-
-from featup_cli.core.distributed import join_workers
 from featup_cli.core.errors import UsageError
 
 T = TypeVar("T")
@@ -72,7 +69,12 @@ def _shard_of_environment() -> Shard:
 def local_device(device: str) -> str:
     """`auto` as the GPU that torchrun assigns to this process, if there is one; other names unchanged."""
     rank = os.environ.get("LOCAL_RANK")
-    if device != "auto" or rank is None or not torch.cuda.is_available():
+    if device != "auto" or rank is None:
+        return device
+
+    import torch
+
+    if not torch.cuda.is_available():
         return device
     return f"cuda:{int(rank) % torch.cuda.device_count()}"
 
@@ -86,5 +88,8 @@ def join_shards(text: str | None) -> Iterator[Callable[[int], int]]:
     if text != "auto" or "RANK" not in os.environ:
         yield lambda status: status
         return
+
+    from featup_cli.core.distributed import join_workers
+
     with join_workers() as workers:
         yield lambda status: max(workers.gather(status))

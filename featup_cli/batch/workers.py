@@ -14,9 +14,10 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from featup_cli.batch.job import Job, Worker
+from featup_cli.batch.job import Job
 from featup_cli.batch.queue import PAUSE, ItemQueue
 from featup_cli.batch.records import Item, Record
+from featup_cli.batch.worker import Worker
 from featup_cli.core.errors import FeatUpError
 from featup_cli.core.progress import Announce
 

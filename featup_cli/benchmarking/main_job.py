@@ -19,7 +19,8 @@ from featup_cli.benchmarking.upsamplers import kernels_backend
 from featup_cli.core.errors import FeatUpError
 from featup_cli.core.progress import Announce
 from featup_cli.core.shapes import resolve_network_size
-from featup_cli.engine.pipeline import Pipeline, Upsampling
+from featup_cli.engine.pipeline import Pipeline
+from featup_cli.engine.settings import Upsampling
 from featup_cli.pictures.panels import save_png
 from featup_cli.pictures.read import load_image
 from featup_cli.upsamplers.registry import METHODS, make_upsampler

@@ -46,9 +46,9 @@ class PlaceOptions:
 @command(examples=["featup render features/photo.model.safetensors --output-size 2048x1536"])
 def render(given: ModelOptions, files: FileOptions, run: PlaceOptions) -> None:
     """Render a model to files."""
-    from featup_cli.core.memory import parse_bytes
+    from featup_cli.core.units import parse_bytes
     from featup_cli.engine.render import render_files
-    from featup_cli.engine.write import Output
+    from featup_cli.engine.settings import Output
 
     console, output = run.console.console(), files.features
     stem = given.model.name.removesuffix(".safetensors").removesuffix(".model")

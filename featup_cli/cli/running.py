@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featup_cli.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, Console
+from featup_cli.io.replace import HINT
 
 if TYPE_CHECKING:
     from featup_cli.batch.records import Record
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Counts = Counter[str]
 """Pictures by status."""
+SHOWN_KEPT = 3
+"""Results that would have been replaced and are named; of others the number is told."""
 
 
 def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
@@ -30,13 +33,14 @@ def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
     """
     counts: Counts = Counter()
     start = time.monotonic()
-    status = 0
+    status = kept = 0
     announce = None if console.quiet or console.as_json else console.note
     try:
         with _progress(run, console, counts) as (show, stage), closing(run.records(announce, stage)) as records:
             for record in records:
                 counts[record.status] += 1
-                _report(record, console, alone=len(run) == 1)
+                kept += record.kept
+                _report(record, console, alone=len(run) == 1, told=not record.kept or kept <= SHOWN_KEPT)
                 show()
                 if record.status == "failed":
                     status = record.exit_code if len(run) == 1 else EXIT_FAILED
@@ -51,6 +55,8 @@ def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
         seconds = time.monotonic() - start
         speed = f", {counts['done'] / seconds:.1f} a second" if counts["done"] else ""
         console.note(f"{_describe(counts)}; {seconds:.1f} s{speed}")
+    if kept > SHOWN_KEPT:
+        console.error(f"{kept - SHOWN_KEPT} more results exist already; {HINT.replace('replace it', 'replace them')}")
     if counts["failed"] and len(run) > 1:
         rest = len(run) - counts.total()
         console.error(f"{counts['failed']} of {len(run)} images failed" + (f"; {rest} not tried" if rest else ""))
@@ -77,11 +83,12 @@ def report_preview(run: Run, console: Console) -> int:
     return EXIT_FAILED if counts["fail"] else 0
 
 
-def _report(record: Record, console: Console, alone: bool) -> None:
+def _report(record: Record, console: Console, alone: bool, told: bool) -> None:
     for note in record.notes:
         console.note(f"note: {note}")
     if record.status == "failed":
-        console.error(record.error)
+        if told:
+            console.error(record.error)
         if console.as_json:
             console.result("", record.as_json())
         return

@@ -19,7 +19,7 @@ from featup_cli.cli.groups import (
 )
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
-from featup_cli.core.shapes import check_resize
+from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, check_resize
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
 
 
@@ -36,7 +36,7 @@ class PictureOptions:
     )
     recursive: bool = option(False, "Search subfolders too.", "--recursive", "-r")
     resize: str | None = like(InputOptions, "resize")
-    max_pixels: int = option(200_000_000, "Reject pictures with more pixels.", min=1)
+    max_pixels: int = option(DEFAULT_MAX_PIXELS, "Reject pictures with more pixels.", min=1)
 
     def __post_init__(self) -> None:
         check_resize(self.resize)
@@ -123,9 +123,8 @@ def upsample(
     from featup_cli.batch.run import BatchOptions, plan_run
     from featup_cli.batch.shards import join_shards, local_device, parse_shard
     from featup_cli.cli.running import report_preview, report_run
-    from featup_cli.core.memory import parse_bytes
-    from featup_cli.engine.pipeline import Upsampling
-    from featup_cli.engine.write import Output
+    from featup_cli.core.units import parse_bytes
+    from featup_cli.engine.settings import Output, Upsampling
 
     planned = plan_run(
         pictures.images,

@@ -8,6 +8,8 @@ from typing import Any
 
 from featup_cli.core.errors import UsageError
 
+DEFAULT_MAX_PIXELS = 200_000_000
+
 Size = tuple[int, int]
 """(height, width), in pixels or tokens."""
 

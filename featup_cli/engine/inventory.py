@@ -8,7 +8,8 @@ import torch
 from featup_kernels import backends
 
 from featup_cli.backbones.registry import ALIASES
-from featup_cli.core.describe import describe_device, versions
+from featup_cli.core.describe import describe_device
+from featup_cli.core.versions import versions
 from featup_cli.upsamplers.registry import METHODS
 from featup_cli.upsamplers.weights.find import describe_shipped
 

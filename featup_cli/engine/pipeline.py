@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +16,22 @@ from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.footprint import estimate_bytes
 from featup_cli.backbones.precision import naming
 from featup_cli.backbones.registry import load_backbone
-from featup_cli.core.describe import choose_device, describe_device, versions
+from featup_cli.core.describe import choose_device, describe_device
 from featup_cli.core.memory import default_memory, held_bytes, over_budget, trim_heap
 from featup_cli.core.progress import Announce, Progress, no_progress
 from featup_cli.core.shapes import Size, resolve_network_size, resolve_output_size
+from featup_cli.core.versions import versions
 from featup_cli.engine.bands import Task, unloaded_bytes
+from featup_cli.engine.request import Loaded, make_request
 from featup_cli.engine.result import Result
-from featup_cli.engine.write import Output, Written, make_features, write_files
-from featup_cli.pictures.read import DEFAULT_MAX_PIXELS, Picture, as_picture, load_image
+from featup_cli.engine.settings import Output, Upsampling
+from featup_cli.engine.write import Written, make_features, write_files
+from featup_cli.pictures.read import Picture, as_picture, load_image
 from featup_cli.upsamplers.api import Upsampler
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
-from featup_cli.upsamplers.registry import DEFAULT_METHOD, check_method, find_method, make_upsampler
+from featup_cli.upsamplers.registry import DEFAULT_METHOD, check_method, make_upsampler
 
 PIXEL_CONVENTION = "cell centres at half units (align_corners=False); [C, H, W]; first row is the top"
-
-
-@dataclass(frozen=True)
-class Upsampling:
-    """What to do with each picture; fields are those of `featup upsample`."""
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    method: str = DEFAULT_METHOD
-    implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
-    resize: str | int | Size | None = None
-    output_size: str | int | Size | None = None
-    device: str = "auto"
-    seed: int = 0
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    upsampler: str = "auto"
-    allow_other_backbone: bool = False
-    memory: int | None = None
-    config: Any = None
-
-    @property
-    def method_config(self) -> Any:
-        """Settings of the method: `config`, or `implicit` if they are of this method; None for its defaults."""
-        fits = type(self.implicit) is find_method(self.method).config
-        return self.implicit if self.config is None and fits else self.config
-
-    @property
-    def method_settings(self) -> dict[str, Any]:
-        """The same as JSON values."""
-        return asdict(self.method_config) if self.method_config is not None else {}
 
 
 @dataclass(frozen=True)
@@ -195,20 +168,13 @@ class Pipeline:
 
     def request(self, output: Output) -> dict[str, Any]:
         """All that was asked for and fixes what the files hold, as JSON values; of the picture nothing."""
-        settings = self.settings
-        backbone = {name: value for name, value in self.backbone.identity().items() if name != "device"}
+        return make_request(self.settings, output, self.loaded)
+
+    @property
+    def loaded(self) -> Loaded:
+        """What requests say of the backbone and the upsampler."""
         provenance = getattr(self._upsampler, "provenance", None) or {}
-        asked = {
-            "backbone": backbone,
-            "method": settings.method,
-            "settings": settings.method_settings,
-            "upsampler": provenance.get("sha256"),
-            "seed": settings.seed, "resize": settings.resize, "output_size": settings.output_size,
-            **asdict(output),
-        }  # fmt: skip
-        # As it reads back from a file: tuples become lists.
-        request: dict[str, Any] = json.loads(json.dumps(asked, default=str))
-        return request
+        return Loaded(self.backbone.identity(), provenance.get("sha256"))
 
     def write(self, look: Look, target: Path, output: Output, progress: Progress = no_progress) -> Written:
         """As `run`, streamed to files; arguments and errors as `write_files`."""

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from featup_cli.core.describe import choose_device, describe_device, versions
+from featup_cli.core.describe import choose_device, describe_device
 from featup_cli.core.progress import Progress, no_progress
 from featup_cli.core.shapes import Size, resolve_output_size
+from featup_cli.core.versions import versions
 from featup_cli.engine.bands import Task
 from featup_cli.engine.result import Result
-from featup_cli.engine.write import Describe, Output, Written, make_features, write_files
+from featup_cli.engine.settings import Output
+from featup_cli.engine.write import Describe, Written, make_features, write_files
 from featup_cli.pictures.read import load_image
 from featup_cli.upsamplers.implicit.method import METHOD
 from featup_cli.upsamplers.implicit.saved import FittedModel, ModelUpsampler, load_model

@@ -15,7 +15,8 @@ from torch import Tensor
 from featup_cli.core.errors import OutputError, UsageError
 from featup_cli.core.shapes import Size
 from featup_cli.engine.bands import Task
-from featup_cli.engine.write import Describe, Output, make_picture, write_files
+from featup_cli.engine.settings import Output
+from featup_cli.engine.write import Describe, make_picture, write_files
 from featup_cli.io.atomic import atomic_path
 from featup_cli.pictures.panels import save_png
 from featup_cli.pictures.read import Picture

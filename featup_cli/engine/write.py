@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,9 @@ from torch import Tensor
 from featup_cli.core.errors import UsageError
 from featup_cli.core.progress import Progress, no_progress
 from featup_cli.engine.bands import FACTORED_COMPONENTS, Task, make_bands
+from featup_cli.engine.settings import Output
 from featup_cli.io.atomic import atomic_path
+from featup_cli.io.digest import file_sha256
 from featup_cli.io.stream import FeatureWriter, check_room, stream_features, tensor_bytes
 from featup_cli.ops.pca import BLOCK, PCA
 from featup_cli.pictures.components import Preview
@@ -32,23 +34,6 @@ Sink = Callable[[Task], AbstractContextManager[Take]]
 
 Describe = Callable[[float], dict[str, Any]]
 """The provenance of a result, given the seconds that the work took; 0 for a draft."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """Which files are written for a picture, and how.
-
-    Attributes:
-        dtype: float16, bfloat16 or float32.
-        storage: `full`, or `factored` for coefficients and basis.
-        model: write STEM.model.safetensors too, of methods that fit one.
-        picture: write STEM.png too.
-    """
-
-    dtype: str = "float16"
-    storage: str = "full"
-    model: bool = False
-    picture: bool = True
 
 
 @dataclass(frozen=True)
@@ -142,7 +127,7 @@ def write_files(
     channels = min(task.shape[0], FACTORED_COMPONENTS) if output.storage == "factored" else task.shape[0]
     check_room(target, tensor_bytes((channels, *task.output_size), getattr(torch, output.dtype)))
     paths = {"output": target}
-    sinks: list[Sink] = [partial(_feature_file, path=target, output=output, describe=describe, start=start)]
+    sinks: list[Sink] = [partial(_feature_file, paths=paths, output=output, describe=describe, start=start)]
     if output.model:
         paths["model"] = target.with_suffix(".model.safetensors")
         sinks.append(partial(_model_file, path=paths["model"], describe=describe, start=start))
@@ -156,17 +141,21 @@ def write_files(
 
 
 @contextmanager
-def _feature_file(task: Task, path: Path, output: Output, describe: Describe, start: float) -> Iterator[Take]:
+def _feature_file(
+    task: Task, paths: Mapping[str, Path], output: Output, describe: Describe, start: float
+) -> Iterator[Take]:
     pca = task.basis() if output.storage == "factored" else None
     channels = task.shape[0] if pca is None else len(pca.basis)
     with stream_features(
-        path, shape=(channels, *task.output_size), dtype=getattr(torch, output.dtype),
+        paths["output"], shape=(channels, *task.output_size), dtype=getattr(torch, output.dtype),
         factors=None if pca is None else (pca.basis, pca.mean),
         maps=task.upsampler.details.maps | {"lr_features": task.lr_features},
         provenance=describe(0.0) | {"storage": output.storage},
     ) as writer:  # fmt: skip
         yield partial(_store, writer, pca)
-        writer.provenance |= describe(time.perf_counter() - start)
+        # It is left last, when the others are written.
+        files = {kind: file_sha256(path) for kind, path in paths.items() if kind != "output"}
+        writer.provenance |= describe(time.perf_counter() - start) | {"files": files}
 
 
 def _store(writer: FeatureWriter, pca: PCA | None, band: Tensor) -> None:

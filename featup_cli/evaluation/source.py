@@ -13,11 +13,12 @@ from torch import Tensor
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
-from featup_cli.core.describe import versions
 from featup_cli.core.errors import FeatUpError, UsageError
 from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.shapes import Size
-from featup_cli.engine.pipeline import Look, Pipeline, Upsampling
+from featup_cli.core.versions import versions
+from featup_cli.engine.pipeline import Look, Pipeline
+from featup_cli.engine.settings import Upsampling
 from featup_cli.upsamplers.api import Upsampler, is_linear
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.interpolation.method import NEAREST

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import OutputError, ShapeError
-from featup_cli.core.memory import format_bytes
+from featup_cli.core.units import format_bytes
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.features import DTYPES, as_stored, check_storable
 from featup_cli.io.header import FACTORS, FEATURES, LAYOUTS, OPTIONAL, check_agreement

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from featup_cli.core.errors import ShapeError
 from featup_cli.core.shapes import Size
 from featup_cli.io.atomic import atomic_path
+from featup_cli.io.replace import SOFTWARE
 from featup_cli.ops.pca import PCA, fit_pca
 
 Components = tuple[int, int, int]
@@ -203,10 +205,12 @@ def panel_row(panels: Sequence[tuple[str, np.ndarray]], frame: Size) -> np.ndarr
 
 
 def save_png(path: Path | str, rgb: np.ndarray) -> None:
-    """Write uint8 [H, W, 3] as PNG, whole or not at all.
+    """Write uint8 [H, W, 3] as PNG that names featup as its software, whole or not at all.
 
     Raises:
         OutputError: the file can't be written.
     """
+    facts = PngInfo()
+    facts.add_text("Software", SOFTWARE)
     with atomic_path(path) as temporary:
-        Image.fromarray(rgb).save(temporary, format="PNG", compress_level=PNG_LEVEL)
+        Image.fromarray(rgb).save(temporary, format="PNG", compress_level=PNG_LEVEL, pnginfo=facts)

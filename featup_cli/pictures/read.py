@@ -18,12 +18,11 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, one_line
-from featup_cli.core.shapes import Size
+from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
 from featup_cli.io.files import check_readable
 from featup_cli.pictures.arrays import pixels_of
 from featup_cli.pictures.formats import picture_formats
 
-DEFAULT_MAX_PIXELS = 200_000_000
 # No format spends more on a pixel (four numbers of 64 bits), nor as much on metadata; larger files are not read.
 _BYTES_PER_PIXEL, _BYTES_BESIDE = 32, 1 << 28
 

@@ -15,11 +15,12 @@ from torch import nn
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.registry import load_backbone
-from featup_cli.core.describe import choose_device, describe_device, versions
+from featup_cli.core.describe import choose_device, describe_device
 from featup_cli.core.distributed import Workers, join_workers
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.settings import differences
+from featup_cli.core.versions import versions
 from featup_cli.io.atomic import atomic_path, check_writable
 from featup_cli.io.digest import file_sha256
 from featup_cli.pictures.panels import save_png

@@ -21,7 +21,8 @@ from featup_cli.backbones.precision import Precision, computes_in, relative_erro
 from featup_cli.backbones.registry import load_backbone
 from featup_cli.batch.run import BatchOptions, plan_run
 from featup_cli.core.errors import PrecisionError, UsageError
-from featup_cli.engine.pipeline import Output, Pipeline, Upsampling
+from featup_cli.engine.pipeline import Pipeline
+from featup_cli.engine.settings import Output, Upsampling
 from featup_cli.evaluation.source import FeatureSource, Request
 
 CPU = torch.device("cpu")

@@ -90,26 +90,68 @@ def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-CHANGES: dict[str, tuple[Callable[[Path, Path], object], list[object], list[str]]] = {
-    "nothing": (lambda pictures, out: None, [], []),
-    "a setting": (lambda pictures, out: None, ["--output-size", "2x"], ["a.png", "b.jpg"]),
-    "the number format": (lambda pictures, out: None, ["--dtype", "float32"], ["a.png", "b.jpg"]),
-    "overwrite": (lambda pictures, out: None, ["--overwrite"], ["a.png", "b.jpg"]),
-    "a picture": (lambda pictures, out: Image.new("RGB", (40, 40), "red").save(pictures / "a.png"), [], ["a.png"]),
-    "a newer copy": (lambda pictures, out: (pictures / "a.png").touch(), [], []),
-    "no png": (lambda pictures, out: (out / "b.png").unlink(), [], ["b.jpg"]),
-    "no png, none wanted": (lambda pictures, out: (out / "b.png").unlink(), ["--no-picture"], ["a.png", "b.jpg"]),
-    "cut short": (lambda pictures, out: damage(out / "a.safetensors"), [], ["a.png"]),
-    "garbage": (lambda pictures, out: (out / "a.safetensors").write_bytes(b"garbage" * 9), [], ["a.png"]),
+def mark(path: Path) -> None:
+    """Change a picture as another program would."""
+    with Image.open(path) as image:
+        image.convert("L").save(path)
+
+
+Change = tuple[Callable[[Path, Path], object], list[object]]
+
+MADE: dict[str, tuple[Change, list[str]]] = {
+    "nothing": ((lambda pictures, out: None, []), []),
+    "overwrite": ((lambda pictures, out: None, ["--overwrite"]), ["a.png", "b.jpg"]),
+    "a newer copy": ((lambda pictures, out: (pictures / "a.png").touch(), []), []),
+    "no png": ((lambda pictures, out: (out / "b.png").unlink(), []), ["b.jpg"]),
+    "no png, none wanted": ((lambda pictures, out: (out / "b.png").unlink(), ["--no-picture"]), []),
+    "cut short": ((lambda pictures, out: damage(out / "a.safetensors"), []), ["a.png"]),
+    "empty": ((lambda pictures, out: (out / "a.safetensors").write_bytes(b""), []), ["a.png"]),
+}
+KEPT: dict[str, tuple[Change, dict[str, str]]] = {
+    "a setting": (
+        (lambda pictures, out: None, ["--output-size", "2x"]),
+        dict.fromkeys(["a.png", "b.jpg"], "made with other settings: output_size None -> 2x"),
+    ),
+    "the number format": (
+        (lambda pictures, out: None, ["--dtype", "float32"]),
+        dict.fromkeys(["a.png", "b.jpg"], "made with other settings: dtype float16 -> float32"),
+    ),
+    "a picture": (
+        (lambda pictures, out: Image.new("RGB", (40, 40), "red").save(pictures / "a.png"), []),
+        {"a.png": "made from another picture"},
+    ),
     "of another picture": (
-        lambda pictures, out: shutil.copy(out / "b.safetensors", out / "a.safetensors"), [], ["a.png"]
+        (lambda pictures, out: shutil.copy(out / "b.safetensors", out / "a.safetensors"), []),
+        {"a.png": "made from another picture"},
+    ),
+    "another png": (
+        (lambda pictures, out: shutil.copy(out / "b.png", out / "a.png"), []),
+        {"a.png": "is not the one that was made with the features"},
+    ),
+}
+FOREIGN: dict[str, tuple[Change, str, str]] = {
+    "garbage": (
+        (lambda pictures, out: (out / "a.safetensors").write_bytes(b"garbage" * 9), []),
+        "a.safetensors", "can't be used",
+    ),
+    "a png of another program": (
+        (lambda pictures, out: mark(out / "a.png"), []),
+        "a.png", "is not the one that was made with the features",
+    ),
+    "a png without features": (
+        (lambda pictures, out: (mark(out / "a.png"), (out / "a.safetensors").unlink()), []),
+        "a.png", "exists already, without features",
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", CHANGES)
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("change", MADE)
 def test_only_what_is_not_up_to_date_is_made(pictures: Path, out: Path, change: str) -> None:
-    happens, options, expected = CHANGES[change]
+    (happens, options), expected = MADE[change]
     assert upsample(pictures, "-o", out).status == 0
     happens(pictures, out)
     looked = upsample(pictures, "-o", out, "--dry-run", *options)
@@ -122,14 +164,74 @@ def test_only_what_is_not_up_to_date_is_made(pictures: Path, out: Path, change: 
         assert upsample(pictures, "-o", out, *options).names("done") == []
 
 
+@pytest.mark.parametrize("change", KEPT)
+def test_a_result_is_replaced_only_if_that_is_asked_for(pictures: Path, out: Path, change: str) -> None:
+    (happens, options), expected = KEPT[change]
+    assert upsample(pictures, "-o", out).status == 0
+    happens(pictures, out)
+    before = contents(out)
+    looked = upsample(pictures, "-o", out, "--dry-run", *options)
+    refused = {Path(line["input"]).name: line["reason"] for line in looked.lines if line["action"] == "fail"}
+    ran = upsample(pictures, "-o", out, *options)
+    assert ran.status == 1
+    assert ran.names("failed") == sorted(expected) == sorted(refused)
+    for name, reason in expected.items():
+        (error,) = [line["error"] for line in ran.lines if line["input"].endswith(name)]
+        assert error == refused[name]
+        assert error.endswith(f": {reason}; give --overwrite to replace it, or another --output")
+        assert Path(error.partition(":")[0]).stem == Path(name).stem
+    assert contents(out) == before
+    assert upsample(pictures, "-o", out, *options, "--overwrite").status == 0
+    assert upsample(pictures, "-o", out, *options).names("skipped") == ["a.png", "b.jpg"]
+
+
+@pytest.mark.parametrize("change", FOREIGN)
+def test_what_featup_did_not_make_is_never_replaced(pictures: Path, out: Path, change: str) -> None:
+    (happens, options), name, reason = FOREIGN[change]
+    assert upsample(pictures, "-o", out).status == 0
+    happens(pictures, out)
+    before = contents(out)
+    for more, said in (([], reason), (["--overwrite"], "was not made by featup, so --overwrite doesn't replace it")):
+        ran = upsample(pictures / "a.png", "-o", out, *options, *more)
+        assert ran.status == 2
+        assert ran.stderr.startswith(f"error: {out / name}: {said}")
+        assert ran.stderr.endswith("; move it, or give another --output\n")
+        assert contents(out) == before
+
+
+def test_many_results_that_are_kept_are_told_in_few_lines(tmp_path: Path, out: Path) -> None:
+    make_pictures(tmp_path / "in", numbered(8))
+    upsample(tmp_path / "in", "-o", out)
+    ran = upsample(tmp_path / "in", "-o", out, "--seed", 1)
+    assert len(ran.names("failed")) == 8
+    lines = ran.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines[:3]] == [str(out / f"0{i}.safetensors") for i in range(3)]
+    assert lines[3:] == [
+        "error: 5 more results exist already; give --overwrite to replace them, or another --output",
+        "error: 8 of 8 images failed",
+    ]
+
+
+def test_what_a_model_adds_does_not_make_the_features_others(pictures: Path, out: Path) -> None:
+    quick = ["--method", "implicit", "--set", "max_steps=2", "--set", "views=4", "--set", "heldout_views=1"]
+    upsample(pictures / "a.png", "-o", out, *quick)
+    assert upsample(pictures / "a.png", "-o", out, *quick, "--save-model").names("done") == ["a.png"]
+    assert upsample(pictures / "a.png", "-o", out, *quick, "--save-model").names("skipped") == ["a.png"]
+    assert upsample(pictures / "a.png", "-o", out, *quick).names("skipped") == ["a.png"]
+    shutil.copy(out / "a.safetensors", out / "a.model.safetensors")
+    assert upsample(pictures / "a.png", "-o", out, *quick, "--save-model").names("failed") == ["a.png"]
+
+
 def test_a_dry_run_says_why_and_writes_nothing(pictures: Path, out: Path) -> None:
     ran = upsample(pictures, "none.jpg", "-o", out, "--dry-run")
     assert ran.status == 1
     assert [line["action"] for line in ran.lines] == ["make", "make", "fail"]
     assert not out.exists()
     upsample(pictures, "-o", out)
-    reasons = [line["reason"] for line in upsample(pictures, "-o", out, "--dry-run", "--seed", 3).lines]
-    assert reasons == ["made with other settings: seed 0 -> 3"] * 2
+    again = upsample(pictures, "-o", out, "--dry-run", "--seed", 3, "--overwrite").lines
+    assert [(line["action"], line["reason"]) for line in again] == [
+        ("redo", "made with other settings: seed 0 -> 3")
+    ] * 2
 
 
 def test_failures_stay_alone_and_are_told_in_one_line_each(pictures: Path, out: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from featup_cli.batch.run import parse_devices
+from featup_cli.batch.job import parse_devices
 from featup_cli.batch.shards import Shard, parse_shard
 from featup_cli.core.errors import UsageError
 

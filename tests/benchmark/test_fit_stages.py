@@ -5,7 +5,8 @@ from pathlib import Path
 from benchmarks.gpu.fit_stages import time_fit_stages
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.registry import load_backbone
-from featup_cli.engine.pipeline import Pipeline, Upsampling
+from featup_cli.engine.pipeline import Pipeline
+from featup_cli.engine.settings import Upsampling
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 
 

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from featup_cli.batch.run import BatchOptions, plan_run
-from featup_cli.engine.pipeline import Output, Upsampling
+from featup_cli.engine.settings import Output, Upsampling
 from tests.batch.runs import (
     KILLED_BY_A_PICTURE,
     SLOW_DISK,

@@ -12,7 +12,8 @@ from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.registry import load_backbone
 from featup_cli.core.errors import UsageError
-from featup_cli.engine.pipeline import Pipeline, Upsampling, upsample
+from featup_cli.engine.pipeline import Pipeline, upsample
+from featup_cli.engine.settings import Upsampling
 from featup_cli.multiview.views import resize_picture
 from featup_cli.upsamplers.denser.upsampler import DenserTokens, LargeImageUpsampler, StridedUpsampler
 

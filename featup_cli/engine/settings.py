@@ -1,0 +1,57 @@
+"""What is to be made of pictures, and which files: plain values, free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
+from featup_cli.upsamplers.implicit.config import ImplicitConfig
+from featup_cli.upsamplers.registry import DEFAULT_METHOD, find_method
+
+
+@dataclass(frozen=True)
+class Upsampling:
+    """What to do with each picture; fields are those of `featup upsample`."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    method: str = DEFAULT_METHOD
+    implicit: ImplicitConfig = field(default_factory=ImplicitConfig)
+    resize: str | int | Size | None = None
+    output_size: str | int | Size | None = None
+    device: str = "auto"
+    seed: int = 0
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    upsampler: str = "auto"
+    allow_other_backbone: bool = False
+    memory: int | None = None
+    config: Any = None
+
+    @property
+    def method_config(self) -> Any:
+        """Settings of the method: `config`, or `implicit` if they are of this method; None for its defaults."""
+        fits = type(self.implicit) is find_method(self.method).config
+        return self.implicit if self.config is None and fits else self.config
+
+    @property
+    def method_settings(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return asdict(self.method_config) if self.method_config is not None else {}
+
+
+@dataclass(frozen=True)
+class Output:
+    """Which files are written for a picture, and how.
+
+    Attributes:
+        dtype: float16, bfloat16 or float32.
+        storage: `full`, or `factored` for coefficients and basis.
+        model: write STEM.model.safetensors too, of methods that fit one.
+        picture: write STEM.png too.
+    """
+
+    dtype: str = "float16"
+    storage: str = "full"
+    model: bool = False
+    picture: bool = True
