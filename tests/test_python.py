@@ -146,7 +146,8 @@ def test_a_backbone_by_its_name_and_a_size_by_one_number() -> None:
 def test_one_file_is_shown_as_a_list_of_one(tmp_path: Path) -> None:
     result = featup.upsample(pixels(32, 48), method="bilinear", resize=32)
     path = result.save(tmp_path / "one.safetensors")
-    assert featup.visualize(str(path)) == featup.visualize([path], output=tmp_path) == [tmp_path / "one.png"]
+    assert featup.visualize(str(path)) == [tmp_path / "one.pca.png"]
+    assert featup.visualize([path], output=tmp_path, overwrite=True) == [tmp_path / "one.pca.png"]
     with pytest.raises(OutputError, match=r"x.npy: features are saved as .safetensors"):
         result.save(tmp_path / "x.npy")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "one.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.pca.png", "one.safetensors"]

@@ -167,16 +167,16 @@ def test_writes_beside_the_file_with_its_picture(tmp_path, photo):
     bare, pictured = write(tmp_path / "bare.safetensors"), write(tmp_path / "a.b.safetensors", image=photo)
     seen: list[Path] = []
     written = visualize([bare, pictured], on_written=seen.append)
-    assert written == seen == [tmp_path / "bare.png", tmp_path / "a.b.png"]
+    assert written == seen == [tmp_path / "bare.pca.png", tmp_path / "a.b.pca.png"]
     assert shape(written[1])[1] > shape(written[0])[1]
-    assert shape(visualize([bare], image=photo)[0]) == shape(written[1])
+    assert shape(visualize([bare], image=photo, overwrite=True)[0]) == shape(written[1])
 
 
 def test_output_is_a_folder_or_a_png(tmp_path):
     one, two = write(tmp_path / "one.safetensors"), write(tmp_path / "two.safetensors", seed=1)
     assert visualize([one, two], output=tmp_path / "new") == [
-        tmp_path / "new" / "one.png",
-        tmp_path / "new" / "two.png",
+        tmp_path / "new" / "one.pca.png",
+        tmp_path / "new" / "two.pca.png",
     ]
     assert visualize([one], output=tmp_path / "x.png") == [tmp_path / "x.png"]
     with pytest.raises(UsageError, match="give a folder"):
@@ -191,15 +191,38 @@ def test_output_is_a_folder_or_a_png(tmp_path):
 def test_never_writes_over_the_photograph_or_a_feature_file(tmp_path, photo):
     features = write(tmp_path / "photo.safetensors", image=photo)
     before = photo.read_bytes()
-    with pytest.raises(UsageError, match="--output"):
-        visualize([features])
+    with pytest.raises(UsageError, match="is an input"):
+        visualize([features], image=photo, output=photo, overwrite=True)
     with pytest.raises(UsageError, match="--output"):
         visualize([write(tmp_path / "other.safetensors")], image=photo, output=photo)
     misnamed = write(tmp_path / "f.png")
     with pytest.raises(UsageError, match="--output"):
-        visualize([misnamed])
+        visualize([misnamed], output=misnamed, overwrite=True)
     assert photo.read_bytes() == before
     load_features(misnamed)
+
+
+def test_names_tell_settings_and_nothing_is_replaced_unasked(tmp_path):
+    path = write(tmp_path / "a.safetensors", learned=True)
+    named = {
+        "a.pca.png": {},
+        "a.pca.4-5-6.png": {"components": (4, 5, 6)},
+        "a.pca.plain.png": {"layout": "plain"},
+        "a.pca.1-3-5.plain.uncertainty.png": {
+            "components": (1, 3, 5), "layout": "plain", "show": ("uncertainty",)
+        },
+    }  # fmt: skip
+    for name, settings in named.items():
+        assert visualize([path], **settings) == [tmp_path / name]
+    before = {name: (tmp_path / name).read_bytes() for name in named}
+    for settings in named.values():
+        with pytest.raises(UsageError, match="exists already; give --overwrite to replace it"):
+            visualize([path], **settings)
+    assert {name: (tmp_path / name).read_bytes() for name in named} == before
+    visualize([path], overwrite=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.pca.png")
+    with pytest.raises(UsageError, match="was not made by featup"):
+        visualize([path], overwrite=True)
 
 
 def test_different_channel_counts_name_both_files(tmp_path):
@@ -208,7 +231,7 @@ def test_different_channel_counts_name_both_files(tmp_path):
         visualize([one, two])
     assert str(one) in str(caught.value)
     assert str(two) in str(caught.value)
-    assert not (tmp_path / "one.png").exists()
+    assert not (tmp_path / "one.pca.png").exists()
 
 
 def test_layouts(tmp_path, photo):
@@ -240,7 +263,7 @@ def test_a_picture_that_moved_is_left_out_and_a_bad_option_is_not(tmp_path):
     path = write(tmp_path / "a.safetensors", image=tmp_path / "moved.png")
     assert visualize([path])[0].exists()
     with pytest.raises(InputError, match="no such file"):
-        visualize([path], image=tmp_path / "missing.png")
+        visualize([path], image=tmp_path / "missing.png", overwrite=True)
 
 
 def test_many_files_are_read_one_at_a_time(tmp_path, monkeypatch):
@@ -255,5 +278,5 @@ def test_many_files_are_read_one_at_a_time(tmp_path, monkeypatch):
     visualize(paths)
     assert reads == paths * 2
     reads.clear()
-    visualize(paths[:1])
+    visualize(paths[:1], overwrite=True)
     assert reads == paths[:1]

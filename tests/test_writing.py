@@ -22,7 +22,7 @@ from featup_cli.core.errors import MemoryBudgetError, OutputError, UsageError
 from featup_cli.core.units import format_bytes, parse_bytes
 from featup_cli.engine.bands import Task, make_bands
 from featup_cli.engine.pipeline import Look, Pipeline
-from featup_cli.engine.render import render_files
+from featup_cli.engine.render import open_rendering
 from featup_cli.engine.settings import Output, Upsampling
 from featup_cli.engine.write import make_features, write_files
 from featup_cli.pictures.read import Picture
@@ -61,8 +61,8 @@ def test_a_file_of_narrow_bands_holds_what_is_made_at_once(
     assert np.abs(shown - result.render_picture()).mean() < 0.01
     assert set(path.name for path in target.parent.iterdir()) == {path.name for path in paths.values()}
     if method == "implicit":
-        render_files(paths["model"], tmp_path / "r.safetensors", Output(), output_size="90x120", image=photo)
-        rendered = featup.load_features(tmp_path / "r.safetensors")
+        rendering = open_rendering(paths["model"], output_size="90x120", image=photo)
+        rendered = featup.load_features(rendering.write(tmp_path / "r", Output()).paths["output"])
         assert rendered.lr_features is None
         torch.testing.assert_close(rendered.features.float(), streamed.features, atol=2e-2, rtol=2e-2)
 
@@ -111,8 +111,8 @@ def test_what_python_saves_is_byte_for_byte_what_the_command_writes(
         arguments = ["render", model, "-o", tmp_path / "r", "--output-size", "70x50", "--device", "cpu", "--quiet"]
         assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
         rendered = featup.render(model, output_size="70x50", device="cpu")
-        assert parts(rendered.save(tmp_path / "d.safetensors")) == parts(tmp_path / "r" / "c.safetensors")
-        assert rendered.save_picture(tmp_path / "d.png").read_bytes() == (tmp_path / "r" / "c.png").read_bytes()
+        assert parts(rendered.save(tmp_path / "d.safetensors")) == parts(tmp_path / "r" / "c.70x50.safetensors")
+        assert rendered.save_picture(tmp_path / "d.png").read_bytes() == (tmp_path / "r" / "c.70x50.png").read_bytes()
 
 
 def test_a_picture_of_wide_features_is_made_of_a_reduced_copy(photo: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from featup_cli.batch.records import Item, wanted_files
+from featup_cli.batch.records import Item
 from featup_cli.core.errors import UsageError
 from featup_cli.engine.settings import Output, Upsampling
 
@@ -34,7 +34,7 @@ class Job:
 
     def files(self, item: Item) -> dict[str, str]:
         """The files to write for an item, by kind."""
-        return wanted_files(item.target, picture=self.output.picture, model=self.output.model)
+        return self.output.files(item.target)
 
 
 def split_job(job: Job, devices: str | None) -> list[Job]:

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from featup_cli.batch.inputs import Inputs, Source
-from featup_cli.batch.records import SUFFIX, Item, wanted_files
+from featup_cli.batch.records import Item
 from featup_cli.core.errors import UsageError
+from featup_cli.engine.settings import SUFFIX, Output
 
 
 def name_outputs(inputs: Inputs, folder: Path | str, *, picture: bool = True, model: bool = False) -> list[Item]:
@@ -92,6 +93,6 @@ def _refuse_replacing(items: Sequence[Item], inputs: Inputs, folder: str) -> Non
     taken = {real(item.picture) for item in items}
     taken |= {os.path.realpath(source.path) for source in inputs.sources if source.named}
     for item in items:
-        result = wanted_files(item.target, picture=True, model=False)["picture"]
+        result = Output().files(item.target)["picture"]
         if real(result) in taken:
             raise UsageError(f"{result}: would be overwritten, but it is an input; choose another --output")

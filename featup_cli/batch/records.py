@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-SUFFIX = ".safetensors"
 Status = Literal["done", "skipped", "failed", "busy"]
 
 
@@ -53,14 +52,3 @@ class Record:
         if self.error:
             line["error"] = self.error
         return line
-
-
-def wanted_files(target: str, *, picture: bool, model: bool) -> dict[str, str]:
-    """The files that belong to a feature file, itself included, by kind."""
-    stem = target.removesuffix(SUFFIX)
-    files = {"output": target}
-    if model:
-        files["model"] = f"{stem}.model{SUFFIX}"
-    if picture:
-        files["picture"] = f"{stem}.png"
-    return files

@@ -68,14 +68,14 @@ def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -
         files: all that is wanted, by kind; `output` is the feature file.
     """
     target = files["output"]
-    if not os.path.lexists(target):
-        taken = next((path for path in files.values() if os.path.lexists(path)), None)
+    if not os.path.isfile(target):  # of a folder in its place writing says what is wrong
+        taken = next((path for path in files.values() if os.path.isfile(path)), None)
         return Reason("no features yet") if taken is None else Reason("exists already, without features", taken)
     try:
         provenance = read_provenance(target)
     except InputError as error:
         # What can't be read is no loss, if it was ours.
-        return Reason(f"can't be used: {error}", None if os.path.isfile(target) and may_be_ours(target) else target)
+        return Reason(f"can't be used: {error}", None if may_be_ours(target) else target)
     recorded = provenance.get("request")
     if not isinstance(recorded, dict):
         return Reason("the file doesn't record its settings", target)

@@ -16,8 +16,9 @@ from featup_cli.benchmarking.settings import BACKENDS, BASELINES, DEFAULT_OPERAT
 from featup_cli.benchmarking.suites import SUITES
 from featup_cli.cli.command import command
 from featup_cli.cli.console import Console
-from featup_cli.cli.groups import ConsoleOptions, DType, RunOptions
+from featup_cli.cli.groups import ConsoleOptions, DType, ReplaceOptions, RunOptions
 from featup_cli.core.options import INPUT, OUTPUT, RUN, like, option
+from featup_cli.io.replace import refuse_replacing
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class TimingOptions:
         panel=OUTPUT,
         metavar="FILE",
     )
+    overwrite: bool = like(ReplaceOptions, "overwrite", panel=OUTPUT)
     quiet: bool = like(ConsoleOptions, "quiet")
 
 
@@ -74,6 +76,9 @@ class TimingOptions:
 )
 def bench(case: CaseOptions, timing: TimingOptions) -> None:
     """Measure one case or one suite."""
+    if timing.json_file is not None:
+        refuse_replacing(timing.json_file, timing.overwrite)
+
     from featup_cli.benchmarking.run import benchmark
 
     report = benchmark(

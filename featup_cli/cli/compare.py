@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featup_cli.cli.command import command
-from featup_cli.cli.evaluate.options import keywords, refuse_overwriting
+from featup_cli.cli.evaluate.options import keywords
 from featup_cli.cli.groups import (
     BackboneOptions,
     ConsoleOptions,
     InputOptions,
     MethodsOptions,
     OutputOptions,
+    ReplaceOptions,
     RunOptions,
 )
-from featup_cli.core.options import argument, group, like
+from featup_cli.core.options import OUTPUT, argument, group, like
 from featup_cli.evaluation.registry import COMPARED
+from featup_cli.io.replace import refuse_replacing
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class FigureOptions:
 
     output: Path = like(OutputOptions, "output", default=Path("compare.png"), help="The PNG to write.")
     output_size: str | None = like(OutputOptions, "output_size")
+    overwrite: bool = like(ReplaceOptions, "overwrite", panel=OUTPUT)
     device: str = like(RunOptions, "device")
     seed: int = like(RunOptions, "seed")
     console: ConsoleOptions = group()
@@ -52,7 +55,7 @@ def compare(
     """Show a picture with its features by each method in one PCA basis, and their time and memory."""
     console = figure.console.console()
     asked = keywords(picture.input, backbone, methods)
-    refuse_overwriting(figure.output, [picture.image])
+    refuse_replacing(figure.output, figure.overwrite, inputs=[picture.image])
 
     from featup_cli.evaluation.comparison import compare
     from featup_cli.pictures.panels import save_png

@@ -9,9 +9,9 @@ import typer
 
 from featup_cli.cli.command import command
 from featup_cli.cli.console import EXIT_FAILED
-from featup_cli.cli.groups import ConsoleOptions, DType
+from featup_cli.cli.groups import ConsoleOptions, DType, ReplaceOptions
 from featup_cli.core.errors import FeatUpError, one_line
-from featup_cli.core.options import OUTPUT, REQUIRED, argument, option
+from featup_cli.core.options import OUTPUT, REQUIRED, argument, like, option
 from featup_cli.exporting.registry import FORMATS
 
 
@@ -34,7 +34,7 @@ class ExportOptions:
         None, "Reduce the channels to K principal components, shared by all files.", metavar="K"
     )
     dtype: DType | None = option(None, "Number format. (default: the file's; float16 for feature-3dgs)")
-    overwrite: bool = option(False, "Replace existing files.")
+    overwrite: bool = like(ReplaceOptions, "overwrite")
 
 
 @command(

@@ -221,6 +221,15 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
+class ReplaceOptions:
+    """What happens to files that exist."""
+
+    PANEL = OUTPUT
+
+    overwrite: bool = option(False, "Replace files that exist, if featup made them.")
+
+
+@dataclass(frozen=True)
 class ConsoleOptions:
     """What is printed."""
 

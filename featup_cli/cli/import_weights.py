@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featup_cli.cli.command import command
-from featup_cli.cli.groups import ConsoleOptions
-from featup_cli.core.options import INPUT, OUTPUT, REQUIRED, argument, option
+from featup_cli.cli.groups import ConsoleOptions, ReplaceOptions
+from featup_cli.core.options import INPUT, OUTPUT, REQUIRED, argument, like, option
+from featup_cli.io.replace import refuse_replacing
 from featup_cli.upsamplers.registry import IMPORTS
 
 
@@ -19,6 +20,7 @@ class CheckpointOptions:
 
     checkpoint: Path = argument("FeatUp's .ckpt, or a ReSFU state dict; never executed.", metavar="CKPT", is_read=True)
     output: Path = option(REQUIRED, "The safetensors file to write.", "-o", "--output", panel=OUTPUT)
+    overwrite: bool = like(ReplaceOptions, "overwrite", panel=OUTPUT)
     method: str | None = option(
         None, "Method of the checkpoint. (default: detected)", "--method", "-m", choices=lambda: IMPORTS
     )
@@ -38,6 +40,8 @@ class CheckpointOptions:
 )
 def import_weights(given: CheckpointOptions, run: ConsoleOptions) -> None:
     """Convert a checkpoint."""
+    refuse_replacing(given.output, given.overwrite, inputs=[given.checkpoint])
+
     from featup_cli.upsamplers.weights.convert import convert
     from featup_cli.upsamplers.weights.identity import describe_identity
 

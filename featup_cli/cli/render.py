@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featup_cli.cli.command import command
-from featup_cli.cli.groups import ConsoleOptions, OutputOptions, RunOptions
+from featup_cli.cli.groups import ConsoleOptions, OutputOptions, ReplaceOptions, RunOptions
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
 
 
@@ -29,7 +29,8 @@ class FileOptions:
     PANEL = OUTPUT
 
     features: OutputOptions = group()
-    picture: bool = option(True, "Write STEM.png as well.")
+    picture: bool = option(True, "Write STEM.HEIGHTxWIDTH.png as well.")
+    overwrite: bool = like(ReplaceOptions, "overwrite")
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,17 @@ class PlaceOptions:
 def render(given: ModelOptions, files: FileOptions, run: PlaceOptions) -> None:
     """Render a model to files."""
     from featup_cli.core.units import parse_bytes
-    from featup_cli.engine.render import render_files
+    from featup_cli.engine.render import open_rendering
     from featup_cli.engine.settings import Output
 
     console, output = run.console.console(), files.features
-    stem = given.model.name.removesuffix(".safetensors").removesuffix(".model")
+    memory = None if run.memory is None else parse_bytes(run.memory)
+    rendering = open_rendering(
+        given.model, output_size=output.output_size, image=given.image, device=run.device, memory=memory
+    )
     with console.progress() as progress:
-        written = render_files(
-            given.model,
-            output.output / f"{stem}.safetensors",
-            Output(output.dtype, output.storage, picture=files.picture),
-            image=given.image,
-            output_size=output.output_size,
-            device=run.device,
-            memory=None if run.memory is None else parse_bytes(run.memory),
-            progress=progress,
+        written = rendering.write(
+            output.output, Output(output.dtype, output.storage, picture=files.picture), progress, files.overwrite
         )
     paths = {name: str(path) for name, path in written.paths.items()}
     channels, height, width = written.shape

@@ -11,7 +11,7 @@ import typer
 
 from featup_cli.cli.command import command
 from featup_cli.cli.console import EXIT_INTERRUPTED, Console
-from featup_cli.cli.groups import BackboneOptions, ConsoleOptions, RunOptions
+from featup_cli.cli.groups import BackboneOptions, ConsoleOptions, ReplaceOptions, RunOptions
 from featup_cli.core.options import INPUT, METHOD, OUTPUT, REQUIRED, RUN, group, like, option
 from featup_cli.core.settings import change_settings
 from featup_cli.training.config import TrainConfig
@@ -63,6 +63,7 @@ class TrainingOptions:
         panel=METHOD,
         is_read=True,
     )
+    overwrite: bool = like(ReplaceOptions, "overwrite", help="Train anew, and replace weights and run folder.")
     resume: bool = option(False, "Resume from the checkpoint in the run folder.", panel=RUN)
     save_every: float = option(60.0, "Seconds between checkpoints.", panel=RUN, min=0)
     threads: int = option(0, "CPU threads; 0 leaves PyTorch's choice.", panel=RUN, min=0)
@@ -83,18 +84,8 @@ def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOp
     config, upsampler = parse_settings(given.method, given.settings)
     chosen = backbone.config()
 
-    import torch
-
-    from featup_cli.core.distributed import read_environment
     from featup_cli.training.config import Training
-    from featup_cli.training.run import train as run_training
-    from featup_cli.training.trainer import Interrupted
 
-    # Under torchrun every process comes here; the first one talks.
-    silent = not read_environment().is_main
-    console = Console(given.console.quiet or silent, given.console.as_json and not silent)
-    if given.threads:
-        torch.set_num_threads(given.threads)
     training = Training(
         images=pictures.images,
         output=pictures.output,
@@ -104,11 +95,25 @@ def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOp
         run_folder=given.run_folder,
         cache=given.cache,
         resume=given.resume,
+        overwrite=given.overwrite,
         device=given.device,
         seed=given.seed,
         save_every=given.save_every,
         init=given.init,
     )
+    training.check_outputs()
+
+    import torch
+
+    from featup_cli.core.distributed import read_environment
+    from featup_cli.training.run import train as run_training
+    from featup_cli.training.trainer import Interrupted
+
+    # Under torchrun every process comes here; the first one talks.
+    silent = not read_environment().is_main
+    console = Console(given.console.quiet or silent, given.console.as_json and not silent)
+    if given.threads:
+        torch.set_num_threads(given.threads)
     try:
         with console.progress() as progress:
             result = run_training(training, progress=progress, note=console.note)

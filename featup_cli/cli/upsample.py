@@ -15,6 +15,7 @@ from featup_cli.cli.groups import (
     InputOptions,
     MethodOptions,
     OutputOptions,
+    ReplaceOptions,
     RunOptions,
 )
 from featup_cli.core.errors import UsageError
@@ -51,7 +52,9 @@ class FileOptions:
     features: OutputOptions = group()
     save_model: bool = option(False, "implicit: also write STEM.model.safetensors, for `featup render`.")
     picture: bool = option(True, "Write STEM.png as well.")
-    overwrite: bool = option(False, "Re-create results that are up to date.")
+    overwrite: bool = like(
+        ReplaceOptions, "overwrite", help="Re-create results, also those that are up to date or of other settings."
+    )
 
 
 @dataclass(frozen=True)

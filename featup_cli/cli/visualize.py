@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from featup_cli.cli.command import command
-from featup_cli.cli.groups import ConsoleOptions
-from featup_cli.core.options import INPUT, OUTPUT, argument, option
+from featup_cli.cli.groups import ConsoleOptions, ReplaceOptions
+from featup_cli.core.options import INPUT, OUTPUT, argument, like, option
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class PictureOptions:
         None, "Panels: features, uncertainty, downsampler. (default: features, and uncertainty if present)"
     )
     output: Path | None = option(
-        None, "Folder, or a .png for one file. (default: STEM.png beside each file)", "-o", "--output"
+        None, "Folder, or a .png for one file. (default: STEM.pca.png beside each file)", "-o", "--output"
     )
+    overwrite: bool = like(ReplaceOptions, "overwrite")
 
 
 @command(
@@ -52,5 +53,6 @@ def visualize(given: PictureOptions, run: ConsoleOptions) -> None:
         image=given.image,
         output=given.output,
         show=library.parse_show(given.show) if given.show else None,
+        overwrite=given.overwrite,
         on_written=lambda path: console.result(str(path), {"picture": str(path)}),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from featup_cli.engine.bands import Task
 from featup_cli.engine.result import Result
 from featup_cli.engine.settings import Output
 from featup_cli.engine.write import Describe, Written, make_features, write_files
+from featup_cli.io.replace import refuse_replacing
 from featup_cli.pictures.read import load_image
 from featup_cli.upsamplers.implicit.method import METHOD
 from featup_cli.upsamplers.implicit.saved import FittedModel, ModelUpsampler, load_model
@@ -50,38 +52,52 @@ def render(
         >>> featup.render(fitted.model, output_size="96x128").features.shape
         torch.Size([96, 96, 128])
     """
-    task, describe = _open(model, output_size, image, device, memory)
+    rendering = open_rendering(model, output_size=output_size, image=image, device=device, memory=memory)
     start = time.perf_counter()
+    task = rendering.task
     features = make_features(task, progress)
-    record = describe(time.perf_counter() - start)
+    record = rendering.describe(time.perf_counter() - start)
     return Result(features, None, task.picture, task.upsampler.details, record, task.model)
 
 
-def render_files(
-    model: Path | str,
-    target: Path,
-    output: Output,
+@dataclass(frozen=True)
+class Rendering:
+    """What is to be rendered.
+
+    Attributes:
+        stem: of the files, without the size.
+        task: features, and their size.
+        describe: gives the provenance.
+        inputs: files that are read.
+    """
+
+    stem: str
+    task: Task
+    describe: Describe
+    inputs: tuple[Path | str, ...]
+
+    def write(self, folder: Path, output: Output, progress: Progress = no_progress, overwrite: bool = False) -> Written:
+        """Stream the result to STEM.HEIGHTxWIDTH.safetensors in a folder, and a picture beside it.
+
+        Raises:
+            UsageError: a file exists, and `overwrite` is not given, or featup did not make it.
+            OutputError: a file can't be written; others as `render`.
+        """
+        target = folder / "{}.{}x{}.safetensors".format(self.stem, *self.task.output_size)
+        for path in output.files(str(target)).values():
+            refuse_replacing(path, overwrite, self.inputs)
+        return write_files(self.task, target, output, self.describe, progress)
+
+
+def open_rendering(
+    model: Path | str | FittedModel,
     *,
     output_size: str | int | Size | None = None,
     image: Path | str | None = None,
     device: str = "auto",
     memory: int | None = None,
-    progress: Progress = no_progress,
-) -> Written:
-    """As `render`, streamed to files: `output` to STEM.safetensors, which `target` names, and STEM.png beside it.
-
-    Raises:
-        OutputError: a file can't be written; others as `render`.
-    """
-    task, describe = _open(model, output_size, image, device, memory)
-    return write_files(task, target, output, describe, progress)
-
-
-def _open(
-    model: Path | str | FittedModel, output_size: str | int | Size | None, image: Path | str | None, device: str,
-    memory: int | None,
-) -> tuple[Task, Describe]:  # fmt: skip
-    """What is to be rendered, and its provenance."""
+) -> Rendering:
+    """Load what is to be rendered; arguments and errors as `render`."""
     fitted, provenance = (model, {}) if isinstance(model, FittedModel) else load_model(model)
     height, width = provenance.get("input", {}).get("size") or fitted.guidance.size
     size = resolve_output_size(output_size, (height, width), fitted.network_size, fitted.grid)
@@ -94,4 +110,6 @@ def _open(
         facts = {"seconds": round(seconds, 3), "device": describe_device(where), "versions": versions()}
         return provenance | {"output_size": list(size), **facts}
 
-    return task, describe
+    inputs = tuple(given for given in (model, image) if isinstance(given, Path | str))
+    stem = "" if isinstance(model, FittedModel) else Path(model).name
+    return Rendering(stem.removesuffix(".safetensors").removesuffix(".model"), task, describe, inputs)

@@ -10,6 +10,8 @@ from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, find_method
 
+SUFFIX = ".safetensors"
+
 
 @dataclass(frozen=True)
 class Upsampling:
@@ -55,3 +57,12 @@ class Output:
     storage: str = "full"
     model: bool = False
     picture: bool = True
+
+    def files(self, target: str) -> dict[str, str]:
+        """The files that belong to a feature file, itself included, by kind."""
+        stem, files = target.removesuffix(SUFFIX), {"output": target}
+        if self.model:
+            files["model"] = f"{stem}.model{SUFFIX}"
+        if self.picture:
+            files["picture"] = f"{stem}.png"
+        return files

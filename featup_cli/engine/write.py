@@ -126,13 +126,11 @@ def write_files(
     start = time.perf_counter()
     channels = min(task.shape[0], FACTORED_COMPONENTS) if output.storage == "factored" else task.shape[0]
     check_room(target, tensor_bytes((channels, *task.output_size), getattr(torch, output.dtype)))
-    paths = {"output": target}
+    paths = {kind: Path(path) for kind, path in output.files(str(target)).items()}
     sinks: list[Sink] = [partial(_feature_file, paths=paths, output=output, describe=describe, start=start)]
     if output.model:
-        paths["model"] = target.with_suffix(".model.safetensors")
         sinks.append(partial(_model_file, path=paths["model"], describe=describe, start=start))
     if output.picture:
-        paths["picture"] = target.with_suffix(".png")
         sinks.append(partial(_picture_file, path=paths["picture"], preview=_preview(task)))
     make(task, sinks, progress)
     details = task.upsampler.details

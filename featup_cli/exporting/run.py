@@ -19,6 +19,7 @@ from featup_cli.exporting.registry import FORMATS
 from featup_cli.exporting.source import Source
 from featup_cli.io.atomic import check_writable
 from featup_cli.io.mapped import MappedFeatures, open_features
+from featup_cli.io.replace import refuse_replacing
 from featup_cli.io.stream import check_room
 from featup_cli.ops.pca import PCA, fit_pca
 
@@ -186,11 +187,7 @@ def _check_targets(targets: Sequence[Path], inputs: Sequence[Path], overwrite: b
         if target in seen:
             raise UsageError(f"{target}: two outputs would have this name; export them to different folders")
         seen.add(target)
-        if target.is_file():
-            if any(path.exists() and target.samefile(path) for path in inputs):
-                raise UsageError(f"{target}: would be overwritten, but it is an input; choose another --output")
-            if not overwrite:
-                raise UsageError(f"{target}: already exists; give --overwrite to replace it, or another --output")
+        refuse_replacing(target, overwrite, inputs)
     for target in {target.parent: target for target in seen}.values():
         check_writable(target)
 

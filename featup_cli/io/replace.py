@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from featup_cli.core.errors import UsageError
-from featup_cli.io.safetensors import HEADER_LIMIT
 
 SOFTWARE = "featup"
 """What pictures of featup give as the PNG keyword `Software`."""
@@ -59,6 +58,8 @@ def may_be_ours(path: Path | str) -> bool:
 
 def _names_us(path: Path | str) -> bool:
     """Whether the metadata of a safetensors file, which may be cut short behind its header, are of featup."""
+    from featup_cli.io.safetensors import HEADER_LIMIT
+
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         text = stream.read(length) if length <= HEADER_LIMIT else b""

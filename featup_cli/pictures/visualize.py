@@ -12,6 +12,7 @@ from torch import Tensor
 
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.io.features import FeatureFile, load_features
+from featup_cli.io.replace import refuse_replacing
 from featup_cli.pictures.panels import (
     DEFAULT_COMPONENTS,
     MAP_TOKENS,
@@ -149,13 +150,23 @@ def _render(
     return overlay(rgb, image)
 
 
-def _targets(files: Sequence[Path], output: Path | None) -> list[Path]:
-    """Where each picture goes: STEM.png beside its file, in the folder `output`, or `output` itself."""
+def _suffix(components: Components, layout: str, show: Sequence[str] | None) -> str:
+    """What a picture's name adds to the stem: pictures of other settings have other names."""
+    parts = ["pca"]
+    if components != DEFAULT_COMPONENTS:
+        parts.append("-".join(map(str, components)))
+    if layout != LAYOUTS[0]:
+        parts.append(layout)
+    return ".".join([*parts, *(show or ())]) + ".png"
+
+
+def _targets(files: Sequence[Path], output: Path | None, suffix: str) -> list[Path]:
+    """Where each picture goes: STEM and suffix beside its file or in the folder `output`, or `output` itself."""
     if output is not None and output.suffix.lower() == ".png" and not output.is_dir():
         if len(files) > 1:
             raise UsageError(f"{output}: can't hold pictures of {len(files)} files; give a folder")
         return [output]
-    targets = [(file.parent if output is None else output) / f"{file.stem}.png" for file in files]
+    targets = [(file.parent if output is None else output) / f"{file.stem}.{suffix}" for file in files]
     for number, target in enumerate(targets):
         if target in targets[:number]:
             raise UsageError(f"{target}: two files would be written there; give a folder for each of them")
@@ -170,6 +181,7 @@ def visualize(
     image: Path | str | None = None,
     output: Path | str | None = None,
     show: Sequence[str] | None = None,
+    overwrite: bool = False,
     on_written: Callable[[Path], None] | None = None,
 ) -> list[Path]:
     """Write a picture of each feature file, all on one basis and one scale.
@@ -181,14 +193,16 @@ def visualize(
         components: which principal components are red, green and blue, counted from 1.
         layout: "side-by-side" panels, "overlay" of one map on the image, or "plain": one map, one pixel per feature.
         image: picture to show; by default the one that each file says it was made of, if it is still there.
-        output: a folder, or a .png for a single file; by default STEM.png beside each file.
+        output: a folder, or a .png for a single file; by default the folder of each file. Names are STEM.pca.png, and
+            of other settings `STEM.pca.4-5-6.overlay.png` and so on.
         show: of "features", "uncertainty", "downsampler"; by default features, and uncertainty where there is one.
+        overwrite: replace pictures that exist, if featup made them.
         on_written: called with each path once it is written.
     Returns:
         The paths written.
     Raises:
         InputError: an unreadable file or picture, files with different channel counts, or one without what `show` asks.
-        UsageError: a layout, map or component that does not exist, or an output over an input.
+        UsageError: a layout, map or component that does not exist, or an output that does.
         OutputError: a picture can't be written.
 
     Example:
@@ -196,22 +210,23 @@ def visualize(
         >>> result = featup.upsample(torch.rand(3, 48, 64), method="bilinear", resize=48, output_size="image")
         >>> (path,) = featup.visualize([result.save(f"{tempfile.mkdtemp()}/photo.safetensors")], layout="plain")
         >>> path.name
-        'photo.png'
+        'photo.pca.plain.png'
     """
     _checked_choice("layout", (layout,), LAYOUTS)
     _checked_choice("show", tuple(show or ()), SHOWS)
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     if not paths:
         raise UsageError("no feature files given")
-    targets = _targets(paths, None if output is None else Path(output))
+    targets = _targets(paths, None if output is None else Path(output), _suffix(components, layout, show))
+    for target in targets:
+        refuse_replacing(target, overwrite, inputs=(image, *paths))
     shared = None if image is None else load_image(image).pixels
     load = lru_cache(maxsize=1)(load_features)
     colours = _fit_files(len(paths), map(load, paths), components)
     for path, target in zip(paths, targets, strict=True):
         file = load(path)
         source = _source_image(file) if image is None else Path(image)
-        if target.exists() and any(target.samefile(given) for given in (source, *paths) if given is not None):
-            raise UsageError(f"{target}: would be overwritten, but it is an input; choose another place with --output")
+        refuse_replacing(target, overwrite, inputs=[source])
         pixels = load_image(source).pixels if shared is None and source is not None else shared
         save_png(target, _render(file, colours, pixels, layout, show))
         if on_written is not None:

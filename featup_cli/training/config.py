@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.errors import UsageError
 from featup_cli.core.settings import check_not_negative, check_positive, check_square, check_within
+from featup_cli.io.replace import refuse_replacing
 from featup_cli.upsamplers.jbu.config import JBUConfig
 from featup_cli.upsamplers.jbu.method import JBU
 from featup_cli.upsamplers.registry import method_of
@@ -133,6 +134,7 @@ class Training:
         run_folder: configuration, curves and checkpoint; None for OUTPUT with suffix `.run`.
         cache: folder for features of the backbone; None for `cache` in the run folder.
         resume: resume from the checkpoint in the run folder, if there is one.
+        overwrite: train anew, whatever the output and the run folder hold.
         device: auto, cpu, cuda, ...
         seed: the same seed on the same device gives the same upsampler.
         save_every: seconds between checkpoints.
@@ -147,6 +149,7 @@ class Training:
     run_folder: Path | None = None
     cache: Path | None = None
     resume: bool = False
+    overwrite: bool = False
     device: str = "auto"
     seed: int = 0
     save_every: float = 60.0
@@ -156,6 +159,20 @@ class Training:
     def folder(self) -> Path:
         """The run folder."""
         return self.run_folder or self.output.with_suffix(".run")
+
+    @property
+    def checkpoint(self) -> Path:
+        """What `resume` reads."""
+        return self.folder / "checkpoint.pt"
+
+    def check_outputs(self) -> None:
+        """Raise UsageError if results of another training would be lost."""
+        if self.checkpoint.is_file() and not (self.resume or self.overwrite):
+            raise UsageError(
+                f"{self.folder}: holds a training; give --resume to go on with it, --overwrite to train anew, or "
+                "another --output"
+            )
+        refuse_replacing(self.output, self.resume or self.overwrite, inputs=[self.init])
 
     @property
     def method(self) -> str:

@@ -104,7 +104,7 @@ class _Run:
         self.training, self.workers, self.progress, self.note = training, workers, progress, note
         self.config = training.config
         self.goal = "unseen views" if self.config.target == VIEWS else f"what {self.config.target} makes"
-        self.checkpoint = training.folder / "checkpoint.pt"
+        self.checkpoint = training.checkpoint
 
     def train(self, backbone: Backbone | None) -> Trained:
         """Train, and write everything."""
@@ -138,6 +138,7 @@ class _Run:
         if getattr(self.training.upsampler, "guidance", "image") == "features":
             raise UsageError("upsampler.guidance=features: training on pictures needs guidance=image")
         if self.workers.is_main:
+            self.training.check_outputs()
             check_writable(self.training.output)
             check_writable(self.training.folder / "config.json")
 
@@ -217,14 +218,11 @@ class _Run:
             raise UsageError(f"--resume: {self.training.folder} holds a run with other settings: {', '.join(changed)}")
 
     def _load_checkpoint(self) -> State | None:
-        """The checkpoint to resume.
-
-        Raises:
-            UsageError: a checkpoint of an unfinished run exists, but `resume` is off.
-        """
+        """The checkpoint to resume."""
+        if not self.training.resume:
+            return None
         if not self.checkpoint.exists():
-            if self.training.resume:
-                self.note("no checkpoint to resume; starting at step 0")
+            self.note("no checkpoint to resume; starting at step 0")
             return None
         try:
             state: State = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -232,13 +230,7 @@ class _Run:
             raise InputError(
                 f"{self.checkpoint}: is damaged ({type(error).__name__}); delete it to start from step 0"
             ) from None
-        done, steps = state["trainer"]["step"], state["settings"]["training"]["steps"]
-        if done < steps and not self.training.resume:
-            raise UsageError(
-                f"{self.training.folder} holds a run stopped after step {done} of {steps}: resume it with --resume, "
-                "or delete the folder to start from step 0"
-            )
-        return state if self.training.resume else None
+        return state
 
     def _write_config(self) -> None:
         training = self.training

@@ -102,11 +102,15 @@ def test_a_saved_model_renders_the_same_features_and_other_sizes(photo: Path, tm
     assert featup("upsample", photo, *SMALL, *FAST, "-o", tmp_path, "--save-model")[0] == 0
     model = tmp_path / "photo.model.safetensors"
     assert model.stat().st_size < 1_000_000
-    assert featup("render", model, "-o", tmp_path / "again", "-q")[0] == 0
-    first, again = (load_features(folder / "photo.safetensors").features for folder in (tmp_path, tmp_path / "again"))
+    status, stdout, _ = featup("render", model, "-o", tmp_path)
+    first = load_features(tmp_path / "photo.safetensors").features
+    assert status == 0
+    beside = tmp_path / "photo.{}x{}.safetensors".format(*first.shape[1:])
+    assert stdout.splitlines() == [str(beside), str(beside.with_suffix(".png"))]
+    again = load_features(beside).features
     np.testing.assert_allclose(first.float().numpy(), again.float().numpy(), atol=2e-2)
     assert featup("render", model, "-o", tmp_path / "big", "-q", "--output-size", "200x301", "--no-picture")[0] == 0
-    assert load_features(tmp_path / "big" / "photo.safetensors").features.shape == (96, 200, 301)
+    assert load_features(tmp_path / "big" / "photo.200x301.safetensors").features.shape == (96, 200, 301)
 
 
 def test_json_is_one_line_an_image_on_stdout_and_nothing_else(photo: Path, tmp_path: Path) -> None:
@@ -236,9 +240,13 @@ def test_a_local_weights_file_runs_end_to_end(shared_mobilenet: Path, photo: Pat
 def test_visualize_gives_files_one_basis_and_refuses_bad_ones(photo: Path, tmp_path: Path) -> None:
     assert featup("upsample", photo, "-o", tmp_path, *SMALL, *FAST)[0] == 0
     features = tmp_path / "photo.safetensors"
-    for extra in (["--components", "4-6"], ["--layout", "overlay"], ["--show", "features,downsampler"]):
+    for extra, name in (
+        (["--components", "4-6"], "pca.4-5-6"),
+        (["--layout", "overlay"], "pca.overlay"),
+        (["--show", "features,downsampler"], "pca.features.downsampler"),
+    ):
         status, stdout, _ = featup("visualize", features, "-o", tmp_path / "p", *extra)
-        assert (status, stdout.strip()) == (0, str(tmp_path / "p" / "photo.png"))
+        assert (status, stdout.strip()) == (0, str(tmp_path / "p" / f"photo.{name}.png"))
     garbage = tmp_path / "garbage.safetensors"
     garbage.write_bytes(b"\xff" * 64)
     status, _, stderr = featup("visualize", garbage)

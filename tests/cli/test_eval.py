@@ -286,7 +286,7 @@ def test_retrieval_of_points_writes_a_picture(boxes: Path, tmp_path: Path) -> No
     ]  # fmt: skip
     with Image.open(target) as picture:
         assert picture.width > 3 * 96
-    status, stdout, stderr = featup(*command, "--at", "30,30", "-o", target)
+    status, stdout, stderr = featup(*command, "--at", "30,30", "-o", target, "--overwrite")
     assert (status, stdout) == (0, f"{target}\n")
     assert "bilinear: 30,30 matches " in stderr
 

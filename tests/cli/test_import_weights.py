@@ -82,7 +82,7 @@ def test_a_resfu_state_dict_is_converted_and_json_tells_what_was_read(tmp_path: 
     assert (facts["method"], facts["channels"], facts["normed"]) == ("resfu", 96, False)
     assert facts["parameters"] == sum(p.numel() for p in module.parameters())
     assert facts["backbone"]["name"] is None
-    assert "name its backbone" in featup("import-weights", tmp_path / "resfu.pth", "-o", output)[2]
+    assert "name its backbone" in featup("import-weights", tmp_path / "resfu.pth", "-o", output, "--overwrite")[2]
 
 
 def test_official_files_are_known_by_name(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_outputs_that_clash_exist_or_are_inputs_are_refused_before_any_work(file
     with pytest.raises(UsageError, match="two outputs would have this name"):
         export([*files, twin], "npy", output=tmp_path / "out")
     (tmp_path / "a.npy").write_text("precious")
-    with pytest.raises(UsageError, match=r"a.npy: already exists; give --overwrite"):
+    with pytest.raises(UsageError, match=r"a.npy: exists already; give --overwrite"):
         export(files, "npy")
     assert not (tmp_path / "c.npy").exists()
     assert (tmp_path / "a.npy").read_text() == "precious"
@@ -244,7 +244,7 @@ def test_outputs_that_clash_exist_or_are_inputs_are_refused_before_any_work(file
 def test_what_is_written_beside_is_not_replaced_either(files: list[Path], tmp_path: Path, to: str) -> None:
     name = {"lerf": "dino.info", "feature-3dgs": "pca_dict.pt", "npy": "pca.npz"}[to]
     (tmp_path / name).write_text("precious")
-    with pytest.raises(UsageError, match=f"{name}: already exists"):
+    with pytest.raises(UsageError, match=f"{name}: exists already"):
         export(files, to, components=2)
     assert (tmp_path / name).read_text() == "precious"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,8 +225,25 @@ def test_resuming_with_other_pictures_is_refused(training: Training, pictures: P
 def test_an_unfinished_run_is_not_overwritten_by_accident(training: Training) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         train(replace(training, save_every=0), progress=at_step(3, die))
-    with pytest.raises(UsageError, match="stopped after step 2 of 6: resume it with --resume"):
+    with pytest.raises(UsageError, match=r"jbu.run: holds a training; give --resume to go on with it, --overwrite to"):
         train(training)
+
+
+def test_a_finished_training_is_repeated_only_if_that_is_asked_for(training: Training) -> None:
+    train(training)
+    first = training.output.read_bytes()
+    with pytest.raises(UsageError, match=r"jbu.run: holds a training"):
+        train(replace(training, seed=1))
+    shutil.rmtree(training.folder)
+    with pytest.raises(UsageError, match=r"jbu.safetensors: exists already"):
+        train(replace(training, seed=1))
+    assert training.output.read_bytes() == first
+    train(replace(training, seed=1, overwrite=True))
+    assert training.output.read_bytes() != first
+    training.output.write_text("notes of somebody")
+    for choice in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(UsageError, match="was not made by featup"):
+            train(replace(training, **choice))
 
 
 def test_resuming_a_finished_run_writes_its_weights_again(training: Training) -> None:

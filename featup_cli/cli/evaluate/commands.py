@@ -14,6 +14,7 @@ from featup_cli.cli.evaluate.options import EvaluationOptions, refuse_given
 from featup_cli.cli.evaluate.report import finish
 from featup_cli.core.options import GROUP, INPUT, METHOD, OUTPUT, REQUIRED, RUN, Declared, declared, like, option
 from featup_cli.evaluation.task import Task
+from featup_cli.io.replace import refuse_replacing
 
 Instead = Callable[[Mapping[str, Any], EvaluationOptions, Console], bool]
 """Takes all options, the shared ones and the console; returns whether it has done the work itself."""
@@ -54,6 +55,8 @@ def make_command(tasks: Sequence[Task], extra: type | None = None, instead: Inst
 def _evaluate(task: Task, own: dict[str, Any], shared: EvaluationOptions, console: Console) -> None:
     keywords = shared.keywords() | {"cache": None if shared.no_cache else shared.cache}
     data = own.pop(task.data.name)
+    if shared.output is not None:
+        refuse_replacing(shared.output, shared.overwrite)
 
     from featup_cli.evaluation.data import DataError
     from featup_cli.evaluation.run import evaluate

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featup_cli.cli.groups import BackboneOptions, ConsoleOptions, InputOptions, MethodsOptions, RunOptions
+from featup_cli.cli.groups import (
+    BackboneOptions,
+    ConsoleOptions,
+    InputOptions,
+    MethodsOptions,
+    ReplaceOptions,
+    RunOptions,
+)
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import OUTPUT, RUN, group, like, option
 
@@ -24,6 +31,7 @@ class EvaluationOptions:
     output: Path | None = option(
         None, "Write the run as JSON, for `featup eval report`.", "-o", "--output", panel=OUTPUT
     )
+    overwrite: bool = like(ReplaceOptions, "overwrite", panel=OUTPUT)
     seed: int = like(RunOptions, "seed")
     fast: bool = option(
         True, "For methods that are linear in the features, upsample the readout instead: the same result, faster."
@@ -66,10 +74,3 @@ def refuse_given(values: Mapping[str, Any], reason: str) -> None:
     for name, value in values.items():
         if value not in (None, ()):
             raise UsageError(f"--{name.replace('_', '-')} {reason}")
-
-
-def refuse_overwriting(output: Path, inputs: Sequence[Path]) -> None:
-    """Raise UsageError if one of the inputs is the file to write."""
-    if output.exists() and any(path.exists() and output.samefile(path) for path in inputs):
-        which = "the" if len(inputs) == 1 else "an"
-        raise UsageError(f"{output}: would be overwritten, but it is {which} input; choose another --output")

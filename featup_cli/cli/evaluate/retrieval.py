@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from featup_cli.cli.console import Console
-from featup_cli.cli.evaluate.options import EvaluationOptions, refuse_given, refuse_overwriting
+from featup_cli.cli.evaluate.options import EvaluationOptions, refuse_given
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import INPUT, argument, declared, like, option
 from featup_cli.evaluation.retrieval.task import RetrievalOptions
+from featup_cli.io.replace import refuse_replacing
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def show_matches(given: Mapping[str, Any], shared: EvaluationOptions, console: C
     keywords = shared.keywords()
     points = parse_points(given["at"])
     output = shared.output or Path("retrieval.png")
-    refuse_overwriting(output, (source, target))
+    refuse_replacing(output, shared.overwrite, inputs=(source, target))
 
     from featup_cli.evaluation.retrieval.matches import find_matches
     from featup_cli.pictures.panels import save_png
