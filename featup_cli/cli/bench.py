@@ -62,6 +62,7 @@ class TimingOptions:
         "--json",
         panel=OUTPUT,
         metavar="FILE",
+        own=True,
     )
     overwrite: bool = like(ReplaceOptions, "overwrite", panel=OUTPUT)
     quiet: bool = like(ConsoleOptions, "quiet")

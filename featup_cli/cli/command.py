@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 import typer.main
 
+from featup_cli.cli.config import CONFIG, Settings, load, naming_places
 from featup_cli.cli.console import report_errors
 from featup_cli.cli.lazy import Command
 from featup_cli.core.errors import InputError, UsageError
@@ -23,7 +24,8 @@ from featup_cli.io.files import is_missing
 def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], Any]:
     """Decorator that turns a function into a click command; each parameter of the function is a group of options.
 
-    The command has the options of all groups, in order. `report_errors` reports its errors, also those of the groups.
+    The command has the options of all groups, in order, and `--config`. `report_errors` reports its errors, also those
+    of the groups. A parameter of the type `Settings` gets the values and where each came from.
 
     Args:
         examples: command lines that the help shows at its end.
@@ -33,13 +35,19 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
 
     def decorate(function: Callable[..., None]) -> Any:
         groups = {name: kind for name, kind in get_type_hints(function).items() if name != "return"}
+        asking = [name for name, kind in groups.items() if kind is Settings]
+        groups = {name: kind for name, kind in groups.items() if kind is not Settings}
         options = [each for kind in groups.values() for each in _options(kind)]
-        parameters = [_parameter(each) for each in options]
+        context = Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        config = _parameter(CONFIG, is_eager=True, callback=load)
+        parameters = [context, *(_parameter(each) for each in options), config]
 
         @report_errors
         @wraps(function)
-        def run(**values: Any) -> None:
-            function(**{name: _build(kind, values) for name, kind in groups.items()})
+        def run(ctx: typer.Context, **values: Any) -> None:
+            with naming_places(ctx):
+                built = {name: _build(kind, values) for name, kind in groups.items()}
+                function(**built, **{name: Settings.of(ctx, values) for name in asking})
 
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -47,7 +55,7 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
         title = "Example" if len(examples) == 1 else "Examples"
         app.command(cls=Command, epilog=f"{title}:  {'  |  '.join(examples)}" if examples else None)(run)
         made = typer.main.get_command(app)
-        made.options = options  # type: ignore[attr-defined]  # for the reference
+        made.options = [*options, CONFIG]  # type: ignore[attr-defined]  # for settings files and the reference
         return made
 
     return decorate
@@ -99,8 +107,8 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _parameter(each: Declared) -> Parameter:
-    """An option as a function parameter, which is what typer reads."""
+def _parameter(each: Declared, **more: Any) -> Parameter:
+    """An option as a function parameter, which is what typer reads; `more` are arguments of `typer.Option`."""
     option, default, kind = each.option, each.default, each.kind
     if get_origin(kind) in (Union, UnionType):  # the only ones of an option are with None
         kind = next(k for k in get_args(kind) if k is not NoneType)
@@ -114,7 +122,7 @@ def _parameter(each: Declared) -> Parameter:
     if repeated:
         kind, default = GenericAlias(list, (kind,)), (default if default is REQUIRED else list(default) or None)
     facts = {name: getattr(option, name) for name in ("help", "metavar", "min", "max")}
-    facts |= {"envvar": option.env, "rich_help_panel": option.panel, "show_default": default not in (None, REQUIRED)}
+    facts |= {"rich_help_panel": option.panel, "show_default": default not in (None, REQUIRED), **more}
     declaration = typer.Argument(**facts) if option.positional else typer.Option(*flags_of(each), **facts)
     return Parameter(
         each.name,

@@ -249,7 +249,7 @@ class RunOptions:
 
     PANEL = RUN
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...", env="FEATUP_DEVICE")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...")
     memory: str | None = option(
         None,
         "Memory limit of the whole process, such as 2GB; results are computed in bands that fit. "

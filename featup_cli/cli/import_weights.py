@@ -19,16 +19,17 @@ class CheckpointOptions:
     PANEL = INPUT
 
     checkpoint: Path = argument("FeatUp's .ckpt, or a ReSFU state dict; never executed.", metavar="CKPT", is_read=True)
-    output: Path = option(REQUIRED, "The safetensors file to write.", "-o", "--output", panel=OUTPUT)
+    output: Path = option(REQUIRED, "The safetensors file to write.", "-o", "--output", panel=OUTPUT, own=True)
     overwrite: bool = like(ReplaceOptions, "overwrite", panel=OUTPUT)
     method: str | None = option(
-        None, "Method of the checkpoint. (default: detected)", "--method", "-m", choices=lambda: IMPORTS
+        None, "Method of the checkpoint. (default: detected)", "--method", "-m", choices=lambda: IMPORTS, own=True
     )
     backbone: str | None = option(
         None,
         "Alias or timm name of the backbone that it was trained for. (default: detected for FeatUp's files)",
         "--backbone",
         "-b",
+        own=True,
     )
 
 

@@ -11,11 +11,19 @@ from typing import Any, ClassVar, NamedTuple
 
 from typer.core import TyperCommand, TyperGroup
 
+from featup_cli.cli.config import refusing
+from featup_cli.cli.console import report_errors
 from featup_cli.core.references import resolve
 
 
 class Command(TyperCommand):
-    """A command whose help imports no more than it shows."""
+    """A command whose help imports no more than it shows, and whose options have values from elsewhere too."""
+
+    @report_errors
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; an invalid value that isn't of it is one line that says where it stands."""
+        with refusing(ctx):
+            return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""

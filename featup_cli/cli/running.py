@@ -63,9 +63,10 @@ def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
     return status
 
 
-def report_preview(run: Run, console: Console) -> int:
-    """Say what a run would do; returns the exit status."""
+def report_preview(run: Run, console: Console, settings: str) -> int:
+    """Say what a run would do, and with which settings; returns the exit status."""
     counts: Counts = Counter()
+    console.note(settings)
     for preview in run.preview(None if console.quiet or console.as_json else console.note):
         counts[preview.action] += 1
         text = f"{preview.action}  {preview.item.picture}"

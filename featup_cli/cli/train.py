@@ -28,7 +28,7 @@ class PictureOptions:
     images: tuple[Path, ...] = option(
         REQUIRED, "Folder of training pictures, searched with its subfolders. Repeatable.", panel=INPUT
     )
-    output: Path = option(REQUIRED, "Weights file to write.", "-o", "--output", panel=OUTPUT)
+    output: Path = option(REQUIRED, "Weights file to write.", "-o", "--output", panel=OUTPUT, own=True)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Literal
 import typer
 
 from featup_cli.cli.command import command
+from featup_cli.cli.config import Settings
 from featup_cli.cli.groups import (
     BackboneOptions,
     ConsoleOptions,
@@ -63,7 +64,9 @@ class WorkerOptions:
 
     PANEL = RUN
 
-    dry_run: bool = option(False, "List what would be created or skipped, and why.")
+    dry_run: bool = option(
+        False, "List what would be created or skipped, and why; the settings, in the form of featup.toml, on stderr."
+    )
     fail_fast: bool = option(False, "Stop at the first picture that fails.")
     batch: int | None = option(None, "Largest backbone batch, in pictures. (default: 8 on a GPU, 2 on a CPU)", min=1)
     jobs: int | None = option(
@@ -111,6 +114,7 @@ def upsample(
     fit: FitOptions,
     files: FileOptions,
     run: WorkerOptions,
+    settings: Settings,
 ) -> None:
     """Create the features of pictures, or list what would be created."""
     console, config = run.console.console(), fit.config()
@@ -158,7 +162,7 @@ def upsample(
         ),
     )
     if run.dry_run:
-        raise typer.Exit(report_preview(planned, console))
+        raise typer.Exit(report_preview(planned, console, settings.toml(("backbone", "method"), without=("dry-run",))))
     with join_shards(run.shard) as worst:
         status = worst(report_run(planned, console, fail_fast=run.fail_fast))
     if status:

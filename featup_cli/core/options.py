@@ -34,9 +34,10 @@ class Option:
         panel: heading in the help; without one, the attribute `PANEL` of the class.
         metavar: placeholder for the value in the help.
         min, max: inclusive bounds of a number.
-        env: environment variable that gives the value if the command line doesn't.
         choices: returns the allowed values of a string; not needed for a `Literal`.
         positional: an argument instead of an option.
+        own: it means something else than in other commands, or is a fact of the input. So of a settings file only the
+            command's table gives it, and no variable does.
         is_read: the path of a file that is read. One that is missing is an error before anything else is done.
     """
 
@@ -46,9 +47,9 @@ class Option:
     metavar: str | None = None
     min: float | None = None
     max: float | None = None
-    env: str | None = None
     choices: Callable[[], Iterable[str]] | None = None
     positional: bool = False
+    own: bool = False
     is_read: bool = False
 
 

@@ -13,6 +13,7 @@ import typer
 import typer.main
 
 from featup_cli.cli.command import command
+from featup_cli.cli.config import CONFIG
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.options import REQUIRED, Given, argument, group, like, option, optional_fields
 
@@ -60,7 +61,7 @@ class More:
     settings: tuple[str, ...] = option((), "Any setting.", "--set", metavar="KEY=VALUE")
     number: int = option(3, "Number.", min=1, max=9)
     picture: bool = option(True, "Write a picture.")
-    device: str = option("auto", "Device.", panel="Run", env="TOY_DEVICE")
+    device: str = option("auto", "Device.", panel="Run")
     as_json: bool = option(False, "JSON.", "--json", panel="Run")
 
     def __post_init__(self) -> None:
@@ -101,10 +102,12 @@ def by_hand(
     settings: Annotated[list[str] | None, unset("--set", metavar="KEY=VALUE", help="Any setting.")] = None,
     number: Annotated[int, method("--number", min=1, max=9, help="Number.")] = 3,
     picture: Annotated[bool, method("--picture/--no-picture", help="Write a picture.")] = True,
-    device: Annotated[
-        str, typer.Option("--device", help="Device.", rich_help_panel="Run", envvar="TOY_DEVICE")
-    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="Device.", rich_help_panel="Run")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="JSON.", rich_help_panel="Run")] = False,
+    config: Annotated[
+        Path | None,
+        unset("--config", help=CONFIG.option.help, metavar="FILE", rich_help_panel="Run", is_eager=True),
+    ] = None,
 ) -> None:
     """Do something."""
 
@@ -153,11 +156,9 @@ def test_groups_hold_plain_values() -> None:
     assert type(more.fit.given()["kernel"]) is str
 
 
-def test_what_is_not_given_has_the_default_of_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_given_has_the_default_of_its_field() -> None:
     assert called()[1] == More(fit=FitOptions())
     assert More(fit=FitOptions()).fit.given() == {}
-    monkeypatch.setenv("TOY_DEVICE", "cpu")
-    assert called()[1].device == "cpu"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,8 @@ def test_an_option_can_be_declared_like_another_with_changes(capsys: pytest.Capt
 
     other.__annotations__ = {"options": Other}
     made = command(examples=["other"])(other)
-    (parameter,) = made.params
+    parameter, config = made.params
+    assert config.name == "config"
     assert (parameter.opts, parameter.help, parameter.rich_help_panel) == (["--color", "-c"], "Another.", "Method")
     assert made.epilog == "Example:  other"
     assert run(made) == 0

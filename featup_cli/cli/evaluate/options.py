@@ -39,7 +39,6 @@ class EvaluationOptions:
     cache: Path = option(
         Path("~/.cache/featup/eval"),
         "Folder for cached results of single pictures; an interrupted run resumes from it.",
-        env="FEATUP_CACHE",
     )
     no_cache: bool = option(False, "Don't use the cache.")
     device: str = like(RunOptions, "device")
