@@ -50,7 +50,12 @@ class TimingOptions:
     PANEL = RUN
 
     backend: str = option("auto", "Kernels to run; auto: the fastest available.", choices=lambda: BACKENDS)
-    baselines: str = option("all", f"all ({','.join(BASELINES)}), none, or names, also {','.join(EXTRA_BASELINES)}.")
+    baselines: str = option(
+        "all",
+        f"all ({','.join(BASELINES)}), none, or names, also {','.join(EXTRA_BASELINES)}.",
+        suggests=lambda: ("all", "none", *BASELINES, *EXTRA_BASELINES),
+        listed=True,
+    )
     repeat: int = option(20, "Timed calls.", min=1)
     budget: float = option(5.0, "Seconds for each timing; a slower call runs once.", min=0)
     threads: int | None = option(None, "CPU threads. (default: PyTorch's)", min=1)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import typer
 import typer.main
 
+from featup_cli.cli.completion import completer
 from featup_cli.cli.config import CONFIG, Settings, load, naming_places
 from featup_cli.cli.console import report_errors
 from featup_cli.cli.lazy import Command
@@ -119,10 +120,12 @@ def _parameter(each: Declared, **more: Any) -> Parameter:
     if choices:
         kind = _choice(each.name, choices)
         default = kind(default) if isinstance(default, str) else default
+    values = option.suggests or ((lambda: choices) if choices else None)
     if repeated:
         kind, default = GenericAlias(list, (kind,)), (default if default is REQUIRED else list(default) or None)
     facts = {name: getattr(option, name) for name in ("help", "metavar", "min", "max")}
     facts |= {"rich_help_panel": option.panel, "show_default": default not in (None, REQUIRED), **more}
+    facts["autocompletion"] = completer(values, option.listed) if values else None
     declaration = typer.Argument(**facts) if option.positional else typer.Option(*flags_of(each), **facts)
     return Parameter(
         each.name,

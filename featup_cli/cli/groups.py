@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from featup_cli.backbones.config import PRECISIONS, BackboneConfig, parse_model_args
+from featup_cli.backbones.registry import ALIASES
 from featup_cli.cli.console import Console
 from featup_cli.core.errors import OutputError, UsageError
 from featup_cli.core.options import BACKBONE, INPUT, METHOD, OUTPUT, RUN, Given, group, like, option, optional_fields
@@ -81,6 +82,7 @@ class BackboneOptions:
         "An alias (`featup info` lists them), a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER.",
         "--backbone",
         "-b",
+        suggests=lambda: ALIASES,
     )
     layer: int | None = option(None, "Block or stage, counted from 0 or back from -1. (default: the last)")
     no_norm: bool = option(False, "Skip the backbone's final norm.")
@@ -93,6 +95,13 @@ class BackboneOptions:
             UsageError: a `--backbone-arg` that isn't KEY=VALUE.
         """
         return self.loading.config(self.backbone, self.layer, not self.no_norm)
+
+
+def released_upsamplers() -> list[str]:
+    """What `--upsampler` of a single method takes, beside files."""
+    from featup_cli.upsamplers.weights.releases import all_releases
+
+    return ["auto", *all_releases()]
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,7 @@ class MethodOptions:
         "Weights of a trained method. auto: packaged with featup; NAME: released by FeatUp (`featup info` lists them); "
         "FILE: written by `featup train` or `featup import-weights`.",
         metavar="auto|NAME|FILE",
+        suggests=released_upsamplers,
     )
     allow_other_backbone: bool = option(False, "Accept upsampler weights of another backbone if the channels match.")
 
@@ -183,6 +193,8 @@ class MethodsOptions:
         "Comma-separated. fast: all feed-forward methods available for the backbone; all: the fitted ones too.",
         "--methods",
         "-m",
+        suggests=lambda: ("fast", "all", *METHODS),
+        listed=True,
     )
     implicit: ImplicitOptions = group()
     upsampler: tuple[str, ...] = option(
@@ -205,6 +217,7 @@ class OutputOptions:
         "Size of the result: `image` (the picture's own), HEIGHTxWIDTH, 512 for a square, or a factor of the token "
         "grid such as 8x. "
         "(default: the network input's size)",
+        suggests=lambda: ("image",),
     )
     dtype: DType = option("float16", "Number format of the features.")
     storage: Literal["full", "factored"] = option(
@@ -249,7 +262,7 @@ class RunOptions:
 
     PANEL = RUN
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...", suggests=lambda: ("auto", "cpu", "cuda", "mps"))
     memory: str | None = option(
         None,
         "Memory limit of the whole process, such as 2GB; results are computed in bands that fit. "

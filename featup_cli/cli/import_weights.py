@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from featup_cli.backbones.registry import ALIASES
 from featup_cli.cli.command import command
 from featup_cli.cli.groups import ConsoleOptions, ReplaceOptions
 from featup_cli.core.options import INPUT, OUTPUT, REQUIRED, argument, like, option
@@ -29,6 +30,7 @@ class CheckpointOptions:
         "Alias or timm name of the backbone that it was trained for. (default: detected for FeatUp's files)",
         "--backbone",
         "-b",
+        suggests=lambda: ALIASES,
         own=True,
     )
 

@@ -84,6 +84,7 @@ class WorkerOptions:
         None,
         "Process one shard of the pictures, such as 3/16; auto: the one that torchrun or SLURM assigns.",
         metavar="INDEX/COUNT|auto",
+        suggests=lambda: ("auto",),
     )
     engine: Literal["local", "ray"] = option(
         "local", "local: processes on this machine; ray: the Ray cluster at RAY_ADDRESS, or a local one."

@@ -35,6 +35,8 @@ class Option:
         metavar: placeholder for the value in the help.
         min, max: inclusive bounds of a number.
         choices: returns the allowed values of a string; not needed for a `Literal`.
+        suggests: returns values that the shell offers, of a string that may have others too.
+        listed: several of these can be given, with commas between them.
         positional: an argument instead of an option.
         own: it means something else than in other commands, or is a fact of the input. So of a settings file only the
             command's table gives it, and no variable does.
@@ -48,6 +50,8 @@ class Option:
     min: float | None = None
     max: float | None = None
     choices: Callable[[], Iterable[str]] | None = None
+    suggests: Callable[[], Iterable[str]] | None = None
+    listed: bool = False
     positional: bool = False
     own: bool = False
     is_read: bool = False

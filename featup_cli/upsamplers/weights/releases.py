@@ -9,8 +9,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from featup_cli.backbones.hub import is_offline
 from featup_cli.core.errors import WeightsError, first_line
 from featup_cli.core.progress import Announce
@@ -49,6 +47,8 @@ class Release:
     @property
     def cached(self) -> Path:
         """Where it is kept."""
+        import torch  # the names above are for the shell's completion too, which doesn't wait for it
+
         return Path(torch.hub.get_dir()) / "checkpoints" / self.kept_as
 
 
@@ -74,6 +74,8 @@ def fetch(release: Release, offline: bool = False, announce: Announce | None = N
     Raises:
         WeightsError: it is not cached and is unavailable.
     """
+    import torch
+
     target = release.cached
     if target.is_file():
         return target
