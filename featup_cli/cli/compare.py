@@ -17,6 +17,7 @@ from featup_cli.cli.groups import (
     RunOptions,
 )
 from featup_cli.core.options import OUTPUT, argument, group, like
+from featup_cli.core.shapes import check_output_size
 from featup_cli.evaluation.registry import COMPARED
 from featup_cli.io.replace import refuse_replacing
 
@@ -46,6 +47,9 @@ class FigureOptions:
     device: str = like(RunOptions, "device")
     seed: int = like(RunOptions, "seed")
     console: ConsoleOptions = group()
+
+    def __post_init__(self) -> None:
+        check_output_size(self.output_size)
 
 
 @command(examples=["featup compare photo.jpg --methods bilinear,implicit -o compare.png"])

@@ -84,7 +84,9 @@ def test_upsample_writes_features_and_picture(photo: Path, tmp_path: Path) -> No
     assert sorted(p.name for p in out.iterdir()) == ["photo.png", "photo.safetensors"]
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("image", (72, 96)), ("33x7", (33, 7)), ("2x", (8, 10))])
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("image", (72, 96)), ("33x7", (33, 7)), ("40", (40, 40)), ("2x", (8, 10))]
+)
 def test_output_sizes_are_exact(photo: Path, tmp_path: Path, asked: str, expected: tuple[int, int]) -> None:
     assert featup("upsample", photo, "-o", tmp_path, "--method", "bilinear", "--output-size", asked, *SMALL)[0] == 0
     assert tuple(load_features(tmp_path / "photo.safetensors").features.shape[1:]) == expected
@@ -109,8 +111,9 @@ def test_a_saved_model_renders_the_same_features_and_other_sizes(photo: Path, tm
     assert stdout.splitlines() == [str(beside), str(beside.with_suffix(".png"))]
     again = load_features(beside).features
     np.testing.assert_allclose(first.float().numpy(), again.float().numpy(), atol=2e-2)
-    assert featup("render", model, "-o", tmp_path / "big", "-q", "--output-size", "200x301", "--no-picture")[0] == 0
-    assert load_features(tmp_path / "big" / "photo.200x301.safetensors").features.shape == (96, 200, 301)
+    for asked, shape in (("200x301", (96, 200, 301)), ("50", (96, 50, 50))):
+        assert featup("render", model, "-o", tmp_path / asked, "-q", "--output-size", asked, "--no-picture")[0] == 0
+        assert load_features(tmp_path / asked / f"photo.{shape[1]}x{shape[2]}.safetensors").features.shape == shape
 
 
 def test_json_is_one_line_an_image_on_stdout_and_nothing_else(photo: Path, tmp_path: Path) -> None:

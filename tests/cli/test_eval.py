@@ -173,6 +173,17 @@ def test_compare_puts_all_methods_in_one_picture(photo: Path, tmp_path: Path) ->
     assert sizes[1][1] == sizes[0][1]
 
 
+def test_compare_takes_one_number_for_a_square(photo: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for asked in ("64", "64x64", "64x128"):
+        target = tmp_path / f"{asked}.png"
+        options = ("--methods", "nearest", "-o", target, "--resize", "64", "--device", "cpu", "--output-size", asked)
+        assert featup("compare", photo, *options)[0] == 0
+        with Image.open(target) as picture:
+            sizes[asked] = picture.size
+    assert sizes["64"] == sizes["64x64"] != sizes["64x128"]
+
+
 def test_compare_does_not_overwrite_its_picture(photo: Path) -> None:
     before = photo.read_bytes()
     status, _, stderr = featup("compare", photo, "-o", photo)

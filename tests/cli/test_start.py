@@ -37,6 +37,8 @@ def run(*arguments: object) -> tuple[int, str, str]:
         (["upsample", "PHOTO", "--resize", "0"], 2, "--resize 0: must be at least 1 pixel"),
         (["upsample", "PHOTO", "--resize", "wide"], 2, "--resize wide: expected HEIGHTxWIDTH"),
         (["upsample", "PHOTO", "--output-size", "big"], 2, "--output-size big: expected `image`"),
+        (["render", "PHOTO", "--output-size", "big"], 2, "--output-size big: expected `image`"),
+        (["compare", "PHOTO", "--output-size", "0"], 2, "--output-size 0: expected `image`"),
         (["upsample", "PHOTO", "--weights", "nope.pt"], 1, "--weights nope.pt: no such file"),
         (["upsample", "PHOTO", "-o", __file__], 1, f"{__file__}: can't be written: it is a file"),
         (["upsample", "PHOTO", "-o", "o7.safetensors"], 2, "-o o7.safetensors: give a folder"),
