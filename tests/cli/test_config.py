@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -286,6 +287,14 @@ def test_one_file_is_read_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch)
     assert [each["batch"] for each in found] == [None, None, 7]
     assert refused("info", "--config", "nope.toml", status=1) == "--config nope.toml: no such file"
     assert refused("info", "--config", ".", status=1) == ".: can't be read: Is a directory"
+
+
+def test_only_who_has_a_file_needs_what_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tomllib", "tomli"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert parse(("upsample",)).params["seed"] == 0
+    Path("featup.toml").write_text("seed = 1\n")
+    assert refused("info", status=1).endswith("pip install tomli")
 
 
 def test_a_path_in_a_file_may_start_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
