@@ -25,6 +25,8 @@ class Loader:
         aliases: short names that this loader serves.
         any_name: also load every name that is not an alias of another loader.
         advice: a hint for users of these backbones.
+        recognize: `module:function` that takes tensors by name and returns the name of the backbone that they are
+            weights of, or None; empty if there is none.
     """
 
     name: str
@@ -32,3 +34,4 @@ class Loader:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     any_name: bool = False
     advice: str = ""
+    recognize: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +17,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from featup_cli.backbones.registry import LOADERS, resolve_alias
 from featup_cli.core.errors import InputError, WeightsError, first_line
+from featup_cli.core.references import resolve
+from featup_cli.io.describe import OTHERS
 from featup_cli.io.files import check_readable
+from featup_cli.io.header import UPSAMPLER, parse_object
 from featup_cli.io.safetensors import read_header, read_tensors, sniff
 
 # Where training codes keep the state dict in a checkpoint; averaged weights come first.
@@ -32,10 +37,11 @@ Converter = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """The tensors of a weights file and the `mean`, `std` and `timm_kwargs` that its metadata may carry."""
+    """The tensors of a weights file and what its metadata may carry: `architecture`, `mean`, `std`, `timm_kwargs`."""
 
     path: Path
     state: dict[str, Tensor]
+    architecture: str | None = None
     mean: Any = None
     std: Any = None
     timm_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -45,7 +51,7 @@ def read_weights(path: Path) -> WeightsFile:
     """Read a safetensors file or a torch checkpoint, without ever running code from it.
 
     Raises:
-        WeightsError: the file can't be read, has another format, or would need to run code.
+        WeightsError: the file can't be read, has another format or content, or would need to run code.
     """
     try:
         check_readable(path, "a file of weights")
@@ -55,6 +61,10 @@ def read_weights(path: Path) -> WeightsFile:
     except OSError as error:
         raise WeightsError(f"weights {path} can't be read: {error.strerror or error}") from None
     state, metadata = _read_safetensors(path) if kind in ("safetensors", "cut") else (_read_torch(path), {})
+    if "featup" in metadata:
+        written = str((parse_object(metadata["featup"]) or {}).get("format"))
+        hint = "; give it with --upsampler" if written == UPSAMPLER else ""
+        raise WeightsError(f"{path}: holds {OTHERS.get(written, 'features')}, not weights of a backbone{hint}")
     if not state:
         raise WeightsError(f"weights {path} hold no tensors")
     try:
@@ -63,7 +73,8 @@ def read_weights(path: Path) -> WeightsFile:
         raise WeightsError(f"weights {path} have mean, std or timm_kwargs that are not JSON: {error}") from None
     if not isinstance(arguments, dict | None):
         raise WeightsError(f"weights {path} have timm_kwargs that are not a JSON object")
-    return WeightsFile(path, state, mean, std, arguments or {})
+    named = re.fullmatch(r"[\w./:-]{1,100}", metadata.get("architecture", ""))
+    return WeightsFile(path, state, named and named[0], mean, std, arguments or {})
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -109,18 +120,51 @@ def _unwrap(checkpoint: Any) -> dict[str, Tensor]:
     return state
 
 
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], heads: tuple[str, ...] = ()) -> list[str]:
+    """Why tensors don't cover a network's `own`, except its `heads`: phrases with some names; empty if they do."""
+
+    def matters(name: str) -> bool:
+        in_head = any(name == part or name.startswith(f"{part}.") for part in heads)
+        return not (in_head or name.endswith("num_batches_tracked"))
+
+    missing = [name for name in own if name not in state and matters(name)]
+    extra = [name for name in state if name not in own and matters(name) and not name.startswith(_PRETRAINING_ONLY)]
+    reshaped = [name for name in own if name in state and state[name].shape != own[name].shape and matters(name)]
+    return [
+        f"{label} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for label, names in (("missing", missing), ("unexpected", extra), ("of another shape", reshaped))
+        if names
+    ]
+
+
+def refuse_others(weights: WeightsFile, name: str) -> None:
+    """Raise WeightsError if weights that don't fit the backbone `name` are known to be of another network.
+
+    The file's metadata say it, or its tensors are exactly those of a well-known one.
+    """
+    functions = (resolve(loader.recognize) for loader in LOADERS.values() if loader.recognize)
+    other = weights.architecture or next(filter(None, (function(weights.state) for function in functions)), None)
+    if other is not None and other.partition(".")[0] != resolve_alias(name).partition(".")[0]:
+        raise WeightsError(f"{weights.path}: holds weights of {other}, not of {name}; give --backbone {other}")
+
+
 def load_weights(
-    model: nn.Module, weights: WeightsFile, converter: Converter | None = None, heads: tuple[str, ...] = ()
+    model: nn.Module,
+    weights: WeightsFile,
+    name: str = "",
+    converter: Converter | None = None,
+    heads: tuple[str, ...] = (),
 ) -> None:
     """Copy the weights into `model`. They must cover all of it except `heads`.
 
     Args:
         model: what to fill, in place.
         weights: from `read_weights`.
+        name: of the backbone, for messages; empty for something else.
         converter: converts checkpoints of the original authors to the model's names and shapes.
         heads: names of the parts after the features, which may differ or be absent.
     Raises:
-        WeightsError: the weights belong to another network; the message lists some of the tensors.
+        WeightsError: the weights belong to another network; the message names it, or lists some of the tensors.
     """
     state: Mapping[str, Tensor] = weights.state
     problems = []
@@ -130,22 +174,12 @@ def load_weights(
         except Exception as error:  # made for files of its own kind, it fails in its own ways on others
             problems = [f"conversion failed: {first_line(error)}"]
     own = model.state_dict()
-
-    def matters(name: str) -> bool:
-        in_head = any(name == part or name.startswith(f"{part}.") for part in heads)
-        return not (in_head or name.endswith("num_batches_tracked"))
-
-    missing = [name for name in own if name not in state and matters(name)]
-    extra = [name for name in state if name not in own and matters(name) and not name.startswith(_PRETRAINING_ONLY)]
-    reshaped = [name for name in own if name in state and state[name].shape != own[name].shape and matters(name)]
-    problems += [
-        f"{label} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for label, names in (("missing", missing), ("unexpected", extra), ("of another shape", reshaped))
-        if names
-    ]
+    problems += misfits(own, state, heads)
     if problems:
-        raise WeightsError(f"weights {weights.path} don't fit {type(model).__name__}: {'; '.join(problems)}")
-    fitting = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+        if name:
+            refuse_others(weights, name)
+        raise WeightsError(f"weights {weights.path} don't fit {name or type(model).__name__}: {'; '.join(problems)}")
+    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     model.load_state_dict(fitting, strict=False)
 
 

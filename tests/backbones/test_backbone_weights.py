@@ -99,7 +99,7 @@ def test_a_checkpoint_of_another_image_size_and_classifier_fits(model, tmp_path)
     ("name", "model_args", "part"),
     [
         ("resnet10t", {}, "missing conv1"),
-        ("convnext_atto", {}, "don't fit ConvNeXt"),
+        ("convnext_atto", {}, "don't fit convnext_atto"),
         (NET, {"depth": 3}, "missing blocks.2"),
         (NET, {"depth": 1}, "unexpected blocks.1"),
         (NET, {"depth": 2, "embed_dim": 96}, "shape"),
@@ -113,6 +113,46 @@ def test_weights_of_another_network_are_refused(name, model_args, part, model, t
     assert str(tmp_path / "net.pt") in str(caught.value)
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+STORED = {
+    "metadata": lambda state, path: save_file(state, path, {"architecture": "resnet50", "timm_kwargs": '{"depth": 3}'}),
+    "no metadata": save_file,
+    "checkpoint": lambda state, path: torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path),
+}
+
+
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("name", ["dino", "convnext_atto", "resnet26", "tiny"])
+def test_a_known_network_that_weights_are_of_is_named(stored, name, tmp_path):
+    path = tmp_path / "net.weights"
+    STORED[stored](timm.create_model("resnet50").state_dict(), path)
+    with pytest.raises(WeightsError) as caught:
+        load(path, name)
+    assert str(caught.value) == f"{path}: holds weights of resnet50, not of {name}; give --backbone resnet50"
+
+
+def test_weights_of_tiny_and_other_files_of_ours_are_named(tmp_path):
+    save_file(TinyNet().state_dict(), tmp_path / "t.safetensors")
+    with pytest.raises(WeightsError, match="holds weights of tiny, not of dino; give --backbone tiny"):
+        load(tmp_path / "t.safetensors", "dino")
+    packaged = Path(weights.__file__).parents[1] / "weights"
+    with pytest.raises(WeightsError, match="holds upsampler weights, not weights of a backbone; give it with --upsam"):
+        load(packaged / "jbu.safetensors", "dino")
+
+
+def test_what_a_file_asks_for_is_told_from_what_was_typed(model, tmp_path):
+    path = tmp_path / "net.safetensors"
+    for metadata, said in [
+        ({"timm_kwargs": '{"wrong": 1}'}, rf"does not accept .*wrong=1.*; wrong: from the metadata of {path}"),
+        ({"timm_kwargs": '{"features_only": true}'}, f"{path}: features_only in its metadata can't be set"),
+        ({"std": "[0, 1, 1]"}, f"{path}: std in its metadata must be one or three positive numbers"),
+    ]:
+        save_file(model.state_dict(), path, {"architecture": NET, **metadata})
+        with pytest.raises(UsageError, match=said):
+            load(path)
+    with pytest.raises(UsageError, match=r"^--backbone-arg std must be"):
+        load(path, model_args={**SMALL, "std": 0})
 
 
 class Malicious:

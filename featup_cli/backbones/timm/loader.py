@@ -34,4 +34,10 @@ ALIASES: dict[str, Alias] = {
     "efficientnet": Alias("efficientnet_b0.ra_in1k", "EfficientNet-B0"),
 }
 
-LOADER = Loader("timm", "featup_cli.backbones.timm.model:load_timm", ALIASES, any_name=True)
+LOADER = Loader(
+    "timm",
+    "featup_cli.backbones.timm.model:load_timm",
+    ALIASES,
+    any_name=True,
+    recognize="featup_cli.backbones.timm.model:recognize",
+)

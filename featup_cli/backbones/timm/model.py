@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from timm.models import model_entrypoint
+from torch import Tensor
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
@@ -25,8 +26,17 @@ from featup_cli.backbones.grid import Grid, measure_grid, run_probe
 from featup_cli.backbones.hub import hub_access, is_offline, unavailable
 from featup_cli.backbones.precision import Network, Precision
 from featup_cli.backbones.registry import ALIASES, resolve_alias
+from featup_cli.backbones.timm.loader import ALIASES as TIMM_ALIASES
 from featup_cli.backbones.timm.overlap import TimmModel, attention_heads, can_overlap, overlap_patches
-from featup_cli.backbones.weights import Converter, digest, load_weights, read_weights, seeded
+from featup_cli.backbones.weights import (
+    Converter,
+    digest,
+    load_weights,
+    misfits,
+    read_weights,
+    refuse_others,
+    seeded,
+)
 from featup_cli.core.errors import UsageError, WeightsError, first_line
 from featup_cli.core.shapes import Size
 
@@ -145,22 +155,30 @@ def open_model(config: BackboneConfig, device: torch.device, with_head: bool = F
     file = read_weights(config.weights) if config.weights else None
     arguments = {**(file.timm_kwargs if file else {}), **config.model_args}
     mean, std = (arguments.pop(key, getattr(file, key, None)) for key in ("mean", "std"))
-    if reserved := _RESERVED & arguments.keys():
-        raise UsageError(f"--backbone-arg {sorted(reserved)[0]} can't be set: featup sets it itself")
+    if reserved := sorted(_RESERVED & arguments.keys()):
+        raise UsageError(f"{_origin(config, reserved[0])} can't be set: featup sets it itself")
 
     published = not (config.random_weights or file)
     with hub_access(
         config.offline, reference.startswith("hf-hub:") or (published and not reference.startswith("local-dir:"))
     ):
         source = _published_source(config.name, reference) if published else "random"
-        model, arguments = _create(config.name, reference, arguments, source if published else "")
+        try:
+            model, arguments = _create(config.name, reference, arguments, source if published else "")
+        except UsageError as error:
+            if file and (unasked := file.timm_kwargs.keys() - config.model_args.keys()):
+                refuse_others(file, config.name)
+                raise UsageError(f"{error}; {', '.join(sorted(unasked))}: from the metadata of {file.path}") from None
+            raise
     if file:
         source = f"file:{file.path}"
         optional = () if with_head else (*_HEADS, *_names(model.pretrained_cfg.get("classifier")))
-        load_weights(model, file, _checkpoint_converter(model), optional)
+        load_weights(model, file, config.name, _checkpoint_converter(model), optional)
     data_config = resolve_model_data_config(model)
-    mean = _triple("mean", data_config["mean"] if mean is None else mean)
-    std = _triple("std", data_config["std"] if std is None else std)
+    mean, std = (
+        _triple(_origin(config, key), data_config[key] if value is None else value, positive=key == "std")
+        for key, value in (("mean", mean), ("std", std))
+    )
     native = _pair(arguments.get("img_size", data_config["input_size"][1:]))
     model = model.eval().requires_grad_(False)
     return OpenModel(config, reference, model, device, source, arguments, mean, std, native)
@@ -279,6 +297,19 @@ def _networks(loaded: OpenModel, model: TimmModel, layer: int) -> tuple[Network,
     return (lambda images: features(images)[0],) * 2
 
 
+def _origin(config: BackboneConfig, key: str) -> str:
+    """How messages name an argument: by the option, or by the file that it comes from."""
+    return f"--backbone-arg {key}" if key in config.model_args else f"{config.weights}: {key} in its metadata"
+
+
+def recognize(state: Mapping[str, Tensor]) -> str | None:
+    """The architecture of the well-known ones (`ALIASES`) whose tensors these are, all but those of heads."""
+    architectures = dict.fromkeys(alias.reference.partition(".")[0] for alias in TIMM_ALIASES.values())
+    with torch.device("meta"):
+        models = ((name, timm.create_model(name)) for name in architectures)
+        return next((name for name, model in models if not misfits(model.state_dict(), state, _HEADS)), None)
+
+
 def _checkpoint_converter(model: TimmModel) -> Converter | None:
     """timm's own converter for checkpoints of the original authors, from the module of the architecture."""
     entry = model_entrypoint(model.pretrained_cfg["architecture"])
@@ -296,11 +327,11 @@ def _pair(size: int | tuple[int, int]) -> Size:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _triple(key: str, value: Any) -> tuple[float, float, float]:
+def _triple(name: str, value: Any, positive: bool) -> tuple[float, float, float]:
     values = tuple(value) if isinstance(value, tuple | list) else (value,)
     if len(values) == 1:
         values *= 3
     numeric = all(isinstance(item, int | float) and math.isfinite(item) for item in values)
-    if len(values) != 3 or not numeric or (key == "std" and min(values) <= 0):
-        raise UsageError(f"{key} must be one or three {'positive ' if key == 'std' else ''}numbers, not {value}")
+    if len(values) != 3 or not numeric or (positive and min(values) <= 0):
+        raise UsageError(f"{name} must be one or three {'positive ' if positive else ''}numbers, not {value}")
     return values[0], values[1], values[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.precision import Precision
-from featup_cli.backbones.weights import digest, load_weights, read_weights, seeded
+from featup_cli.backbones.tiny.loader import LOADER
+from featup_cli.backbones.weights import digest, load_weights, misfits, read_weights, seeded
 from featup_cli.core.errors import UsageError, WeightsError
 
 TINY_STRIDE = 16
@@ -82,6 +84,12 @@ def load_tiny(path: Path | None = None) -> TinyNet:
     return network.eval().requires_grad_(False)
 
 
+def recognize(state: Mapping[str, Tensor]) -> str | None:
+    """`tiny` if these tensors are its weights."""
+    with torch.device("meta"):
+        return None if misfits(TinyNet().state_dict(), state) else LOADER.name
+
+
 def load(config: BackboneConfig, device: torch.device) -> Backbone:
     """Load `tiny` as `load_backbone` does."""
     if config.model_args:
@@ -94,7 +102,7 @@ def load(config: BackboneConfig, device: torch.device) -> Backbone:
             network = TinyNet()
     elif config.weights is not None:
         source, network = f"file:{config.weights}", TinyNet()
-        load_weights(network, read_weights(config.weights))
+        load_weights(network, read_weights(config.weights), config.name)
     else:
         source = "packaged"
         try:
