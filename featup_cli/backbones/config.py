@@ -27,6 +27,8 @@ class BackboneConfig:
         random_weights: an untrained network, the same in every run; for tests.
         precision: number format to compute in, a value of `PRECISIONS`. `auto` is float32 on a CPU; elsewhere the first
             of float16 and bfloat16 whose features of the first picture stay within 1 % of float32, else float32.
+    Raises:
+        UsageError: both weights and random weights.
     """
 
     name: str = "tiny"
@@ -37,6 +39,10 @@ class BackboneConfig:
     offline: bool = False
     random_weights: bool = False
     precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.random_weights:
+            raise UsageError(f"--weights {self.weights} and --random-weights exclude each other; omit one of them")
 
 
 def parse_model_args(pairs: Iterable[str]) -> dict[str, Any]:

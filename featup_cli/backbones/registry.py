@@ -10,7 +10,6 @@ from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.loader import Alias, Loader
 from featup_cli.backbones.timm.loader import LOADER as TIMM
 from featup_cli.backbones.tiny.loader import LOADER as TINY
-from featup_cli.core.errors import UsageError
 from featup_cli.core.references import resolve
 
 if TYPE_CHECKING:
@@ -48,8 +47,6 @@ def load_backbone(config: BackboneConfig | str, device: torch.device | str = "cp
     """
     if isinstance(config, str):
         config = BackboneConfig(config)
-    if config.weights is not None and config.random_weights:
-        raise UsageError("--weights and --random-weights exclude each other")
 
     import torch
 

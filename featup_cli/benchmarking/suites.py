@@ -15,12 +15,14 @@ class Suite:
         run: "module:function" of (settings, device, note) that gives `rows`, JSON values, and what else the report
             holds.
         tables: "module:function" of a report, for people.
+        unused: names of options of `featup bench` that it doesn't read.
     """
 
     name: str
     about: str
     run: str
     tables: str
+    unused: tuple[str, ...] = ()
 
 
 _HERE = "featup_cli.benchmarking"
@@ -28,8 +30,20 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("table6", "the paper's eight rows", f"{_HERE}.table6:measure", f"{_HERE}.report:kernel_tables"),
-        Suite("upsamplers", "its figures 16 and 17", f"{_HERE}.upsamplers:measure", f"{_HERE}.report:upsampler_tables"),
-        Suite("pipeline", "the main job by stage", f"{_HERE}.main_job:measure", f"{_HERE}.report:stage_tables"),
+        Suite(
+            "upsamplers",
+            "its figures 16 and 17",
+            f"{_HERE}.upsamplers:measure",
+            f"{_HERE}.report:upsampler_tables",
+            unused=("baselines",),
+        ),
+        Suite(
+            "pipeline",
+            "the main job by stage",
+            f"{_HERE}.main_job:measure",
+            f"{_HERE}.report:stage_tables",
+            unused=("dtype", "baselines"),
+        ),
     )
 }
 """By name."""

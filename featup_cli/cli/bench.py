@@ -17,6 +17,7 @@ from featup_cli.benchmarking.suites import SUITES
 from featup_cli.cli.command import command
 from featup_cli.cli.console import Console
 from featup_cli.cli.groups import ConsoleOptions, DType, ReplaceOptions, RunOptions
+from featup_cli.cli.unread import refuse_typed
 from featup_cli.core.options import INPUT, OUTPUT, RUN, like, option
 from featup_cli.io.replace import refuse_replacing
 
@@ -84,6 +85,9 @@ def bench(case: CaseOptions, timing: TimingOptions) -> None:
     """Measure one case or one suite."""
     if timing.json_file is not None:
         refuse_replacing(timing.json_file, timing.overwrite)
+    if case.suite is not None:
+        for group in (CaseOptions, TimingOptions):
+            refuse_typed(group, SUITES[case.suite].unused, f"--suite {case.suite} doesn't read it; omit it")
 
     from featup_cli.benchmarking.run import benchmark
 

@@ -16,6 +16,7 @@ from featup_cli.core.errors import OutputError, UsageError
 from featup_cli.core.options import BACKBONE, INPUT, METHOD, OUTPUT, RUN, Given, group, like, option, optional_fields
 from featup_cli.core.shapes import check_output_size, check_resize
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig, implicit_config
+from featup_cli.upsamplers.method import Method
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
 
 DType = Literal["float16", "bfloat16", "float32"]
@@ -104,6 +105,11 @@ def released_upsamplers() -> list[str]:
     return ["auto", *all_releases()]
 
 
+def has_weights(method: Method) -> bool:
+    """Whether a method has weights."""
+    return method.trainable
+
+
 @dataclass(frozen=True)
 class MethodOptions:
     """A method and its weights."""
@@ -123,15 +129,23 @@ class MethodOptions:
         "FILE: written by `featup train` or `featup import-weights`.",
         metavar="auto|NAME|FILE",
         suggests=released_upsamplers,
+        read_by=has_weights,
     )
-    allow_other_backbone: bool = option(False, "Accept upsampler weights of another backbone if the channels match.")
+    allow_other_backbone: bool = option(
+        False, "Accept upsampler weights of another backbone if the channels match.", read_by=has_weights
+    )
+
+
+def is_fitted(method: Method) -> bool:
+    """Whether a method reads the settings of the implicit fit."""
+    return method.config is ImplicitConfig
 
 
 @dataclass(frozen=True)
 class ImplicitOptions:
     """Settings of the implicit fit: a preset and changes to it."""
 
-    PANEL = METHOD
+    PANEL, READ_BY = METHOD, is_fitted
 
     preset: str = option(
         "default",
@@ -162,7 +176,7 @@ class ImplicitOptions:
 class ChangedSettings(Given):
     """Settings of the implicit fit that have options of their own."""
 
-    PANEL = METHOD
+    PANEL, READ_BY = METHOD, is_fitted
 
 
 @dataclass(frozen=True)
@@ -201,6 +215,7 @@ class MethodsOptions:
         (),
         "Weights of a method: a file, or a released name. Repeatable. (default: packaged with featup)",
         metavar="METHOD=WEIGHTS",
+        read_by=has_weights,
     )
     allow_other_backbone: bool = like(MethodOptions, "allow_other_backbone")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from copy import copy
 from importlib import import_module
 from types import ModuleType
@@ -15,15 +16,24 @@ from featup_cli.cli.config import refusing
 from featup_cli.cli.console import report_errors
 from featup_cli.core.references import resolve
 
+TYPED: ContextVar[frozenset[str]] = ContextVar("TYPED", default=frozenset())
+"""Names of the options on the command line of the command that runs; not those of variables and files."""
+
 
 class Command(TyperCommand):
-    """A command whose help imports no more than it shows, and whose options have values from elsewhere too."""
+    """A command whose help imports no more than it shows, and that knows where its options have their values from."""
 
     @report_errors
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; an invalid value that isn't of it is one line that says where it stands."""
         with refusing(ctx):
             return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        names = (each.name for each in self.params)
+        TYPED.set(frozenset(name for name in names if ctx.get_parameter_source(name).name == "COMMANDLINE"))
+        return super().invoke(ctx)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""

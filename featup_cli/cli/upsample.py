@@ -19,10 +19,10 @@ from featup_cli.cli.groups import (
     ReplaceOptions,
     RunOptions,
 )
-from featup_cli.core.errors import UsageError
+from featup_cli.cli.unread import refuse_typed, refuse_unread
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, check_resize
-from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
+from featup_cli.upsamplers.registry import DEFAULT_METHOD
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,11 @@ class FileOptions:
     PANEL = OUTPUT
 
     features: OutputOptions = group()
-    save_model: bool = option(False, "implicit: also write STEM.model.safetensors, for `featup render`.")
+    save_model: bool = option(
+        False,
+        "implicit: also write STEM.model.safetensors, for `featup render`.",
+        read_by=lambda method: method.fits_model,
+    )
     picture: bool = option(True, "Write STEM.png as well.")
     overwrite: bool = like(
         ReplaceOptions, "overwrite", help="Re-create results, also those that are up to date or of other settings."
@@ -119,8 +123,9 @@ def upsample(
 ) -> None:
     """Create the features of pictures, or list what would be created."""
     console, config = run.console.console(), fit.config()
-    if files.save_model and not METHODS[method.method].fits_model:
-        raise UsageError(f"--save-model: method {method.method} fits no model; use --method {DEFAULT_METHOD}")
+    if run.devices is not None:
+        refuse_typed(WorkerOptions, ["device"], f"--devices {run.devices} says it; omit it")
+    refuse_unread([method.method], MethodOptions, FitOptions, FileOptions)
     chosen = backbone.config()
 
     from featup_cli.batch.inputs import refuse_missing

@@ -8,6 +8,7 @@ from typing import Literal
 
 from featup_cli.cli.command import command
 from featup_cli.cli.groups import ConsoleOptions, ReplaceOptions
+from featup_cli.cli.unread import refuse_typed
 from featup_cli.core.options import INPUT, OUTPUT, argument, like, option
 
 
@@ -43,6 +44,8 @@ class PictureOptions:
 )
 def visualize(given: PictureOptions, run: ConsoleOptions) -> None:
     """Write a picture of each file."""
+    if given.layout == "plain":
+        refuse_typed(PictureOptions, ["image"], "--layout plain doesn't show the picture; omit it")
     from featup_cli.pictures import visualize as library
 
     console = run.console()

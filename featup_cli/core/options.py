@@ -41,6 +41,8 @@ class Option:
         own: it means something else than in other commands, or is a fact of the input. So of a settings file only the
             command's table gives it, and no variable does.
         is_read: the path of a file that is read. One that is missing is an error before anything else is done.
+        read_by: tells of the record of a method whether it reads the option; without one, the class's own attribute
+            `READ_BY`; None for an option that doesn't depend on methods.
     """
 
     help: str
@@ -55,6 +57,7 @@ class Option:
     positional: bool = False
     own: bool = False
     is_read: bool = False
+    read_by: Callable[[Any], bool] | None = None
 
 
 GROUP = Option("")
@@ -95,16 +98,18 @@ def declared(kind: type) -> list[Declared]:
     """The options, arguments and groups among the fields of a dataclass, in order."""
     kinds = get_type_hints(kind)
     return [
-        Declared(each.name, kinds[each.name], each.default, _with_panel(each.metadata["option"], kind))
+        Declared(each.name, kinds[each.name], each.default, _of_class(each.metadata["option"], kind))
         for each in fields(kind)
         if "option" in each.metadata
     ]
 
 
-def _with_panel(option: Option, kind: type) -> Option:
-    if option is GROUP or option.positional or option.panel is not None:
+def _of_class(option: Option, kind: type) -> Option:
+    """The option with what its class says of all its options."""
+    if option is GROUP or option.positional:
         return option
-    return replace(option, panel=getattr(kind, "PANEL", None))
+    reads = option.read_by or vars(kind).get("READ_BY")
+    return replace(option, panel=option.panel or getattr(kind, "PANEL", None), read_by=reads)
 
 
 def like(kind: type, name: str, **changes: Any) -> Any:

@@ -22,7 +22,7 @@ from featup_cli.engine.settings import Upsampling
 from featup_cli.upsamplers.api import Upsampler, is_linear
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.interpolation.method import NEAREST
-from featup_cli.upsamplers.registry import FEED_FORWARD, METHODS, check_method, make_upsampler
+from featup_cli.upsamplers.registry import METHOD_GROUPS, METHODS, check_method, make_upsampler, method_names
 
 PROJECT_PIXELS = 65_536  # features are projected in blocks of about this many pixels
 
@@ -191,8 +191,7 @@ def choose_methods(source: FeatureSource) -> list[str]:
     """
     asked = source.request.methods
     text = asked if isinstance(asked, str) else ",".join(asked)
-    groups = {"all": list(METHODS), "fast": list(FEED_FORWARD)}
-    names = groups.get(text) or [name.strip() for name in text.split(",")]
+    names = method_names(text)
     for name in names:
         if name not in METHODS:
             raise UsageError(f"--methods {text}: no method {name!r}; choose fast, all, or from {', '.join(METHODS)}")
@@ -203,7 +202,7 @@ def choose_methods(source: FeatureSource) -> list[str]:
         try:
             source.upsampler(name)
         except FeatUpError as error:
-            if text not in groups:
+            if text not in METHOD_GROUPS:
                 raise
             source.request.note(f"note: left out: {error}")
         else:

@@ -35,6 +35,7 @@ class Task:
         choice: value of `--task`, if the command has several tasks.
         required: names of options for all tasks that must be given here.
         unused: names of options for all tasks that have no meaning here.
+        reads: names of options for methods that the task reads itself.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Task:
     choice: str = ""
     required: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
 
     @property
     def data(self) -> Declared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,14 @@ IMPORTS: dict[str, Import] = {form.kind: form for method in TRAINABLE.values() f
 """Forms in which others publish weights, by kind."""
 FEED_FORWARD: dict[str, Method] = {name: method for name, method in METHODS.items() if not method.per_picture}
 """Methods whose upsampler is made once for all pictures; others take 10 to 100 times as long."""
+
+METHOD_GROUPS: dict[str, Collection[str]] = {"all": METHODS, "fast": FEED_FORWARD}
+"""Several methods by one name."""
+
+
+def method_names(text: str) -> list[str]:
+    """The names that a text stands for: that of a group, or names with commas between them, known or not."""
+    return [name.strip() for name in METHOD_GROUPS.get(text, text.split(","))]
 
 
 def find_method(name: str) -> Method:

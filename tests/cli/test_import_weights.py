@@ -156,7 +156,7 @@ def test_weights_for_another_backbone_need_consent(photo: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["--method", "bilinear", "--upsampler", "dino16"], 2, "bilinear has no weights"),
+        (["--method", "bilinear", "--upsampler", "dino16"], 2, "method bilinear has no such setting"),
         (["--method", "jbu", "--upsampler", "dino61"], 2, "dino61"),
         (["--method", "jbu", "--upsampler", "none.safetensors"], 1, "none.safetensors"),
         (["--method", "jbu", "--upsampler", "dino16", "--offline"], 1, "switched off"),

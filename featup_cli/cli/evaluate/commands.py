@@ -53,7 +53,7 @@ def make_command(tasks: Sequence[Task], extra: type | None = None, instead: Inst
 
 
 def _evaluate(task: Task, own: dict[str, Any], shared: EvaluationOptions, console: Console) -> None:
-    keywords = shared.keywords() | {"cache": None if shared.no_cache else shared.cache}
+    keywords = shared.keywords(task.reads) | {"cache": None if shared.no_cache else shared.cache}
     data = own.pop(task.data.name)
     if shared.output is not None:
         refuse_replacing(shared.output, shared.overwrite)

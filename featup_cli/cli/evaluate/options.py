@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from featup_cli.cli.groups import (
     ReplaceOptions,
     RunOptions,
 )
+from featup_cli.cli.unread import refuse_unread
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import OUTPUT, RUN, group, like, option
+from featup_cli.upsamplers.registry import check_method, method_names
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,32 @@ class EvaluationOptions:
     quiet: bool = like(ConsoleOptions, "quiet")
     as_json: bool = like(ConsoleOptions, "as_json", help="Print the run as JSON on stdout; no table, no progress bars.")
 
-    def keywords(self) -> dict[str, Any]:
-        """Keywords of the library's calls but `cache`; errors as `keywords`."""
-        asked = keywords(self.input, self.backbone, self.methods)
+    def keywords(self, besides: Collection[str] = ()) -> dict[str, Any]:
+        """Keywords of the library's calls but `cache`; arguments and errors as `keywords`."""
+        asked = keywords(self.input, self.backbone, self.methods, besides)
         return asked | dict(seed=self.seed, fast=self.fast, device=self.device)
 
 
-def keywords(input: InputOptions, backbone: BackboneOptions, methods: MethodsOptions) -> dict[str, Any]:
+def keywords(
+    input: InputOptions, backbone: BackboneOptions, methods: MethodsOptions, besides: Collection[str] = ()
+) -> dict[str, Any]:
     """Keywords of the library for these options: fields of `evaluation.source.Request`.
 
+    Args:
+        besides: names of options for methods that the task reads itself.
     Raises:
-        UsageError: an option has an invalid form.
+        UsageError: an option has an invalid form, or none of the methods reads it.
     """
+    asked = method_names(methods.methods)
+    refuse_unread(asked, MethodsOptions, besides=besides)
     implicit, chosen, upsamplers = methods.implicit.config(), backbone.config(), {}
     for text in methods.upsampler:
         method, equals, weights = text.partition("=")
         if not (method and equals and weights):
             raise UsageError(f"--upsampler {text}: expected METHOD=WEIGHTS, for example jbu=upsampler.safetensors")
+        check_method(method, weights)
+        if method not in asked:
+            raise UsageError(f"--upsampler {text}: {method} is not among --methods {methods.methods}; add it there")
         upsamplers[method] = weights
     other = methods.allow_other_backbone
     shared = dict(methods=methods.methods, implicit=implicit, upsamplers=upsamplers, allow_other_backbone=other)

@@ -16,4 +16,5 @@ TASK = Task(
         "featup eval consistency photos/",
         "featup eval consistency a.jpg b.jpg --methods bilinear,implicit -o run.json",
     ),
+    reads=("preset", "settings"),
 )

@@ -1,0 +1,41 @@
+"""Options that were typed and that nothing would read: an error before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from featup_cli.cli.command import flags_of
+from featup_cli.cli.lazy import TYPED
+from featup_cli.core.errors import UsageError
+from featup_cli.core.options import GROUP, Declared, declared
+from featup_cli.upsamplers.registry import METHODS
+
+
+def refuse_unread(methods: Collection[str], *groups: type, besides: Collection[str] = ()) -> None:
+    """Raise UsageError for the first typed option of some groups that none of the methods reads.
+
+    Args:
+        methods: names of methods; unknown ones are left to others.
+        groups: classes of options, with those that they hold.
+        besides: names of options that something else reads.
+    """
+    for each in (each for group in groups for each in _flat(group)):
+        reads = each.option.read_by
+        if each.name not in TYPED.get() or each.name in besides or reads is None:
+            continue
+        if not any(name in METHODS and reads(METHODS[name]) for name in methods):
+            readers = ", ".join(name for name, method in METHODS.items() if reads(method))
+            who = f"method {next(iter(methods))} has" if len(methods) == 1 else f"methods {', '.join(methods)} have"
+            raise UsageError(f"{flags_of(each)[0]}: {who} no such setting; omit it, or use one of: {readers}")
+
+
+def refuse_typed(group: type, names: Collection[str], reason: str) -> None:
+    """Raise UsageError with the reason for the first of these options of a group that was typed."""
+    for each in _flat(group):
+        if each.name in names and each.name in TYPED.get():
+            raise UsageError(f"{flags_of(each)[0]}: {reason}")
+
+
+def _flat(group: type) -> Iterator[Declared]:
+    for each in declared(group):
+        yield from _flat(each.kind) if each.option is GROUP else (each,)
