@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 import featup_cli as featup
+from featup_cli.upsamplers.implicit.method import METHOD as IMPLICIT
+from featup_cli.upsamplers.registry import METHODS
 from tests.goldens.compare import digest
 from tests.goldens.inputs import BASELINES, FIT, FIT_OPTIONS, Inputs, fill, numbers, run
 from tests.goldens.names import band_rows, build_upsampler, packaged_weights, shorten_dip
@@ -73,7 +75,9 @@ def _write(case: Case, inputs: Inputs, weights: Path | str) -> tuple[Tensor, dic
     network = [] if case.backbone == "tiny" else ["--weights", inputs.vit]
     output = ["-o", inputs.folder / "out", "--overwrite", "--no-picture", "--dtype", "float32", "--json"]
     sizes = ["--resize", "64x80", "--output-size", f"{ODD[0]}x{ODD[1]}", "--memory", "16GB"]
-    chosen = ["--method", case.method, "--upsampler", weights, "--backbone", case.backbone, *network, *FIT_OPTIONS]
+    own = ["--upsampler", weights] if METHODS[case.method].trainable else []
+    own += FIT_OPTIONS if METHODS[case.method] is IMPLICIT else []
+    chosen = ["--method", case.method, "--backbone", case.backbone, *network, *own]
     (line,) = run("upsample", inputs.photo, *output, *sizes, *chosen, "--device", "cpu")
     file = featup.load_features(line["output"])
     request = file.provenance["request"]
