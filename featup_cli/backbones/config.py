@@ -45,6 +45,12 @@ class BackboneConfig:
             raise UsageError(f"--weights {self.weights} and --random-weights exclude each other; omit one of them")
 
 
+def describe_weights(source: str) -> str:
+    """A phrase for weights (`Backbone.weights_source`) that aren't the published ones; empty for those."""
+    kind, _, place = source.partition(":")
+    return {"random": "random weights, for tests only", "file": f"weights of {place}"}.get(kind, "")
+
+
 def parse_model_args(pairs: Iterable[str]) -> dict[str, Any]:
     """Read `key=value` texts, as given to `--backbone-arg`.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from featup_cli.backbones.config import describe_weights
 from featup_cli.backbones.registry import find_loader
 from featup_cli.batch.claims import Claims
 from featup_cli.batch.job import Job, available_cores
@@ -99,10 +100,13 @@ class Worker:
 
     @property
     def about(self) -> str:
-        """One line that gives the backbone, its device and the advice of its loader."""
+        """One line that gives the backbone, its weights and device, and for published weights its loader's advice."""
         b = self.pipeline.backbone
-        line = f"backbone {b.name} ({b.resolved}, {b.channels} channels, stride {b.stride})"
-        advice = find_loader(b.name).advice
+        weights, network = describe_weights(b.weights_source), b.resolved
+        if weights:  # the tag after the architecture is of published ones
+            network = f"{b.details.get('architecture', network)}, {weights}"
+        line = f"backbone {b.name} ({network}, {b.channels} channels, stride {b.stride})"
+        advice = "" if weights else find_loader(b.name).advice
         return f"{line} on {self.pipeline.device_name}" + (f"; {advice}" if advice else "")
 
     @property

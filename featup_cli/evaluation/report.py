@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from featup_cli.backbones.config import describe_weights
 from featup_cli.core.errors import InputError
 from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE, TASKS
 from featup_cli.evaluation.task import Column
@@ -102,11 +103,13 @@ def _spread(others: Iterable[dict[str, float]], column: Column) -> str:
 
 
 def describe_run(run: dict[str, Any]) -> str:
-    """One line: task, data, number of pictures, backbone, input size."""
+    """One line: task, data, number of pictures, backbone, its weights if they aren't the published ones, input size."""
     backbone = run["backbone"]
     layer = f" layer {backbone['layer']}" if backbone.get("layers") else ""
     if "features" in backbone:
         layer = f" {backbone['features']}"
+    weights = describe_weights(backbone.get("weights_source", ""))
+    layer += f" with {weights}" if weights else ""
     size = f", input {run['resize']}" if run.get("resize") else ""
     return (
         f"{run['task']} on {run['data']}, {run['pictures']} pictures, {backbone['name']}{layer} "

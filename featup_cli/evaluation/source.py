@@ -13,7 +13,7 @@ from torch import Tensor
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
-from featup_cli.core.errors import FeatUpError, UsageError
+from featup_cli.core.errors import FeatUpError, UsageError, WeightsError
 from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.shapes import Size
 from featup_cli.core.versions import versions
@@ -197,14 +197,19 @@ def choose_methods(source: FeatureSource) -> list[str]:
             raise UsageError(f"--methods {text}: no method {name!r}; choose fast, all, or from {', '.join(METHODS)}")
         if names.count(name) > 1:
             raise UsageError(f"--methods {text}: {name} is given twice")
-    usable = []
+    usable: list[str] = []
+    left_out: dict[str, list[str]] = {}
     for name in names:
         try:
             source.upsampler(name)
         except FeatUpError as error:
             if text not in METHOD_GROUPS:
                 raise
-            source.request.note(f"note: left out: {error}")
+            why = "no weights for this backbone" if isinstance(error, WeightsError) else "this backbone can't run them"
+            left_out.setdefault(why, []).append(name)
         else:
             usable.append(name)
+    if left_out:
+        listed = "; ".join(f"{', '.join(methods)} ({why})" for why, methods in left_out.items())
+        source.request.note(f"note: left out: {listed}; --methods NAME tells more")
     return usable

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
+from featup_cli.backbones.tiny.network import TinyNet
 from featup_cli.cli.app import app
 from featup_cli.io.features import load_features
 from featup_cli.io.header import read_provenance
@@ -82,6 +84,20 @@ def test_upsample_writes_features_and_picture(photo: Path, tmp_path: Path) -> No
     with Image.open(out / "photo.png") as picture:
         assert picture.width > 2 * picture.height
     assert sorted(p.name for p in out.iterdir()) == ["photo.png", "photo.safetensors"]
+
+
+def test_the_line_of_the_backbone_tells_the_weights_in_use(photo: Path, tmp_path: Path) -> None:
+    torch.save(TinyNet().state_dict(), tmp_path / "mine.pt")
+    own = ["--weights", tmp_path / "mine.pt"]
+    for more, said in (
+        ([], ""),
+        (["--random-weights"], ", random weights, for tests only"),
+        (own, f", weights of {own[1]}"),
+    ):
+        command = ["upsample", photo, "-o", tmp_path, "--resize", "32", "--method", "nearest", "--overwrite", *more]
+        line = featup(*command)[2].splitlines()[0]
+        assert line.startswith(f"backbone tiny (tiny{said}, 96 channels")
+        assert ("dinov2" in line) == (not more)  # advice to take better weights is for users of the published ones
 
 
 @pytest.mark.parametrize(

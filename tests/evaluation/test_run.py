@@ -183,6 +183,14 @@ def test_methods_are_taken_from_the_registry_and_wrong_names_refused(source: Fea
     assert {"nearest", "bilinear", "bicubic", "implicit"} <= set(every)
     assert chosen("fast") == [m for m in every if m in FEED_FORWARD]
     assert chosen("bicubic,nearest") == chosen(["bicubic", "nearest"]) == ["bicubic", "nearest"]
+    told: list[str] = []
+    choose_methods(FeatureSource(replace(SMALL, methods="all", note=told.append), source.backbone))
+    left_out = [name for name in METHODS if name not in every]
+    assert "carafe" in left_out
+    assert len(told) == 1
+    assert len(told[0]) < 200
+    assert all(f" {name}," in told[0] or f" {name} (" in told[0] for name in left_out)
+    assert not any(f" {name}," in told[0] for name in every)
     for text in ("bilinear,hopeful", "bilinear,bilinear"):
         with pytest.raises(UsageError, match="--methods"):
             chosen(text)
