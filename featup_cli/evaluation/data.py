@@ -116,9 +116,10 @@ def find_pairs(
 
     Raises:
         UsageError: DATA has no such split.
-        InputError: a picture without label, a label without picture, or a list that can't be read; the message names
-            the file.
+        InputError: no such folder, a picture without label, a label without picture, or a list that can't be read; the
+            message names it.
     """
+    check_folder(data)
     for list_file in (Path(split), data / f"{split}.txt"):
         if list_file.is_file():
             pairs = list(_read_pairs(list_file, data, label_folder, suffixes))
@@ -151,6 +152,8 @@ def read_list(path: Path, form: str) -> list[tuple[str, list[str]]]:
     """
     try:
         lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give a list of `{form}` lines") from None
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path}: can't be read as a list of `{form}` lines") from None
     return [(f"{path}:{number}", line.split()) for number, line in enumerate(lines, 1) if line.strip()]
@@ -184,6 +187,35 @@ def spread_evenly(items: Sequence[T], count: int | None) -> list[T]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
+def check_folder(data: Path) -> None:
+    """Raise InputError unless `data` is a folder with something in it."""
+    if not data.exists():
+        raise InputError(f"{data}: no such folder; give that of a data set")
+    if not data.is_dir():
+        raise InputError(f"{data}: is a file; give the folder of a data set")
+    if not any(data.iterdir()):
+        raise InputError(f"{data}: is an empty folder; give that of a data set")
+
+
+def find_classes(data: Path, given: Path | str | None, thin: str | None = None) -> Classes:
+    """Classes of the data set in a folder: those given, a JSON file or comma-separated names, or its classes.json.
+
+    Raises:
+        InputError, UsageError: the folder has nothing in it, there are no classes, or as `load_classes`.
+    """
+    check_folder(data)
+    path = data / "classes.json" if given is None else Path(given)
+    names = [name.strip() for name in str(given).split(",")]
+    if given is not None and len(names) > 1 and not path.exists():
+        if "" in names or len(set(names)) < len(names):
+            raise UsageError(f"--classes {given}: a name is empty, or given twice")
+        return _classes({"classes": names}, thin, f"--classes {given}")
+    if not path.exists():
+        said = f"{data}: has no classes.json, which names the classes" if given is None else f"{path}: no such file"
+        raise InputError(f"{said}; give --classes with a JSON file, or names with commas between them: ground,box")
+    return load_classes(path, thin)
+
+
 def load_classes(path: Path, thin: str | None = None) -> Classes:
     """Classes of a JSON file: {"classes": [names], "void_id": id or ids, "thin": [names]}; void is 255 by default.
 
@@ -191,23 +223,29 @@ def load_classes(path: Path, thin: str | None = None) -> Classes:
         path: of the file.
         thin: comma-separated names that replace the file's own.
     Raises:
-        InputError: no such file, or of another form; UsageError: a thin class that is none.
+        InputError: a file that can't be read, or of another form; UsageError: a thin class that is none.
     """
     try:
         content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        content = None
+    return _classes(content, thin, str(path))
+
+
+def _classes(content: Any, thin: str | None, origin: str) -> Classes:
+    """The classes of a file's content; `origin` is for messages."""
+    try:
         names = tuple(str(name) for name in content["classes"])
         void = content.get("void_id", DEFAULT_VOID)
         void = tuple(int(v) for v in (void if isinstance(void, list) else [void]))
         chosen = content.get("thin", []) if thin is None else thin.split(",")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the names of the classes with --classes") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f'{path}: expected {{"classes": [names], "void_id": 255, "thin": [names]}}') from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f'{origin}: expected {{"classes": [names], "void_id": 255, "thin": [names]}}') from None
     for name in chosen:
         if name not in names:
             raise UsageError(f"thin class {name!r} is none of the classes: {', '.join(names)}")
     if len(names) < 2 or set(void) & set(range(len(names))):
-        raise InputError(f"{path}: needs at least two classes, and void ids that are no class")
+        raise InputError(f"{origin}: needs at least two classes, and void ids that are no class")
     return Classes(names, void, tuple(names.index(name) for name in chosen))
 
 

@@ -87,7 +87,10 @@ class ClassOptions:
 
     PANEL = INPUT
 
-    classes: Path | None = option(
-        None, "Labels: JSON with `classes`, `void_id` and `thin`. (default: the folder's classes.json)"
+    classes: str | None = option(
+        None,
+        "Labels: names with commas between them (ground,box), or a JSON file with `classes`, `void_id` and `thin`. "
+        "(default: the folder's classes.json)",
+        metavar="NAMES|FILE",
     )
     thin: str | None = option(None, "Labels: comma-separated names of thin classes. (default: those of the JSON file)")

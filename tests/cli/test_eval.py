@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,22 @@ def test_unknown_splits_methods_and_classes_are_wrong_usage(boxes: Path, options
         status, _, stderr = featup("eval", "probe", "--task", "seg", boxes, *options, *extra)
         assert status == 2, extra
         assert extra[1] in stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["probe", "--task", "seg"], ["probe", "--task", "depth"], ["boundary"], ["consistency"], ["retrieval"], ["cam"]],
+    ids=" ".join,
+)
+def test_data_that_are_none_are_named_before_anything_else(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    for name, said in (("nowhere", "no such f"), ("empty", "(is an empty folder|holds no pictures)"), ("file", "")):
+        backbone = ["-b", "mobilenetv2_100", "--random-weights"] if command == ["cam"] else []
+        status, _, stderr = featup("eval", *command, tmp_path / name, *backbone, "--no-cache", "--device", "cpu")
+        assert status != 0
+        assert len(stderr.splitlines()) == 1
+        assert re.match(f"error: {tmp_path / name}: {said}", stderr), stderr
 
 
 def test_consistency_needs_pictures_only(boxes: Path, options: list[object]) -> None:

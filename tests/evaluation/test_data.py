@@ -14,6 +14,7 @@ from featup_cli.evaluation.data import (
     Classes,
     DataError,
     check_pairs,
+    find_classes,
     find_pairs,
     load_classes,
     read_class_labels,
@@ -99,6 +100,23 @@ def test_class_files(tmp_path: Path) -> None:
     path.write_text(json.dumps({"classes": ["a", "b"], "void_id": 1}))
     with pytest.raises(InputError, match="void"):
         load_classes(path)
+
+
+def test_classes_are_those_given_or_those_of_the_folder(seg_data: Path) -> None:
+    assert find_classes(seg_data, None) == load_classes(seg_data / "classes.json")
+    assert find_classes(seg_data, "dark, bright", "bright") == Classes(("dark", "bright"), (255,), (1,))
+    (seg_data / "a,b").write_text(json.dumps({"classes": ["x", "y"]}))
+    assert find_classes(seg_data, seg_data / "a,b").names == ("x", "y")
+    for given in ("dark,,bright", "dark,dark"):
+        with pytest.raises(UsageError, match=f"--classes {given}: a name is empty, or given twice"):
+            find_classes(seg_data, given)
+    with pytest.raises(UsageError, match="'pole' is none of the classes: dark, bright"):
+        find_classes(seg_data, "dark,bright", "pole")
+    with pytest.raises(InputError, match="dark: no such file; give --classes with a JSON file, or names"):
+        find_classes(seg_data, "dark")
+    (seg_data / "classes.json").unlink()
+    with pytest.raises(InputError, match=r"has no classes\.json, which names the classes; give --classes with"):
+        find_classes(seg_data, None)
 
 
 def test_pictures_are_taken_evenly() -> None:

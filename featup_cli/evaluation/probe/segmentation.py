@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
-from featup_cli.evaluation.data import Classes, load_classes, read_class_labels
+from featup_cli.evaluation.data import Classes, find_classes, read_class_labels
 from featup_cli.evaluation.probe import linear
 from featup_cli.evaluation.probe.task import SEGMENTATION, SegmentationOptions
 from featup_cli.evaluation.probe.training import ProbeScorer, Training, run_probe
@@ -66,5 +65,5 @@ class SegmentationScorer(ProbeScorer):
 
 def run(options: SegmentationOptions, request: Request) -> dict[str, Any]:
     """Score class labels; see `run.evaluate`."""
-    classes = load_classes(Path(options.classes or options.data / "classes.json"), options.thin)
+    classes = find_classes(options.data, options.classes, options.thin)
     return run_probe(SegmentationScorer(classes), options, request)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from featup_cli.core.options import RUN, like, option
 from featup_cli.evaluation.task import ClassOptions, Column, PictureOptions, SplitOptions, Task
@@ -33,7 +32,7 @@ class ProbeOptions(SplitOptions):
 class SegmentationOptions(ProbeOptions):
     """The same, and what class labels mean."""
 
-    classes: Path | None = like(ClassOptions, "classes")
+    classes: str | None = like(ClassOptions, "classes")
     thin: str | None = like(ClassOptions, "thin")
 
 

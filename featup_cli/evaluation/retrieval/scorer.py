@@ -21,7 +21,7 @@ from featup_cli.core.shapes import Size
 from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays, cached_sha256
-from featup_cli.evaluation.data import IGNORE, Classes, Pair, check_pairs, find_pairs, load_classes, read_class_labels
+from featup_cli.evaluation.data import IGNORE, Classes, Pair, check_pairs, find_classes, find_pairs, read_class_labels
 from featup_cli.evaluation.retrieval.task import POINTS, TASK, RetrievalOptions
 from featup_cli.evaluation.run import Evaluation, Scorer
 from featup_cli.evaluation.source import FeatureSource, Request
@@ -198,7 +198,7 @@ def run(options: RetrievalOptions, request: Request) -> dict[str, Any]:
     data, split = options.source, options.split or "val"
     if data.is_file():
         raise UsageError(f"{data}: give a second picture to look in, and points with --at; or a folder with labels")
-    classes = load_classes(Path(options.classes or data / "classes.json"), options.thin)
+    classes = find_classes(data, options.classes, options.thin)
     pairs = find_pairs(data, split, options.limit)
     check_pairs(pairs, partial(read_class_labels, classes=classes))
     matches, scorer = make_matches(pairs), RetrievalScorer(classes, options.points or POINTS)

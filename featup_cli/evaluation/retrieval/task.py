@@ -22,7 +22,7 @@ class RetrievalOptions:
     split: str | None = option(None, "Folder: split to score, its name or a list file. (default: val)")
     limit: int | None = like(PictureOptions, "limit")
     points: int | None = option(None, f"Folder: queries of each class and pair of pictures. (default: {POINTS})", min=1)
-    classes: Path | None = like(ClassOptions, "classes")
+    classes: str | None = like(ClassOptions, "classes")
     thin: str | None = like(ClassOptions, "thin")
 
 
