@@ -1,8 +1,8 @@
 """Features per pixel from any vision backbone.
 
     import featup_cli as featup
-    result = featup.upsample("img.jpg", backbone="tiny", method="implicit")
-    result.features          # [C, H, W]
+    result = featup.upsample("photo.jpg", method="jbu")
+    features = result.features.numpy()  # float32 [C, H, W]
 
 Public names are loaded on first use, so importing this package is cheap.
 """
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from featup_cli.io.features import load_features as load_features
     from featup_cli.io.mapped import MappedFeatures as MappedFeatures
     from featup_cli.io.mapped import open_features as open_features
+    from featup_cli.pictures.read import Picture as Picture
+    from featup_cli.pictures.read import load_image as load_image
     from featup_cli.pictures.visualize import visualize as visualize
     from featup_cli.training.config import TrainConfig as TrainConfig
     from featup_cli.training.config import Training as Training
@@ -63,6 +65,7 @@ _NAMES = {
     "featup_cli.exporting.run": "export export_features",
     "featup_cli.io.mapped": "MappedFeatures open_features",
     "featup_cli.io.features": "FeatureFile load_features",
+    "featup_cli.pictures.read": "Picture load_image",
     "featup_cli.pictures.visualize": "visualize",
     "featup_cli.training.config": "TrainConfig Training",
     "featup_cli.training.run": "train",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import featup_cli as featup
 from featup_cli.core.errors import OutputError, ShapeError
@@ -93,11 +94,12 @@ def test_a_picture_is_a_copy() -> None:
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        ([pixels()], "one path, Pillow image, array or tensor, or the bytes of a file, not list"),
+        ({}, "one path, Pillow image, array or tensor, or the bytes of a file, not dict"),
+        ([], "give at least one picture, not an empty list"),
         (None, "not NoneType"),
         (b"no picture", "is not a picture that Pillow can read"),
         (io.StringIO("text"), 'is opened as text; open it with "rb"'),
-        (np.zeros((2, 3, 4, 4), np.uint8), "[2, 3, 4, 4] uint8; give the images of a batch one by one"),
+        (np.zeros((1, 2, 3, 4, 4), np.uint8), "not [1, 2, 3, 4, 4] uint8"),
         (np.zeros((4, 4, 4), np.uint8), "not [4, 4, 4] uint8"),
         (np.zeros((4, 4, 3), np.int64), "not [4, 4, 3] int64"),
         (np.zeros((4, 4, 3), "U1"), "must be uint8 or floats in [0, 1], not <U1"),
@@ -137,10 +139,66 @@ def test_other_sizes_are_refused_in_one_line(option: str, size: Any) -> None:
 def test_a_backbone_by_its_name_and_a_size_by_one_number() -> None:
     backbone = featup.load_backbone("tiny")
     assert backbone.name == "tiny"
-    upsampler = featup.make_upsampler("bilinear", backbone=backbone, network_size=(32, 32))
     image = torch.rand(1, 3, 32, 32)
-    with pytest.raises(ShapeError, match=r"output_size must be \(height, width\), each at least 1, not 64"):
-        upsampler(image, backbone(image), 64)  # type: ignore[arg-type]
+    lr_feats = backbone(image)
+    for method in ("bilinear", "guided", "jbu", "resfu", "large-image"):
+        upsampler = featup.make_upsampler(method, backbone=backbone, network_size=(32, 32))
+        assert torch.equal(upsampler(image, lr_feats, 40), upsampler(image, lr_feats, (40, 40)))
+        bands = torch.cat(list(upsampler.bands(image, lr_feats, 40, 16)), 2)
+        assert bands.shape == (1, 96, 40, 40)
+
+
+@pytest.mark.parametrize(
+    ("image", "lr_feats", "size", "says"),
+    [
+        ("photo.jpg", torch.rand(1, 96, 2, 2), 32, "image must be a tensor .* featup.load_image"),
+        (torch.rand(3, 32, 32), torch.rand(1, 96, 2, 2), 32, r"image must be \[B, 3, H, W\], not \[3, 32, 32\]"),
+        (torch.rand(1, 3, 32, 32), torch.rand(96, 2, 2), 32, r"lr_feats must be \[1, C, h, w\], not \[96, 2, 2\]"),
+        (torch.rand(1, 3, 32, 32), torch.rand(2, 96, 2, 2), 32, r"lr_feats must be \[1, C, h, w\]"),
+        (torch.rand(1, 3, 32, 32), torch.ones(1, 96, 2, 2).int(), 32, "floats .* not torch.int32"),
+        (torch.rand(1, 3, 32, 32), torch.rand(1, 96, 0, 2), 32, r"not \[1, 96, 0, 2\]"),
+        (torch.rand(1, 3, 32, 32), torch.rand(1, 96, 2, 2), 0, r"or one number for a square, not \(0, 0\)"),
+        (torch.rand(1, 3, 32, 32), torch.rand(1, 96, 2, 2), (8, 1.5), r"output_size must be \(height, width\)"),
+    ],
+)
+@pytest.mark.parametrize("method", ["bilinear", "guided", "jbu", "resfu"])
+def test_wrong_shapes_say_what_to_pass(method: str, image: Any, lr_feats: Any, size: Any, says: str) -> None:
+    with pytest.raises(ShapeError, match=says):
+        featup.make_upsampler(method)(image, lr_feats, size)
+
+
+@pytest.mark.parametrize("give", [list, tuple, np.stack, lambda each: torch.from_numpy(np.stack(each))])
+def test_several_pictures_give_a_list_of_results(give: Any) -> None:
+    pictures = [pixels(32, 48), pixels(32, 48)[::-1]]
+    found = featup.upsample(give(pictures), method="bilinear", resize=(32, 48))
+    alone = [featup.upsample(each, method="bilinear", resize=(32, 48)) for each in pictures]
+    assert [torch.equal(a.features, b.features) for a, b in zip(found, alone, strict=True)] == [True, True]
+
+
+def test_a_backbone_sees_a_picture_as_upsample_does(photo: Path) -> None:
+    backbone = featup.load_backbone("tiny")
+    seen = featup.upsample(photo, backbone=backbone, method="bilinear").lr_features
+    assert seen is not None
+    for form in (photo, str(photo), featup.load_image(photo), Image.open(photo), np.array(Image.open(photo))):
+        assert torch.equal(backbone(form)[0], seen)
+
+
+def test_what_is_shown_is_three_lines_and_a_picture(photo: Path, tmp_path: Path) -> None:
+    result = featup.upsample(photo, method="bilinear", resize=(32, 48))
+    path = result.save(tmp_path / "one.safetensors")
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"features": torch.rand(4, 6, 8)}, foreign, {"featup": '{"backbone": 3, "input": [], "seconds": {}}'})
+    with featup.open_features(path) as mapped, featup.open_features(foreign) as strange:
+        for thing, kind in ((result, "float32"), (featup.load_features(path), "float16"), (mapped, "float16")):
+            first, second, third = repr(thing).split("\n")
+            assert first == f"{type(thing).__name__}: {kind} [96, 32, 48]"
+            assert second.split() == ["backbone", "tiny,", "method", "bilinear"]
+            assert f"of {photo}, 72 x 96 pixels, seen by the backbone at 32 x 48" in third
+        assert repr(strange).startswith("MappedFeatures: float32 [4, 6, 8]\n  backbone ?, method ?\n")
+    featup.visualize(path)
+    shown = featup.load_features(path)._repr_png_()
+    assert shown == path.with_suffix(".png").read_bytes()
+    assert Image.open(io.BytesIO(result._repr_png_())).format == "PNG"
 
 
 def test_one_file_is_shown_as_a_list_of_one(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from featup_cli.backbones.precision import Network, Precision
 from featup_cli.core.errors import ShapeError, UsageError
-from featup_cli.core.shapes import Size
+from featup_cli.core.shapes import Size, resolve_network_size
+from featup_cli.pictures.read import Picture, as_picture
 
 _DESCRIBED = (
     *("name", "resolved", "layer", "norm_applied", "channels", "stride", "patch_multiple", "native_size"),
@@ -41,6 +42,12 @@ class Backbone:
         details: more facts for the record, as JSON values.
         attention_heads: heads of a transformer whose tokens may all attend to each other, else 0.
         restride: builds the network with another patch stride; None if it has no patches to move.
+
+    Example:
+        >>> import featup_cli as featup, numpy
+        >>> backbone = featup.load_backbone("tiny")
+        >>> backbone(numpy.zeros((120, 160, 3), numpy.uint8)).shape  # seen at 224 x 304 pixels
+        torch.Size([1, 96, 14, 19])
     """
 
     network: Network
@@ -63,17 +70,23 @@ class Backbone:
     attention_heads: int = 0
     restride: Callable[[int], Network] | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features of a batch of pictures; no gradient flows back to the pictures.
+    def __call__(self, images: Any) -> Tensor:
+        """Features of one picture, or of a batch; no gradient flows back to the pictures.
 
         Args:
-            images: [B, 3, H, W] floats in [0, 1] on any device; H and W multiples of `patch_multiple`.
+            images: one picture in any form that `as_picture` takes, such as a path; it is resized as `upsample` does
+                by itself. Or a batch that is ready for the network, not resized: a tensor [B, 3, H, W] of floats in
+                [0, 1] on any device, with H and W multiples of `patch_multiple`.
         Returns:
             Float32 [B, channels, H / stride, W / stride] on `device`; an ordinary tensor that autograd can use.
         Raises:
-            ShapeError: images of another shape or dtype, or a size that the network can't take.
+            InputError: a picture that can't be read.
+            ShapeError: a batch of another shape or dtype, or a size that the network can't take.
             PrecisionError, UsageError: the requested precision fails; see `Precision.run`.
         """
+        if not (isinstance(images, Tensor) and images.ndim == 4):
+            picture = as_picture(images)
+            images = picture.resized(self.input_size(picture))[None]
         self._check(images)
         features = self.run(self.network, images)
         height, width = images.shape[-2:]
@@ -81,6 +94,11 @@ class Backbone:
         if features.shape != expected:
             raise ShapeError(f"{self.name} gave features {tuple(features.shape)} instead of {expected}")
         return features.float().contiguous()
+
+    def input_size(self, picture: Picture, resize: str | int | Size | None = None) -> Size:
+        """(height, width) at which the network sees a picture; arguments and errors as `resolve_network_size`."""
+        name = picture.source or "image"
+        return resolve_network_size(picture.size, resize, self.native_size, self.patch_multiple, self.fixed_size, name)
 
     def run(self, network: Network, images: Tensor) -> Tensor:
         """Normalise pictures in [0, 1] and run a network on them at this backbone's precision."""
@@ -113,7 +131,7 @@ class Backbone:
                 f"{self.name} can't take a smaller patch stride: it is not a vision transformer with one patch "
                 "convolution, free input size and positions relative to the picture"
             )
-        if not 0 < stride < self.stride:
+        if not (isinstance(stride, int) and 0 < stride < self.stride):
             raise UsageError(f"patch stride {stride}: must be smaller than {self.name}'s own {self.stride} pixels")
         height, width = (max(1, round(side / stride)) * stride for side in self.native_size)
         return replace(

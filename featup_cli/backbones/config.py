@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import UsageError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 """Number formats that a backbone can be asked to compute in."""
 
 
+@checked
 @dataclass(frozen=True)
 class BackboneConfig:
     """Which backbone to load.

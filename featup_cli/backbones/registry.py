@@ -10,10 +10,11 @@ from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.loader import Alias, Loader
 from featup_cli.backbones.timm.loader import LOADER as TIMM
 from featup_cli.backbones.tiny.loader import LOADER as TINY
+from featup_cli.core.checks import checked
 from featup_cli.core.references import resolve
 
 if TYPE_CHECKING:
-    import torch
+    from torch import device as Device
 
     from featup_cli.backbones.api import Backbone
 
@@ -38,17 +39,26 @@ def find_loader(name: str) -> Loader:
     return next(named, None) or next(loader for loader in LOADERS.values() if loader.any_name)
 
 
-def load_backbone(config: BackboneConfig | str, device: torch.device | str = "cpu") -> Backbone:
-    """Load the backbone that `config` names, ready to run on `device`. A name alone stands for its defaults.
+@checked
+def load_backbone(config: BackboneConfig | str, device: Device | str = "cpu") -> Backbone:
+    """Load the backbone that `config` names, ready to run on `device` (auto, cpu, cuda, ...).
+
+    A name alone stands for its defaults.
 
     Raises:
-        UsageError: an unknown name, a layer out of range, an argument that the model does not take.
+        UsageError: an unknown name or device, a layer out of range, an argument that the model does not take.
         WeightsError: weights are unavailable or don't fit; never replaced by random ones.
+
+    Example:
+        >>> import featup_cli as featup
+        >>> backbone = featup.load_backbone("tiny")
+        >>> backbone.channels, backbone.stride
+        (96, 16)
     """
     if isinstance(config, str):
         config = BackboneConfig(config)
 
-    import torch
+    from featup_cli.core.describe import choose_device  # with torch
 
-    backbone: Backbone = resolve(find_loader(config.name).load)(config, torch.device(device))
+    backbone: Backbone = resolve(find_loader(config.name).load)(config, choose_device(device))
     return backbone

@@ -17,6 +17,7 @@ from featup_cli.batch.queue import ItemQueue
 from featup_cli.batch.records import Item, Record
 from featup_cli.batch.resume import settle, why_make
 from featup_cli.batch.shards import Shard
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.progress import Announce, Progress, no_progress
 from featup_cli.engine.request import make_request, recall
@@ -24,6 +25,7 @@ from featup_cli.engine.settings import Output, Upsampling
 from featup_cli.io.atomic import check_writable
 
 
+@checked
 @dataclass(frozen=True)
 class BatchOptions:
     """How a run goes over its pictures; fields are those of `featup upsample`.
@@ -202,8 +204,9 @@ def plan_run(
     return Run(share, found.problems, split_job(job, options.devices), options.engine, options.workers)
 
 
+@checked
 def upsample_many(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
-    inputs: Iterable[str | Path],
+    inputs: Iterable[str | Path] | str | Path,
     folder: Path | str = "features",
     *,
     settings: Upsampling | None = None,
@@ -223,13 +226,23 @@ def upsample_many(  # noqa: PLR0913 (a public call: its keywords mirror the comm
     skipped. With several workers, call it below `if __name__ == "__main__":`, as they import the main module.
 
     Args:
-        inputs: pictures, folders, glob patterns, lists `*.txt`, or `-`; see `find_inputs`.
+        inputs: one or several: pictures, folders, glob patterns, lists `*.txt`, or `-`; see `find_inputs`.
         folder: for the outputs; created if missing.
         settings: what to do with each picture.
         output: which files to write.
         recursive, devices, shard, overwrite, batch, threads, engine, workers: as of `BatchOptions`.
     Raises:
         UsageError, InputError, WeightsError, OutputError: the run can't start; raised before the first record.
+
+    Example:
+        >>> import tempfile, featup_cli as featup
+        >>> from PIL import Image
+        >>> folder = tempfile.mkdtemp()
+        >>> Image.new("RGB", (64, 48)).save(f"{folder}/photo.png")
+        >>> settings = featup.Upsampling(method="bilinear", resize=48)
+        >>> [record.status for record in featup.upsample_many(folder, f"{folder}/out", settings=settings)]
+        ['done']
     """
     options = BatchOptions(recursive, devices, shard, overwrite, batch, threads, engine, workers)
+    inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     return plan_run(inputs, folder, settings or Upsampling(), output or Output(), options).records()

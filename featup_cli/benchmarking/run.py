@@ -16,6 +16,7 @@ from featup_cli.benchmarking.kernels import measure_cases
 from featup_cli.benchmarking.measure import cache_bytes
 from featup_cli.benchmarking.settings import Settings, parse_baselines, parse_case
 from featup_cli.benchmarking.suites import SUITES
+from featup_cli.core.checks import checked
 from featup_cli.core.describe import choose_device, describe_device
 from featup_cli.core.memory import MIB
 from featup_cli.core.progress import Announce, no_announcement
@@ -23,6 +24,7 @@ from featup_cli.core.references import resolve
 from featup_cli.core.versions import versions
 
 
+@checked
 def benchmark(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
     shape: str | None = None,
     *,

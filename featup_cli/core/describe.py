@@ -9,7 +9,7 @@ import torch
 from featup_cli.core.errors import UsageError
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: torch.device | str) -> torch.device:
     """Resolve `auto` to the first accelerator, else the CPU; check a named one.
 
     Raises:
@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError):
         raise UsageError(f"--device {name}: not available here; `featup info` lists the available devices") from None
     return device
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -16,10 +16,12 @@ from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.footprint import estimate_bytes
 from featup_cli.backbones.precision import naming
 from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.checks import checked
 from featup_cli.core.describe import choose_device, describe_device
+from featup_cli.core.errors import InputError
 from featup_cli.core.memory import default_memory, held_bytes, over_budget, trim_heap
 from featup_cli.core.progress import Announce, Progress, no_progress
-from featup_cli.core.shapes import Size, resolve_network_size, resolve_output_size
+from featup_cli.core.shapes import Size, resolve_output_size
 from featup_cli.core.versions import versions
 from featup_cli.engine.bands import Task, unloaded_bytes
 from featup_cli.engine.request import Loaded, make_request
@@ -134,10 +136,7 @@ class Pipeline:
             UsageError: a size is invalid.
         """
         settings, backbone = self.settings, self.backbone
-        network = resolve_network_size(
-            picture.size, settings.resize, backbone.native_size, backbone.patch_multiple, backbone.fixed_size,
-            picture.source or "image",
-        )  # fmt: skip
+        network = backbone.input_size(picture, settings.resize)
         grid = (network[0] // backbone.stride, network[1] // backbone.stride)
         return Plan(network, grid, resolve_output_size(settings.output_size, picture.size, network, grid))
 
@@ -212,6 +211,15 @@ class Pipeline:
         }  # fmt: skip
 
 
+@overload
+def upsample(image: list[Any] | tuple[Any, ...], **options: Any) -> list[Result]: ...
+
+
+@overload
+def upsample(image: Any, **options: Any) -> Result: ...
+
+
+@checked  # type: ignore[misc]  # mypy wants the overloads' options to be those below, all written out again
 def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
     image: Any,
     *,
@@ -226,12 +234,12 @@ def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's
     upsampler: Path | str = "auto",
     allow_other_backbone: bool = False,
     memory: int | None = None,
-) -> Result:
-    """Features per pixel of one picture: what `featup upsample` does, in memory and silent.
+) -> Result | list[Result]:
+    """Features per pixel: what `featup upsample` does, in memory and silent.
 
     Args:
-        image: one path, Pillow image, array, tensor, or the bytes of a file; see `as_picture`. `upsample_many` takes
-            many files.
+        image: one path, Pillow image, array, tensor, or the bytes of a file; see `as_picture`. A list of them, or a
+            batch [B, ...], gives a list of results in the same order. `upsample_many` takes many files.
         backbone: name, settings, or a loaded backbone to use again.
         method: a key of `featup.METHODS`.
         resize: network input, a short side, `HxW` or (H, W); None for the backbone's own.
@@ -252,6 +260,8 @@ def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's
         >>> result = featup.upsample(torch.rand(3, 48, 64), method="bilinear", resize=48, output_size="image")
         >>> result.features.shape, result.lr_features.shape
         (torch.Size([96, 48, 64]), torch.Size([96, 3, 4]))
+        >>> [made.features.shape[1] for made in featup.upsample(torch.rand(2, 3, 48, 64), method="bilinear", resize=32)]
+        [32, 32]
     """
     loaded = backbone if isinstance(backbone, Backbone) else None
     name = getattr(backbone, "name", backbone)
@@ -260,4 +270,8 @@ def upsample(  # noqa: PLR0913 (a public call: its keywords mirror the command's
         implicit or ImplicitConfig(), resize, output_size, device, seed, upsampler=str(upsampler),
         allow_other_backbone=allow_other_backbone, memory=memory,
     )  # fmt: skip
-    return Pipeline(settings, loaded).run(image, progress)
+    several = isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4
+    if several and len(image) == 0:
+        raise InputError("image: give at least one picture, not an empty list")
+    pipeline = Pipeline(settings, loaded)
+    return [pipeline.run(each, progress) for each in image] if several else pipeline.run(image, progress)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from featup_cli.core.checks import checked
 from featup_cli.core.describe import choose_device, describe_device
 from featup_cli.core.progress import Progress, no_progress
 from featup_cli.core.shapes import Size, resolve_output_size
@@ -23,6 +24,7 @@ from featup_cli.upsamplers.implicit.method import METHOD
 from featup_cli.upsamplers.implicit.saved import FittedModel, ModelUpsampler, load_model
 
 
+@checked
 def render(
     model: Path | str | FittedModel,
     *,

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import OutputError, UsageError
 from featup_cli.core.shapes import Size
 from featup_cli.engine.bands import Task
 from featup_cli.engine.settings import Output
 from featup_cli.engine.write import Describe, make_picture, write_files
 from featup_cli.io.atomic import atomic_path
-from featup_cli.pictures.panels import save_png
+from featup_cli.io.header import in_three_lines
+from featup_cli.pictures.panels import png_bytes, save_png
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.api import Details, Rows, RowUpsampler
 from featup_cli.upsamplers.implicit.method import METHOD as IMPLICIT
@@ -47,6 +49,13 @@ class Result:
     model: FittedModel | None = None
     request: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        return in_three_lines("Result", self.features.shape, self.features.dtype, self.provenance)
+
+    def _repr_png_(self) -> bytes:
+        """The picture that notebooks show."""
+        return png_bytes(self.render_picture())
+
     @property
     def scores(self) -> dict[str, float]:
         """Numbers that the method reports about itself."""
@@ -73,6 +82,7 @@ class Result:
         pca = self._task().basis()
         return pca.project(self.features), pca.basis, pca.mean
 
+    @checked
     def save(self, path: Path | str, *, dtype: str = "float16", storage: str = "full") -> Path:
         """Write a feature file.
 
@@ -91,6 +101,7 @@ class Result:
         write_files(self._task(), Path(path), replace(output, picture=False), self._describe(output))
         return Path(path)
 
+    @checked
     def save_picture(self, path: Path | str) -> Path:
         """Write the PCA picture: image, low-resolution features, upsampled features."""
         save_png(path, self.render_picture())
@@ -100,6 +111,7 @@ class Result:
         """The PCA picture as uint8 [H, W, 3]; one basis for low and high resolution."""
         return make_picture(self._task())
 
+    @checked
     def save_model(self, path: Path | str) -> Path:
         """Write the fitted network.
 

@@ -6,13 +6,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.checks import checked
+from featup_cli.core.errors import UsageError
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
+from featup_cli.io.header import STORAGES, WRITTEN
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, find_method
 
 SUFFIX = ".safetensors"
 
 
+@checked
 @dataclass(frozen=True)
 class Upsampling:
     """What to do with each picture; fields are those of `featup upsample`."""
@@ -42,6 +46,7 @@ class Upsampling:
         return asdict(self.method_config) if self.method_config is not None else {}
 
 
+@checked
 @dataclass(frozen=True)
 class Output:
     """Which files are written for a picture, and how.
@@ -57,6 +62,11 @@ class Output:
     storage: str = "full"
     model: bool = False
     picture: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (("dtype", self.dtype, WRITTEN), ("storage", self.storage, STORAGES)):
+            if value not in choices:
+                raise UsageError(f"{name} {value}: choose from {', '.join(choices)}")
 
     def files(self, target: str) -> dict[str, str]:
         """The files that belong to a feature file, itself included, by kind."""

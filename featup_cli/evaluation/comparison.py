@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.checks import checked
 from featup_cli.core.memory import MIB, peak_memory
 from featup_cli.core.shapes import Size, resolve_output_size
 from featup_cli.evaluation.registry import COMPARED
@@ -42,8 +42,9 @@ class Comparison:
     rows: list[dict[str, Any]]
 
 
+@checked
 def compare(
-    image: Path | str,
+    image: Any,
     *,
     methods: str | Sequence[str] = COMPARED,
     backbone: str | BackboneConfig | Backbone = "tiny",
@@ -57,7 +58,7 @@ def compare(
     include compilation.
 
     Args:
-        image: path of a picture.
+        image: one picture, in any form that `upsample` takes.
         methods, backbone: as for `evaluate`.
         output_size: as for `upsample`; None is the network input's size.
         options: other fields of `evaluation.source.Request`: `resize`, `implicit`, `device`, `progress`, ...

@@ -13,6 +13,7 @@ import numpy as np
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.checks import check_arguments, checked
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import declared
 from featup_cli.core.references import resolve
@@ -27,6 +28,7 @@ from featup_cli.evaluation.source import FeatureSource, Request, choose_methods
 T = TypeVar("T")
 
 
+@checked
 def evaluate(
     task: str,
     data: Path | str | Sequence[Path | str],
@@ -71,7 +73,7 @@ def evaluate(
     single = record.data.kind is Path
     if not paths or (single and len(paths) > 1):
         raise UsageError(f"task {task} takes {'one path' if single else 'paths'}, not {len(paths)}")
-    asked = record.options(**own, **{record.data.name: paths[0] if single else paths})
+    asked = record.options(**check_arguments(record.options, own), **{record.data.name: paths[0] if single else paths})
     for each in declared(record.options):
         low, high = each.option.min, each.option.max
         if isinstance(getattr(asked, each.name), (int, float)):

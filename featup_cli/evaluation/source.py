@@ -13,6 +13,7 @@ from torch import Tensor
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import FeatUpError, UsageError, WeightsError
 from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.shapes import Size
@@ -27,6 +28,7 @@ from featup_cli.upsamplers.registry import METHOD_GROUPS, METHODS, check_method,
 PROJECT_PIXELS = 65_536  # features are projected in blocks of about this many pixels
 
 
+@checked
 @dataclass(frozen=True)
 class Request:
     """What can be asked of every evaluation; fields are the options that all commands share.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
 from featup_cli.core.progress import Progress, no_progress
 from featup_cli.core.references import resolve
@@ -18,12 +19,12 @@ from featup_cli.exporting.format import Format
 from featup_cli.exporting.registry import FORMATS
 from featup_cli.exporting.source import Source
 from featup_cli.io.atomic import check_writable
+from featup_cli.io.header import WRITTEN
 from featup_cli.io.mapped import MappedFeatures, open_features
 from featup_cli.io.replace import refuse_replacing
 from featup_cli.io.stream import check_room
 from featup_cli.ops.pca import PCA, fit_pca
 
-DTYPES = ("float16", "bfloat16", "float32")
 FIT_TOKENS = 20_000  # of all files together, for the basis
 FIT_ROWS = 32  # rows of a file in which they lie
 
@@ -35,8 +36,9 @@ class Job(NamedTuple):
     sources: list[Source]
 
 
+@checked
 def export(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
-    files: Sequence[Path | str],
+    files: Sequence[Path | str] | Path | str,
     to: str,
     *,
     output: Path | str | None = None,
@@ -50,8 +52,8 @@ def export(  # noqa: PLR0913 (a public call: its keywords mirror the command's o
     """Write feature files in the format of another program, piece by piece: no whole map is held in memory.
 
     Args:
-        files: written by featup, or other safetensors files with one feature map. `lerf` and `f3rm` join them in this
-            order, the others give one file each.
+        files: one or several, written by featup, or other safetensors files with one feature map. `lerf` and `f3rm`
+            join them in this order, the others give one file each.
         to: a key of `FORMATS`.
         output: a folder, or a file name if one file is written; by default the folder of each file, or of the first
             if they are joined.
@@ -82,7 +84,7 @@ def export(  # noqa: PLR0913 (a public call: its keywords mirror the command's o
     chosen = _checked_format(to, dtype, components)
     if not files:
         raise UsageError("no feature files given")
-    paths = [Path(file) for file in files]
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     sources: list[Source] = []
     for path in paths:
         with _failures(path, None if chosen.joins else on_failed):
@@ -107,7 +109,7 @@ def _checked_format(to: str, dtype: str | None, components: int | None) -> Forma
     if to not in FORMATS:
         raise UsageError(f"--to {to}: choose from {', '.join(FORMATS)}")
     chosen = FORMATS[to]
-    if dtype is not None and dtype not in DTYPES:
+    if dtype is not None and dtype not in WRITTEN:
         raise UsageError(f"--dtype {dtype}: choose float16, bfloat16 or float32")
     if dtype == "bfloat16" and not chosen.bfloat16:
         raise UsageError(f"--to {to} can't hold bfloat16; choose --dtype float16 or float32")

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, OutputError, ShapeError
-from featup_cli.io.header import FACTORS, KINDS, LAYOUTS, described, stored_parts
+from featup_cli.core.references import resolve
+from featup_cli.io.header import FACTORS, KINDS, LAYOUTS, described, in_three_lines, stored_parts
 from featup_cli.io.safetensors import read_tensors, refusing_others
 
 DTYPES = {name: getattr(torch, kind) for name, kind in KINDS.items()}
@@ -38,6 +40,14 @@ class FeatureFile:
     kernels: Tensor | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        return in_three_lines("FeatureFile", self.features.shape, self.features.dtype, self.provenance)
+
+    def _repr_png_(self) -> bytes:
+        """The picture that notebooks show: that of `featup.visualize`, which lies above and is found by its name."""
+        png: bytes = resolve("featup_cli.pictures.visualize:png_of_file")(self)
+        return png
 
 
 def _non_finite(tensor: Tensor, low: float, high: float) -> int:
@@ -95,6 +105,7 @@ def _expand(coefficients: Tensor, basis: Tensor, mean: Tensor) -> Tensor:
     return features
 
 
+@checked
 def load_features(path: Path | str) -> FeatureFile:
     """Read a feature file, or any safetensors file with one feature map.
 

@@ -6,7 +6,7 @@ A feature file is a safetensors file with the features, what the upsampler learn
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ OPTIONAL = ("lr_features", "uncertainty", "saliency", "kernels")
 FACTORS = ("coefficients", "basis", "mean")
 KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 """Types of values: as the format names them, and as PyTorch does."""
+WRITTEN = ("float16", "bfloat16", "float32")
+"""Types of the values that this program writes."""
+STORAGES = ("full", "factored")
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
@@ -60,6 +63,23 @@ def described(path: Path) -> tuple[Header, dict[str, Any]]:
     if provenance is None:
         raise InputError(f"{path}: its metadata under `featup` is not a JSON object, or too deep; make the file again")
     return header, provenance
+
+
+def in_three_lines(kind: str, shape: Sequence[int], dtype: Any, provenance: Mapping[str, Any]) -> str:
+    """For people: what features are, what made them, and of which picture; a fact that isn't recorded is a `?`."""
+
+    def fact(*keys: str) -> Any:
+        value: Any = provenance
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return "?" if value is None else " x ".join(map(str, value)) if isinstance(value, list) else value
+
+    return (
+        f"{kind}: {str(dtype).removeprefix('torch.')} [{', '.join(map(str, shape))}]\n"
+        f"  backbone {fact('backbone', 'name')}, method {fact('method')}\n"
+        f"  of {fact('input', 'path') or 'an image in memory'}, {fact('input', 'size')} pixels, seen by the backbone "
+        f"at {fact('network_size')}; {fact('seconds')} s on {fact('device')}"
+    )
 
 
 def read_provenance(path: Path | str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError
 from featup_cli.io.features import DTYPES, check_finite
-from featup_cli.io.header import OPTIONAL, described, stored_parts
+from featup_cli.io.header import OPTIONAL, described, in_three_lines, stored_parts
 
 Index = int | slice | EllipsisType
 """What one axis of a mapped file is indexed with."""
@@ -126,7 +127,7 @@ class MappedFeatures:
         self.close()
 
     def __repr__(self) -> str:
-        return f"MappedFeatures({str(self.path)!r}, shape={self.shape}, dtype={self.dtype}, storage={self.storage})"
+        return in_three_lines("MappedFeatures", self.shape, self.dtype, self.provenance)
 
 
 def _per_axis(index: Index | tuple[Index, ...]) -> list[int | slice]:
@@ -144,6 +145,7 @@ def _per_axis(index: Index | tuple[Index, ...]) -> list[int | slice]:
     return [*filled[:at], *[slice(None)] * (3 - len(filled)), *filled[at:]]
 
 
+@checked
 def open_features(path: Path | str) -> MappedFeatures:
     """Map a feature file, or any safetensors file with one feature map; nothing but its header is read yet.
 

@@ -39,7 +39,7 @@ def _pixels(values: Tensor, places: tuple[int, int]) -> np.ndarray:
     image = values[0] if values.ndim == 4 and len(values) == 1 else values
     place = next((i for i in places if image.ndim == 3 and image.shape[i] == 3), None)
     if not known or image.numel() == 0 or (place is None and image.ndim != 2):
-        more = "; give the images of a batch one by one" if values.ndim == 4 and len(values) > 1 else ""
+        more = "; a list of its images gives a list of results" if values.ndim == 4 and len(values) > 1 else ""
         raise InputError(
             "an image must be uint8 or floats in [0, 1], [3, H, W], [H, W, 3] or grey [H, W], "
             f"not {list(values.shape)} {str(values.dtype).removeprefix('torch.')}{more}"

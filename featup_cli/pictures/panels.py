@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,7 +211,13 @@ def save_png(path: Path | str, rgb: np.ndarray) -> None:
     Raises:
         OutputError: the file can't be written.
     """
-    facts = PngInfo()
-    facts.add_text("Software", SOFTWARE)
     with atomic_path(path) as temporary:
-        Image.fromarray(rgb).save(temporary, format="PNG", compress_level=PNG_LEVEL, pnginfo=facts)
+        temporary.write_bytes(png_bytes(rgb))
+
+
+def png_bytes(rgb: np.ndarray) -> bytes:
+    """uint8 [H, W, 3] as the bytes of a PNG."""
+    facts, stream = PngInfo(), io.BytesIO()
+    facts.add_text("Software", SOFTWARE)
+    Image.fromarray(rgb).save(stream, format="PNG", compress_level=PNG_LEVEL, pnginfo=facts)
+    return stream.getvalue()

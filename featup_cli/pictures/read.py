@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, one_line
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
 from featup_cli.io.files import check_readable
@@ -138,6 +139,7 @@ def upright_rgb(image: Image.Image, name: str = "image") -> Image.Image:
     return _to_srgb(image, profile)
 
 
+@checked
 def load_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     """Read a picture from a file.
 
@@ -146,6 +148,15 @@ def load_image(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pictur
         max_pixels: larger pictures are refused from the header, before any pixel is decoded.
     Raises:
         InputError: the file is missing, no picture, damaged, or too large; the message names it.
+
+    Example:
+        >>> import tempfile, featup_cli as featup
+        >>> from PIL import Image
+        >>> path = f"{tempfile.mkdtemp()}/photo.png"
+        >>> Image.new("RGB", (64, 48)).save(path)
+        >>> picture = featup.load_image(path)
+        >>> picture.size, picture.pixels.shape, picture.tensor().shape
+        ((48, 64), (48, 64, 3), torch.Size([3, 48, 64]))
     """
     path = Path(path)
     size = check_readable(path, "picture files")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.io.features import FeatureFile, load_features
 from featup_cli.io.replace import refuse_replacing
@@ -23,6 +24,7 @@ from featup_cli.pictures.panels import (
     heatmap,
     overlay,
     panel_row,
+    png_bytes,
     resize_rgb,
     sample_tokens,
     save_png,
@@ -160,6 +162,13 @@ def _suffix(components: Components, layout: str, show: Sequence[str] | None) -> 
     return ".".join([*parts, *(show or ())]) + ".png"
 
 
+def png_of_file(file: FeatureFile) -> bytes:
+    """The picture of one file as the bytes of a PNG, as `visualize` writes it by default."""
+    source = _source_image(file)
+    colours = _fit_files(1, [file], DEFAULT_COMPONENTS)
+    return png_bytes(_render(file, colours, None if source is None else load_image(source).pixels, LAYOUTS[0], None))
+
+
 def _targets(files: Sequence[Path], output: Path | None, suffix: str) -> list[Path]:
     """Where each picture goes: STEM and suffix beside its file or in the folder `output`, or `output` itself."""
     if output is not None and output.suffix.lower() == ".png" and not output.is_dir():
@@ -173,6 +182,7 @@ def _targets(files: Sequence[Path], output: Path | None, suffix: str) -> list[Pa
     return targets
 
 
+@checked
 def visualize(
     files: Sequence[Path | str] | Path | str,
     *,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import UsageError
 from featup_cli.core.settings import check_not_negative, check_positive, check_square, check_within
 from featup_cli.io.replace import refuse_replacing
@@ -28,6 +29,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = ("max_pad", "projection", "tv_weight", "magnitude_weight", "downsampler_rate", "weight_decay")
 
 
+@checked
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of the multi-view training of feed-forward upsamplers (FeatUp, sections 3 to 3.3; table 7, right).
@@ -121,6 +123,7 @@ class TrainConfig:
         check_square(self, "positions")
 
 
+@checked
 @dataclass(frozen=True)
 class Training:
     """Inputs, outputs and settings of a training; fields are those of `featup train`.
@@ -154,6 +157,10 @@ class Training:
     seed: int = 0
     save_every: float = 60.0
     init: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.output.name:
+            raise UsageError(f"output {self.output}: give the name of a file")
 
     @property
     def folder(self) -> Path:

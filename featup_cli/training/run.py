@@ -15,6 +15,7 @@ from torch import nn
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.registry import load_backbone
+from featup_cli.core.checks import checked
 from featup_cli.core.describe import choose_device, describe_device
 from featup_cli.core.distributed import Workers, join_workers
 from featup_cli.core.errors import InputError, UsageError
@@ -59,6 +60,7 @@ class Trained:
     goal: str
 
 
+@checked
 def train(
     training: Training,
     backbone: Backbone | None = None,
@@ -132,11 +134,12 @@ class _Run:
         )  # fmt: skip
 
     def _check(self) -> None:
-        """Check settings and outputs before any work."""
+        """Check settings, inputs and outputs before any work."""
         if self.config.batch % self.workers.size:
             raise UsageError(f"batch={self.config.batch}: must be a multiple of the {self.workers.size} processes")
         if getattr(self.training.upsampler, "guidance", "image") == "features":
             raise UsageError("upsampler.guidance=features: training on pictures needs guidance=image")
+        self.files = find_pictures(self.training.images)  # first, as the next check makes folders
         if self.workers.is_main:
             self.training.check_outputs()
             check_writable(self.training.output)
@@ -145,14 +148,13 @@ class _Run:
     def _prepare(self, backbone: Backbone | None, saved: State | None) -> None:
         """Load the backbone, fill the cache, and make the trainer."""
         training, config = self.training, self.config
-        files = find_pictures(training.images)
         self.backbone = backbone or load_backbone(training.backbone, self._choose_device())
         self.settings = self._describe_settings()
         self._refuse_changes(saved)
         torch.manual_seed(seed_of(training.seed, "initial weights"))
         model = MultiViewModel(self._start_upsampler(), self.backbone.channels, config)
         cache = FeatureCache(training.cache or training.folder / "cache", self.backbone, config)
-        pictures, broken = fill_cache(cache, files, self.workers, self.progress)
+        pictures, broken = fill_cache(cache, self.files, self.workers, self.progress)
         self.skipped = len(broken)
         for message in broken:
             self.note(f"skipped: {message}")

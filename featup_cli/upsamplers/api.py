@@ -40,10 +40,12 @@ class Upsampler(Protocol):
 
     details: Details
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size | int) -> Tensor:
         """All rows at once."""
 
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: Size | int, rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
         """All rows from `start`, `rows` at a time."""
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
@@ -86,11 +88,17 @@ class RowUpsampler:
         made: Tensor = prepared(top, bottom)
         return made
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """Upsample features to [B, C, H, W]; arguments and errors as `prepare`."""
-        return self.rows(self.prepare(image, lr_feats, output_size), 0, output_size[0])
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size | int) -> Tensor:
+        """Upsample features to [B, C, H, W], or to a square; other arguments and errors as `prepare`."""
+        return self.whole(image, lr_feats, as_size(output_size))
 
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+    def whole(self, image: Tensor, lr_feats: Tensor, size: Size) -> Tensor:
+        """What the call gives; for subclasses that have a quicker way than through rows."""
+        return self.rows(self.prepare(image, lr_feats, size), 0, size[0])
+
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: Size | int, rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
         """The result of the call in bands of rows, top to bottom, equal to it up to rounding (1e-4).
 
         Args:
@@ -100,9 +108,10 @@ class RowUpsampler:
         Yields:
             [B, C, at most `rows`, W]; together the rows from `start` on. A band is let go of before the next is made.
         """
-        prepared = self.prepare(image, lr_feats, output_size)
-        for top in range(start, output_size[0], rows):
-            yield self.rows(prepared, top, min(top + rows, output_size[0]))
+        size = as_size(output_size)
+        prepared = self.prepare(image, lr_feats, size)
+        for top in range(start, size[0], rows):
+            yield self.rows(prepared, top, min(top + rows, size[0]))
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """Estimated peak of the memory that `bands` takes besides its arguments, a yielded band included.
@@ -156,17 +165,21 @@ class UpsamplerModule(nn.Module, RowUpsampler):
         """
         raise NotImplementedError
 
-    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size, values: Tensor | None = None) -> Tensor:
-        """Upsample features to [B, C, H, W], or [B, K, H, W] with `values`; arguments and errors as `prepare`."""
-        return self.rows(self.prepare(image, lr_feats, output_size, values), 0, output_size[0])
+    def forward(self, image: Tensor, lr_feats: Tensor, output_size: Size | int, values: Tensor | None = None) -> Tensor:
+        """As `RowUpsampler`'s call: [B, C, H, W], or [B, K, H, W] with `values`."""
+        size = as_size(output_size)
+        return self.rows(self.prepare(image, lr_feats, size, values), 0, size[0])
 
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: Size | int, rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
         """As `RowUpsampler.bands`, without gradients."""
         # What yields isn't decorated: between bands the caller's own mode holds.
         prepare, make = torch.no_grad()(self.prepare), torch.no_grad()(self.rows)
-        prepared = prepare(image, lr_feats, output_size, whole=start == 0 and rows >= output_size[0])
-        for top in range(start, output_size[0], rows):
-            yield make(prepared, top, min(top + rows, output_size[0]))
+        size = as_size(output_size)
+        prepared = prepare(image, lr_feats, size, whole=start == 0 and rows >= size[0])
+        for top in range(start, size[0], rows):
+            yield make(prepared, top, min(top + rows, size[0]))
 
     def check_call(self, image: Tensor, lr_feats: Tensor, size: Size) -> None:
         """Raise ShapeError unless the arguments fit each other and the features have `channels`, if not None."""
@@ -189,11 +202,27 @@ def is_linear(upsampler: Upsampler) -> bool:
     return bool(getattr(upsampler, "linear_in_features", False))
 
 
+def as_size(output_size: Size | int) -> Size:
+    """A size as (height, width): one number is a square, and anything else is left to `check_inputs`."""
+    return output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+
+
 def check_inputs(image: Tensor, lr_feats: Tensor, output_size: Size) -> None:
-    """Raise ShapeError unless `image` is [B, 3, H, W], `lr_feats` [B, C, h, w] and the size positive."""
-    if image.ndim != 4 or image.shape[1] != 3:
+    """Raise ShapeError unless `image` is [B, 3, H, W], `lr_feats` floats [B, C, h, w] and the size positive."""
+    if not isinstance(image, Tensor):
+        raise ShapeError(
+            f"image must be a tensor [B, 3, H, W], not a {type(image).__name__}: "
+            "featup.load_image(path).tensor()[None] is one"
+        )
+    if image.ndim != 4 or image.shape[1] != 3 or image.numel() == 0:
         raise ShapeError(f"image must be [B, 3, H, W], not {list(image.shape)}")
-    if lr_feats.ndim != 4 or lr_feats.shape[0] != image.shape[0]:
+    if not isinstance(lr_feats, Tensor) or not lr_feats.is_floating_point():
+        kind = lr_feats.dtype if isinstance(lr_feats, Tensor) else f"a {type(lr_feats).__name__}"
+        raise ShapeError(f"lr_feats must be a tensor of floats [B, C, h, w], as backbone(image) gives, not {kind}")
+    if lr_feats.ndim != 4 or lr_feats.shape[0] != image.shape[0] or lr_feats.numel() == 0:
         raise ShapeError(f"lr_feats must be [{image.shape[0]}, C, h, w], not {list(lr_feats.shape)}")
-    if not isinstance(output_size, Sequence) or len(output_size) != 2 or min(output_size) < 1:
-        raise ShapeError(f"output_size must be (height, width), each at least 1, not {output_size}")
+    whole = isinstance(output_size, Sequence) and all(hasattr(side, "__index__") for side in output_size)
+    if not whole or len(output_size) != 2 or min(output_size) < 1:
+        raise ShapeError(
+            f"output_size must be (height, width), each at least 1, or one number for a square, not {output_size}"
+        )

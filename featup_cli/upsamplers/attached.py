@@ -12,7 +12,7 @@ from torch import Tensor
 from featup_cli.core.errors import ShapeError
 from featup_cli.core.shapes import Size
 from featup_cli.ops.replay import ReplayedCalls
-from featup_cli.upsamplers.api import Details, UpsamplerModule, check_inputs, is_linear
+from featup_cli.upsamplers.api import Details, UpsamplerModule, as_size, check_inputs, is_linear
 from featup_cli.upsamplers.guidance import like_features
 
 
@@ -36,18 +36,22 @@ class PretrainedUpsampler:
         self.replayed = ReplayedCalls(self._run, self._weights)
 
     @torch.no_grad()
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size | int) -> Tensor:
         """Upsample [B, C, h, w] to [B, C, *output_size]; arguments and errors as for every `Upsampler`."""
-        module = self._module_for(image, lr_feats, output_size)
+        size = as_size(output_size)
+        module = self._module_for(image, lr_feats, size)
         picture = self._picture_for(image, lr_feats)
         if module.replayable:
-            return self.replayed((picture, lr_feats), tuple(output_size))
-        return self._run(picture, lr_feats, output_size)
+            return self.replayed((picture, lr_feats), tuple(size))
+        return self._run(picture, lr_feats, size)
 
-    def bands(self, image: Tensor, lr_feats: Tensor, output_size: Size, rows: int, start: int = 0) -> Iterator[Tensor]:
+    def bands(
+        self, image: Tensor, lr_feats: Tensor, output_size: Size | int, rows: int, start: int = 0
+    ) -> Iterator[Tensor]:
         """The result of the call in bands of rows; see `RowUpsampler.bands`."""
-        module = self._module_for(image, lr_feats, output_size)
-        yield from module.bands(self._picture_for(image, lr_feats), lr_feats, output_size, rows, start)
+        size = as_size(output_size)
+        module = self._module_for(image, lr_feats, size)
+        yield from module.bands(self._picture_for(image, lr_feats), lr_feats, size, rows, start)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """As the network itself estimates."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from featup_kernels.plugins import collect
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import UsageError
 from featup_cli.core.progress import Announce, Progress, no_progress
 from featup_cli.core.references import resolve
@@ -72,6 +73,7 @@ def check_method(name: str, upsampler: Path | str = "auto") -> Method:
     return method
 
 
+@checked
 def make_upsampler(  # noqa: PLR0913 (a public call: keywords are what its users want)
     method: str,
     *,
@@ -111,6 +113,8 @@ def make_upsampler(  # noqa: PLR0913 (a public call: keywords are what its users
         torch.Size([1, 384, 64, 96])
     """
     record = check_method(method, upsampler)
+    if not (backbone is None or callable(backbone)):
+        raise UsageError(f"backbone: give a loaded one, of featup.load_backbone, not a {type(backbone).__name__}")
     if record.needs is Needs.BACKBONE and (backbone is None or network_size is None):
         raise UsageError(f"method {method} needs the backbone and its input size: it runs the backbone itself")
     if config is not None and not isinstance(config, record.config):

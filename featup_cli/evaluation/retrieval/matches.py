@@ -14,6 +14,7 @@ from torch import Tensor
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.config import BackboneConfig
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import UsageError
 from featup_cli.core.shapes import Size
 from featup_cli.engine.pipeline import Look
@@ -39,9 +40,10 @@ class Matches:
     rows: list[dict[str, Any]]
 
 
+@checked
 def find_matches(
-    image: Path | str,
-    target: Path | str,
+    image: Any,
+    target: Any,
     points: Sequence[Point],
     *,
     methods: str | Sequence[str] = "fast",
@@ -54,7 +56,7 @@ def find_matches(
     one picture and method are held at a time; heat maps of a point share one scale over all methods.
 
     Args:
-        image, target: paths of two pictures.
+        image, target: two pictures, in any form that `upsample` takes.
         points: (x, y) in pixels of `image`, from its upper left corner.
         methods, backbone: as for `evaluate`.
         options: other fields of `evaluation.source.Request`: `resize`, `implicit`, `device`, `progress`, ...
@@ -76,9 +78,11 @@ def find_matches(
     evaluation = Evaluation(Request(methods, backbone, **options))
     first, second = evaluation.source.look(image), evaluation.source.look(target)
     height, width = first.picture.size
+    if not points:
+        raise UsageError("points: give at least one (x, y)")
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
-            name = Path(image).name
+            name = Path(first.picture.source).name or "the image"
             raise UsageError(f"--at {x},{y}: lies outside {name}, which has {width} x {height} pixels (x,y)")
     maps, seconds = _similarities(evaluation, first, second, points)
     shown, records = [], []

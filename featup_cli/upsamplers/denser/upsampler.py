@@ -85,9 +85,9 @@ class DenserTokens(RowUpsampler, ABC):
     def plan(self, factor: int) -> tuple[int, Size]:
         """Patch stride, and (height, width) of the network's input, for tokens `factor` times finer."""
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+    def whole(self, image: Tensor, lr_feats: Tensor, size: Size) -> Tensor:
         """Run the backbone again, for more tokens, and interpolate; arguments, result and errors as `tokens`."""
-        return self._interpolation(image, self.tokens(image, lr_feats, output_size), output_size)
+        return self._interpolation(image, self.tokens(image, lr_feats, size), size)
 
     def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
         """The tokens; rows are interpolated."""

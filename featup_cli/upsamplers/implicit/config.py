@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import option
 from featup_cli.core.settings import change_settings, check_not_negative, check_positive, check_square, check_within
 
 
+@checked
 @dataclass(frozen=True)
 class ImplicitConfig:
     """Settings of implicit FeatUp (paper: sections 3, 3.1 to 3.3 and table 7).

@@ -101,9 +101,9 @@ class ModelUpsampler(RowUpsampler):
         super().__init__()
         self.model = model
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
-        """Features [1, C, *output_size], guided by `image` [1, 3, H, W]."""
-        return self.model.render(image[0], output_size)[None]
+    def whole(self, image: Tensor, lr_feats: Tensor, size: Size) -> Tensor:
+        """Features [1, C, *size], guided by `image` [1, 3, H, W]."""
+        return self.model.render(image[0], size)[None]
 
     def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
         """The model, guided by `image` [1, 3, H, W]."""

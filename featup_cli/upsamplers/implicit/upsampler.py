@@ -57,10 +57,10 @@ class ImplicitUpsampler(RowUpsampler):
         self.model: FittedModel | None = None
         self._fitted_to: tuple[weakref.ref[Tensor], ...] = ()
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+    def whole(self, image: Tensor, lr_feats: Tensor, size: Size) -> Tensor:
         """Fit and render, on the device of `lr_feats`; one picture at a time, as each has its own network."""
-        model = self._fit(image, lr_feats, output_size)
-        return model.render(image[0].to(lr_feats.device), output_size, self.progress)[None]
+        model = self._fit(image, lr_feats, size)
+        return model.render(image[0].to(lr_feats.device), size, self.progress)[None]
 
     def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
         """The network; one that was fitted to the very same tensors is taken again, so that going on costs no fit."""

@@ -21,10 +21,10 @@ class Interpolation(RowUpsampler):
         super().__init__()
         self.mode = mode
 
-    def __call__(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> Tensor:
+    def whole(self, image: Tensor, lr_feats: Tensor, size: Size) -> Tensor:
         """All rows by PyTorch itself, which rounds otherwise."""
-        check_inputs(image, lr_feats, output_size)
-        return interpolate(lr_feats, output_size, self.mode)
+        check_inputs(image, lr_feats, size)
+        return interpolate(lr_feats, size, self.mode)
 
     def prepare(self, image: Tensor, lr_feats: Tensor, size: Size) -> Rows:
         """Rows of the features, mixed and then widened."""

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featup_cli.backbones.weights import WeightsFile, load_weights
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import OutputError, UsageError, WeightsError, first_line
 from featup_cli.core.references import resolve
 from featup_cli.io.atomic import atomic_path
@@ -73,6 +74,7 @@ def describe_upsampler(upsampler: nn.Module) -> tuple[str, dict[str, Any]]:
     raise UsageError(f"{type(upsampler).__name__} is none of our upsamplers: {', '.join(KINDS)}")
 
 
+@checked
 def save_upsampler(path: Path | str, upsampler: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Write the weights of an upsampler, whole or not at all.
 
@@ -84,6 +86,14 @@ def save_upsampler(path: Path | str, upsampler: nn.Module, metadata: Mapping[str
     Raises:
         OutputError: the file can't be written.
         UsageError: metadata or module of another kind.
+
+    Example:
+        >>> import tempfile, featup_cli as featup
+        >>> path = f"{tempfile.mkdtemp()}/copy.safetensors"
+        >>> facts = {"backbone": "any", "provenance": {"copy of": "the packaged jbu"}, "card": "A copy."}
+        >>> featup.save_upsampler(path, featup.make_upsampler("jbu").module, facts)
+        >>> featup.load_upsampler(path)[1]["method"]
+        'jbu'
     """
     if missing := {"backbone", "provenance", "card"} - set(metadata):
         raise UsageError(f"metadata of an upsampler need {', '.join(sorted(missing))}")
@@ -97,11 +107,21 @@ def save_upsampler(path: Path | str, upsampler: nn.Module, metadata: Mapping[str
             raise OutputError(f"{path}: can't be written: {first_line(error)}; choose another output") from None
 
 
+@checked
 def load_upsampler(path: Path | str) -> tuple[UpsamplerModule, dict[str, Any]]:
     """Read an upsampler from a file of `save_upsampler`, in eval mode, and the file's metadata.
 
     Raises:
         WeightsError: no such file, another format, or tensors that are missing, unexpected or of another shape.
+
+    Example:
+        >>> import tempfile, featup_cli as featup
+        >>> path = f"{tempfile.mkdtemp()}/copy.safetensors"
+        >>> facts = {"backbone": "any", "provenance": {}, "card": ""}
+        >>> featup.save_upsampler(path, featup.make_upsampler("resfu").module, facts)
+        >>> module, metadata = featup.load_upsampler(path)
+        >>> module.training, metadata["backbone"]
+        (False, 'any')
     """
     path = Path(path)
     metadata, state = _read(path, tensors=True)
