@@ -17,6 +17,7 @@ from featup_cli.core.errors import InputError, UsageError
 from featup_cli.io.features import FeatureFile, load_features
 from featup_cli.io.stream import save_features
 from featup_cli.pictures.components import Preview
+from featup_cli.pictures.panels import FRAME
 from featup_cli.pictures.visualize import parse_components, parse_show, visualize
 
 
@@ -56,6 +57,13 @@ def preview(image: np.ndarray | None, lr_features: Tensor, features: Tensor, *un
     made = Preview((features.shape[1], features.shape[2]), lr_features, image)
     made.add(features)
     return made.render(*uncertainty)
+
+
+def panels(canvas: np.ndarray) -> list[np.ndarray]:
+    """The panels of a picture with one row of them, found by their frames."""
+    line = (canvas == FRAME).all(-1)
+    columns, rows = (np.nonzero(line.sum(axis) > 200)[0] for axis in (0, 1))
+    return [canvas[rows[0] + 1 : rows[1], left + 1 : right] for left, right in columns.reshape(-1, 2)]
 
 
 @pytest.fixture
@@ -109,12 +117,8 @@ def test_low_and_high_resolution_share_colours(rendered):
     # Constant within each token, so every pixel must get exactly the colour of its token.
     lr_features = maps(0)[1]
     features = lr_features.repeat_interleave(8, 1).repeat_interleave(8, 2)
-    canvas = rendered((features, lr_features))[0]
-    width = 224 * 48 // 32
-    gap = canvas.shape[1] - 2 * width
-    margin = gap // 3
-    top = canvas.shape[0] - margin - 224
-    left, right = (canvas[top : top + 224, x : x + width] for x in (margin, 2 * margin + width))
+    left, right = panels(rendered((features, lr_features))[0])
+    assert left.shape == (224, 224 * 48 // 32, 3)
     np.testing.assert_array_equal(left, right)
 
 
@@ -249,10 +253,10 @@ def test_layouts(tmp_path, photo):
 
 def test_show(tmp_path):
     path = write(tmp_path / "a.safetensors", learned=True)
-    width = {show: shape(visualize([path], show=show)[0])[1] for show in (None, ("features",), ("downsampler",))}
-    assert width[None] > width[("features",)]
-    every = shape(visualize([path], show=("features", "uncertainty", "downsampler"))[0])[1]
-    assert every > width[None]
+    shows = (None, ("features",), ("downsampler",), ("features", "uncertainty", "downsampler"))
+    area = {show: np.prod(shape(visualize([path], show=show)[0])) for show in shows}
+    assert area[shows[3]] > 1.5 * area[None]
+    assert area[None] > area[("features",)]
     plain = write(tmp_path / "plain.safetensors")
     for show in ("uncertainty", "downsampler"):
         with pytest.raises(InputError, match=f"plain.safetensors: holds no {show}"):

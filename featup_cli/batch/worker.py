@@ -29,6 +29,7 @@ from featup_cli.core.shapes import check_output_size, resolve_network_size
 from featup_cli.engine.bands import unloaded_bytes
 from featup_cli.engine.pipeline import Look, Pipeline, Plan
 from featup_cli.engine.request import remember
+from featup_cli.pictures.basis import load_basis
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.registry import METHODS
 
@@ -73,7 +74,7 @@ class Worker:
     ) -> None:
         self.job = job
         self.pipeline = Pipeline(job.settings, announce=announce)
-        self._check_sizes()
+        self._check_settings()
         self.request = self.pipeline.request(job.output)
         remember(job.settings, self.pipeline.loaded)
         self.progress = progress
@@ -92,11 +93,13 @@ class Worker:
         self._read_room, self._write_room = spare // READ_SHARE, Room(spare // WRITE_SHARE)
         self._stop = threading.Event()
 
-    def _check_sizes(self) -> None:
-        """Raise UsageError for sizes that are invalid for every picture, before the first one."""
+    def _check_settings(self) -> None:
+        """Raise an error for sizes, or a basis, that are unusable for every picture, before the first one."""
         settings, b, side = self.job.settings, self.pipeline.backbone, (1000, 1000)
         resolve_network_size(side, settings.resize, b.native_size, b.patch_multiple, b.fixed_size, "any picture")
         check_output_size(settings.output_size)
+        if self.job.output.basis is not None:
+            load_basis(self.job.output.basis).check(b.channels, {"backbone": b.describe()}, "the run")
 
     @property
     def about(self) -> str:

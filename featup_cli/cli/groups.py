@@ -258,6 +258,28 @@ class ReplaceOptions:
 
 
 @dataclass(frozen=True)
+class ColourOptions:
+    """Stored colours, for pictures that can be compared."""
+
+    PANEL = OUTPUT
+
+    basis: Path | None = option(
+        None, "Colours of pictures: a file that --save-basis wrote. (default: fitted to what is shown)", is_read=True
+    )
+    save_basis: Path | None = option(
+        None, "Store colours that fit all results, for --basis of later runs.", metavar="FILE.safetensors"
+    )
+
+    def __post_init__(self) -> None:
+        if self.basis is not None and self.save_basis is not None:
+            raise UsageError("--basis and --save-basis: give one of them; stored colours are taken as they are")
+        if self.save_basis is not None:
+            from featup_cli.pictures.basis import check_basis_name  # reads headers; the help of commands doesn't
+
+            check_basis_name(self.save_basis)
+
+
+@dataclass(frozen=True)
 class ConsoleOptions:
     """What is printed."""
 

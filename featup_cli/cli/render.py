@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featup_cli.cli.command import command
-from featup_cli.cli.groups import ConsoleOptions, OutputOptions, ReplaceOptions, RunOptions
+from featup_cli.cli.groups import ColourOptions, ConsoleOptions, OutputOptions, ReplaceOptions, RunOptions
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
 
 
@@ -30,6 +30,7 @@ class FileOptions:
 
     features: OutputOptions = group()
     picture: bool = option(True, "Write STEM.HEIGHTxWIDTH.png as well.")
+    basis: Path | None = like(ColourOptions, "basis")
     overwrite: bool = like(ReplaceOptions, "overwrite")
 
 
@@ -58,7 +59,10 @@ def render(given: ModelOptions, files: FileOptions, run: PlaceOptions) -> None:
     )
     with console.progress() as progress:
         written = rendering.write(
-            output.output, Output(output.dtype, output.storage, picture=files.picture), progress, files.overwrite
+            output.output,
+            Output(output.dtype, output.storage, picture=files.picture, basis=files.basis),
+            progress,
+            files.overwrite,
         )
     paths = {name: str(path) for name, path in written.paths.items()}
     channels, height, width = written.shape

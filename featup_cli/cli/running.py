@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from featup_cli.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, Console
 from featup_cli.io.replace import HINT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from featup_cli.batch.records import Record
     from featup_cli.batch.run import Run
 
@@ -61,6 +64,16 @@ def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
         rest = len(run) - counts.total()
         console.error(f"{counts['failed']} of {len(run)} images failed" + (f"; {rest} not tried" if rest else ""))
     return status
+
+
+def store_basis(run: Run, place: Path | None, console: Console) -> None:
+    """Store colours that fit all results of a run, if that is asked for and there are any."""
+    made = [item.target for item in run.items if os.path.isfile(item.target)]
+    if place is not None and made:
+        from featup_cli.pictures.visualize import make_basis
+
+        make_basis(made, place)
+        console.note(f"{place}: colours that fit {len(made)} {'results' if len(made) > 1 else 'result'}")
 
 
 def report_preview(run: Run, console: Console, settings: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from featup_cli.cli.command import command
 from featup_cli.cli.config import Settings
 from featup_cli.cli.groups import (
     BackboneOptions,
+    ColourOptions,
     ConsoleOptions,
     FitOptions,
     InputOptions,
@@ -20,9 +21,14 @@ from featup_cli.cli.groups import (
     RunOptions,
 )
 from featup_cli.cli.unread import refuse_typed, refuse_unread
+from featup_cli.core.errors import UsageError
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, check_resize
+from featup_cli.io.replace import refuse_replacing
 from featup_cli.upsamplers.registry import DEFAULT_METHOD
+
+if TYPE_CHECKING:
+    from featup_cli.engine.settings import Output
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,25 @@ class FileOptions:
         read_by=lambda method: method.fits_model,
     )
     picture: bool = option(True, "Write STEM.png as well.")
+    colours: ColourOptions = group()
     overwrite: bool = like(
         ReplaceOptions, "overwrite", help="Re-create results, also those that are up to date or of other settings."
     )
+
+    def check_colours(self, shard: str | None) -> None:
+        """Raise UsageError for a file of colours that shards can't make, or that would be replaced."""
+        if self.colours.save_basis is None:
+            return
+        if shard is not None:
+            raise UsageError("--save-basis: a shard has a part of the results only; give them all to featup visualize")
+        refuse_replacing(self.colours.save_basis, self.overwrite)
+
+    def asked(self) -> Output:
+        """The files as the library is asked for them."""
+        from featup_cli.engine.settings import Output
+
+        f = self.features
+        return Output(f.dtype, f.storage, model=self.save_model, picture=self.picture, basis=self.colours.basis)
 
 
 @dataclass(frozen=True)
@@ -126,6 +148,7 @@ def upsample(
     if run.devices is not None:
         refuse_typed(WorkerOptions, ["device"], f"--devices {run.devices} says it; omit it")
     refuse_unread([method.method], MethodOptions, FitOptions, FileOptions)
+    files.check_colours(run.shard)
     chosen = backbone.config()
 
     from featup_cli.batch.inputs import refuse_missing
@@ -135,9 +158,9 @@ def upsample(
 
     from featup_cli.batch.run import BatchOptions, plan_run
     from featup_cli.batch.shards import join_shards, local_device, parse_shard
-    from featup_cli.cli.running import report_preview, report_run
+    from featup_cli.cli.running import report_preview, report_run, store_basis
     from featup_cli.core.units import parse_bytes
-    from featup_cli.engine.settings import Output, Upsampling
+    from featup_cli.engine.settings import Upsampling
 
     planned = plan_run(
         pictures.images,
@@ -155,7 +178,7 @@ def upsample(
             allow_other_backbone=method.allow_other_backbone,
             memory=None if run.memory is None else parse_bytes(run.memory),
         ),
-        Output(files.features.dtype, files.features.storage, model=files.save_model, picture=files.picture),
+        files.asked(),
         BatchOptions(
             recursive=pictures.recursive,
             devices=run.devices,
@@ -171,5 +194,6 @@ def upsample(
         raise typer.Exit(report_preview(planned, console, settings.toml(("backbone", "method"), without=("dry-run",))))
     with join_shards(run.shard) as worst:
         status = worst(report_run(planned, console, fail_fast=run.fail_fast))
+    store_basis(planned, files.colours.save_basis, console)
     if status:
         raise typer.Exit(status)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from featup_cli.cli.command import command
-from featup_cli.cli.groups import ConsoleOptions, ReplaceOptions
+from featup_cli.cli.groups import ColourOptions, ConsoleOptions, ReplaceOptions
 from featup_cli.cli.unread import refuse_typed
-from featup_cli.core.options import INPUT, OUTPUT, argument, like, option
+from featup_cli.core.options import INPUT, OUTPUT, argument, group, like, option
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class PictureOptions:
     )
     components: str = option("1-3", "Principal components as RGB: 4-6 or 1,3,5.")
     layout: Literal["side-by-side", "overlay", "plain"] = option(
-        "side-by-side", "side-by-side panels, overlay on the picture, or the plain map."
+        "side-by-side", "side-by-side panels with titles, or bare: overlay on the picture, or the plain map."
     )
+    colours: ColourOptions = group()
     show: str | None = option(
         None, "Panels: features, uncertainty, downsampler. (default: features, and uncertainty if present)"
     )
@@ -40,6 +41,8 @@ class PictureOptions:
         "featup visualize features/photo.safetensors",
         "featup visualize features/*.safetensors -o pictures --components 4-6",
         "featup visualize features/photo.safetensors --layout overlay",
+        "featup visualize monday/*.safetensors --save-basis colours.safetensors",
+        "featup visualize tuesday/*.safetensors --basis colours.safetensors",
     ]
 )
 def visualize(given: PictureOptions, run: ConsoleOptions) -> None:
@@ -58,4 +61,6 @@ def visualize(given: PictureOptions, run: ConsoleOptions) -> None:
         show=library.parse_show(given.show) if given.show else None,
         overwrite=given.overwrite,
         on_written=lambda path: console.result(str(path), {"picture": str(path)}),
+        basis=given.colours.basis,
+        save_basis=given.colours.save_basis,
     )

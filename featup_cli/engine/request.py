@@ -41,7 +41,7 @@ def make_request(settings: Upsampling, output: Output, loaded: Loaded) -> dict[s
         "seed": settings.seed,
         "resize": settings.resize,
         "output_size": settings.output_size,
-        **asdict(output),
+        **output.record(),
     }
     # As it reads back from a file: tuples become lists.
     request: dict[str, Any] = json.loads(json.dumps(asked, default=str))

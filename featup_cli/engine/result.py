@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -102,14 +102,21 @@ class Result:
         return Path(path)
 
     @checked
-    def save_picture(self, path: Path | str) -> Path:
-        """Write the PCA picture: image, low-resolution features, upsampled features."""
-        save_png(path, self.render_picture())
+    def save_picture(self, path: Path | str, *, basis: Path | str | None = None) -> Path:
+        """Write the PCA picture: image, low-resolution features, upsampled features; arguments as `render_picture`."""
+        save_png(path, self.render_picture(basis=basis))
         return Path(path)
 
-    def render_picture(self) -> np.ndarray:
-        """The PCA picture as uint8 [H, W, 3]; one basis for low and high resolution."""
-        return make_picture(self._task())
+    @checked
+    def render_picture(self, *, basis: Path | str | None = None) -> np.ndarray:
+        """The PCA picture as uint8 [H, W, 3]; one basis for low and high resolution.
+
+        Args:
+            basis: file with stored colours (`featup visualize --save-basis`); None for colours that fit this result.
+        Raises:
+            InputError: the basis can't be used, or is for other features.
+        """
+        return make_picture(self._task(), self.provenance, basis)
 
     @checked
     def save_model(self, path: Path | str) -> Path:
@@ -125,7 +132,7 @@ class Result:
         return Path(path)
 
     def _describe(self, output: Output) -> Describe:
-        request = {} if self.request is None else {"request": self.request | asdict(output)}
+        request = {} if self.request is None else {"request": self.request | output.record()}
         return lambda seconds: self.provenance | request | {"seconds": self.seconds if seconds else 0.0}
 
     def _task(self) -> Task:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import UsageError
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
+from featup_cli.io.digest import file_sha256
+from featup_cli.io.files import check_readable
 from featup_cli.io.header import STORAGES, WRITTEN
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, find_method
@@ -56,17 +59,29 @@ class Output:
         storage: `full`, or `factored` for coefficients and basis.
         model: write STEM.model.safetensors too, of methods that fit one.
         picture: write STEM.png too.
+        basis: file with stored colours for the picture; None for colours that fit it.
     """
 
     dtype: str = "float16"
     storage: str = "full"
     model: bool = False
     picture: bool = True
+    basis: Path | str | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (("dtype", self.dtype, WRITTEN), ("storage", self.storage, STORAGES)):
             if value not in choices:
                 raise UsageError(f"{name} {value}: choose from {', '.join(choices)}")
+        if self.basis is not None and not self.picture:
+            raise UsageError(f"--basis {self.basis}: gives the colours of a picture, and none is asked for")
+
+    def record(self) -> dict[str, Any]:
+        """What is asked for, as JSON values: of a basis the digest, and nothing of none."""
+        facts = asdict(self)
+        if (basis := facts.pop("basis")) is not None:
+            check_readable(Path(basis), "a colour basis")
+            facts["basis"] = file_sha256(Path(basis))
+        return facts
 
     def files(self, target: str) -> dict[str, str]:
         """The files that belong to a feature file, itself included, by kind."""

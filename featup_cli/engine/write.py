@@ -22,6 +22,7 @@ from featup_cli.io.atomic import atomic_path
 from featup_cli.io.digest import file_sha256
 from featup_cli.io.stream import FeatureWriter, check_room, stream_features, tensor_bytes
 from featup_cli.ops.pca import BLOCK, PCA
+from featup_cli.pictures.basis import load_basis
 from featup_cli.pictures.components import Preview
 from featup_cli.pictures.panels import save_png
 from featup_cli.upsamplers.implicit.saved import save_model
@@ -100,11 +101,11 @@ def make_features(task: Task, progress: Progress = no_progress) -> Tensor:
     return kept[0]
 
 
-def make_picture(task: Task) -> np.ndarray:
-    """The PCA picture of a result: uint8 [H', W', 3]; errors as `make`."""
-    preview = _preview(task)
+def make_picture(task: Task, provenance: Mapping[str, Any], basis: Path | str | None = None) -> np.ndarray:
+    """The PCA picture of a result: uint8 [H', W', 3]; errors as `make`, and of a basis that doesn't fit."""
+    preview = _preview(task, provenance, basis)
     make(task, [lambda _: nullcontext(preview.add)])
-    return preview.render(task.upsampler.details.maps.get("uncertainty"))
+    return preview.render(task.upsampler.details.maps.get("uncertainty"), provenance)
 
 
 def write_files(
@@ -121,6 +122,7 @@ def write_files(
     Raises:
         MemoryBudgetError: the result can't be made in that memory.
         OutputError: a file can't be written.
+        InputError: the basis can't be used, or is for other features.
         UsageError: a model is to be written, and the method fits none.
     """
     start = time.perf_counter()
@@ -131,7 +133,8 @@ def write_files(
     if output.model:
         sinks.append(partial(_model_file, path=paths["model"], describe=describe, start=start))
     if output.picture:
-        sinks.append(partial(_picture_file, path=paths["picture"], preview=_preview(task)))
+        preview = _preview(task, describe(0.0), output.basis)
+        sinks.append(partial(_picture_file, path=paths["picture"], preview=preview, describe=describe))
     make(task, sinks, progress)
     details = task.upsampler.details
     notes = [*task.picture.notes, *details.notes]
@@ -175,10 +178,13 @@ def _model_file(task: Task, path: Path, describe: Describe, start: float) -> Ite
 
 
 @contextmanager
-def _picture_file(task: Task, path: Path, preview: Preview) -> Iterator[Take]:
+def _picture_file(task: Task, path: Path, preview: Preview, describe: Describe) -> Iterator[Take]:
     yield preview.add
-    save_png(path, preview.render(task.upsampler.details.maps.get("uncertainty")))
+    save_png(path, preview.render(task.upsampler.details.maps.get("uncertainty"), describe(0.0)))
 
 
-def _preview(task: Task) -> Preview:
-    return Preview(task.output_size, task.lr_features, task.picture.pixels, task.pca)
+def _preview(task: Task, provenance: Mapping[str, Any], basis: Path | str | None) -> Preview:
+    stored = None if basis is None else load_basis(basis)
+    if stored is not None:
+        stored.check(task.shape[0], provenance, task.picture.source or "the picture")
+    return Preview(task.output_size, task.lr_features, task.picture.pixels, task.pca, stored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +17,9 @@ from featup_cli.core.shapes import Size, resolve_output_size
 from featup_cli.evaluation.registry import COMPARED
 from featup_cli.evaluation.run import Evaluation
 from featup_cli.evaluation.source import Request
-from featup_cli.pictures.panels import (
-    DEFAULT_COMPONENTS,
-    MAP_TOKENS,
-    fit_colours,
-    panel_size,
-    resize_rgb,
-    sample_tokens,
-    side_by_side,
-)
+from featup_cli.pictures.captions import backbone_name, components_name, method_name
+from featup_cli.pictures.layout import Panel, panel_rows, size_text
+from featup_cli.pictures.panels import DEFAULT_COMPONENTS, MAP_TOKENS, fit_colours, sample_tokens
 
 
 @dataclass(frozen=True)
@@ -33,7 +27,8 @@ class Comparison:
     """Features of one picture by several methods.
 
     Attributes:
-        rgb: uint8 [H, W, 3]: picture, low-resolution features, then a panel for each method.
+        rgb: uint8 [H, W, 3]: picture, low-resolution features, then a panel for each method, in rows of at most five;
+            below them what all panels share.
         rows: method, `seconds` of the upsampler and `peak_mib` above what was in memory before it (None where it
             can't be measured), as JSON values.
     """
@@ -77,11 +72,11 @@ def compare(
     look = source.look(image)
     size = resolve_output_size(output_size, look.picture.size, look.plan.network, look.plan.grid)
     colours = fit_colours([sample_tokens(look.lr_feats[0], MAP_TOKENS)], DEFAULT_COMPONENTS)
+    low = f"Low resolution, {size_text(look.plan.grid)}"
     panels = [
-        ("Image", look.picture.pixels),
-        ("Low resolution, {} x {}".format(*look.plan.grid), colours.picture(look.lr_feats[0])),
+        Panel("Image", look.picture.pixels),
+        Panel(low, colours.picture(look.lr_feats[0]), f"{look.seconds:.2f} s (backbone)"),
     ]
-    captions = ["", f"{look.seconds:.2f} s (backbone)"]
     rows: list[dict[str, Any]] = []
     for method in evaluation.each("methods", evaluation.methods):
         made: list[tuple[Tensor, float]] = []
@@ -91,13 +86,24 @@ def compare(
 
         peak = peak_memory(make, source.device)
         features, seconds = made.pop()
-        panels.append((method, colours.picture(features.cpu())))
+        shown = colours.picture(features.cpu())
         row = {
             "method": method, "seconds": seconds - look.seconds,
             "peak_mib": None if peak.above_bytes is None else peak.above_bytes / MIB,
         }  # fmt: skip
-        captions.append(f"{row['seconds']:.2f} s" + (f", {row['peak_mib']:.0f} MiB" if peak.above_bytes else ""))
+        cost = f"{row['seconds']:.2f} s" + (f", {row['peak_mib']:.0f} MiB" if peak.above_bytes else "")
+        name = method_name(method, source.describe_method(method)["upsampler"])
+        panels.append(Panel(name, shown, cost))
         rows.append(row)
-    panel = panel_size(size)
-    fitted = [(title, resize_rgb(rgb, panel)) for title, rgb in panels]
-    return Comparison(side_by_side(fitted, panel[0], captions), rows)
+    lines = shared_lines(source.backbone.describe(), look.plan.network, size)
+    return Comparison(panel_rows(panels, size, lines), rows)
+
+
+def shared_lines(backbone: Mapping[str, Any], network: Size, output: Size) -> list[str]:
+    """Lines below the panels: what all of them share; sizes are (height, width)."""
+    sizes = "network input {} x {}; output {} x {} (height x width)".format(*network, *output)
+    return [
+        f"Backbone {backbone_name(backbone)}; {sizes}; {components_name(DEFAULT_COMPONENTS)}.",
+        "Colours are fitted to the low-resolution features and the same in all panels; those of separate runs can't be "
+        "compared.",
+    ]

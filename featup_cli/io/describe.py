@@ -6,19 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
-from featup_cli.io.header import FITTED_MODEL, KINDS, UPSAMPLER, described, stored_parts
+from featup_cli.io.header import COLOUR_BASIS, FITTED_MODEL, KINDS, UPSAMPLER, described, stored_parts
 from featup_cli.io.safetensors import Stored
 
-OTHERS = {FITTED_MODEL: "fitted model", UPSAMPLER: "upsampler weights"}  # than features
+OTHERS = {FITTED_MODEL: "fitted model", UPSAMPLER: "upsampler weights", COLOUR_BASIS: "colour basis"}  # than features
 
 
 def describe_file(path: Path | str) -> dict[str, Any]:
     """What a file holds and how it was made; no tensor is read.
 
     Returns:
-        JSON values: `file`, `kind` (`features`, `fitted model` or `upsampler weights`), `bytes`, and `tensors`: shape
-        and dtype of each by name. Features have `shape` [C, H, W], `dtype`, `layout`, `storage` and `provenance`; the
-        others whatever their metadata say.
+        JSON values: `file`, `kind` (`features`, `fitted model`, `upsampler weights` or `colour basis`), `bytes`, and
+        `tensors`: shape and dtype of each by name. Features have `shape` [C, H, W], `dtype`, `layout`, `storage` and
+        `provenance`; the others whatever their metadata say.
     Raises:
         InputError: the file is missing, damaged, or none of these.
     """

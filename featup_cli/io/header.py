@@ -15,7 +15,8 @@ from featup_cli.core.errors import InputError
 from featup_cli.io.safetensors import Header, Stored, read_header, refusing_others
 
 FEATURES, FITTED_MODEL, UPSAMPLER = "featup-1", "featup-implicit-1", "featup-upsampler-1"
-"""Formats that this program writes: features, a fitted model, weights of an upsampler."""
+COLOUR_BASIS = "featup-colours-1"
+"""Formats that this program writes: features, a fitted model, weights of an upsampler, the colours of pictures."""
 MAX_NESTING = 50  # of the JSON in its metadata
 LAYOUTS = {
     "features": "C H W",

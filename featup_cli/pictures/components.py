@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +14,10 @@ from torch import Tensor
 from featup_cli.core.shapes import Size
 from featup_cli.ops.pca import PCA, fit_pca, fix_signs
 from featup_cli.ops.taps import averaging_rows, interpolating_rows
-from featup_cli.pictures.panels import (
-    DEFAULT_COMPONENTS,
-    MAP_TOKENS,
-    Colours,
-    feature_panels,
-    fit_colours,
-    heatmap,
-    panel_row,
-    panel_size,
-    sample_tokens,
-)
+from featup_cli.pictures.basis import ColourBasis
+from featup_cli.pictures.captions import of_basis, picture_lines, together
+from featup_cli.pictures.layout import UNCERTAINTY, Panel, feature_panels, heat_panel, panel_rows
+from featup_cli.pictures.panels import DEFAULT_COMPONENTS, MAP_TOKENS, Colours, fit_colours, panel_size, sample_tokens
 
 COMPONENTS = 8  # kept of the features; the three that are shown are found among them once all bands are seen
 
@@ -35,16 +30,25 @@ class Preview:
         lr_features: [C, h, w], whose components are kept; None if `pca` is given.
         image: uint8 [H, W, 3] to show beside them.
         pca: a basis for features without low resolution.
+        stored: colours to use instead of those that fit the features.
     """
 
     def __init__(
-        self, size: Size, lr_features: Tensor | None, image: np.ndarray | None = None, pca: PCA | None = None
+        self,
+        size: Size,
+        lr_features: Tensor | None,
+        image: np.ndarray | None = None,
+        pca: PCA | None = None,
+        stored: ColourBasis | None = None,
     ) -> None:
-        self.size, self.image, self.lr_features = size, image, lr_features
-        if lr_features is not None:
+        self.size, self.image, self.lr_features, self.stored = size, image, lr_features, stored
+        if stored is not None:
+            pca = stored.colours.pca
+        elif lr_features is not None:
             pca = fit_pca(sample_tokens(lr_features, MAP_TOKENS), COMPONENTS)
         assert pca is not None
-        self.pca = replace(pca, mean=pca.mean.cpu(), basis=pca.basis[:COMPONENTS].cpu())
+        kept = len(pca.basis) if stored is not None else COMPONENTS
+        self.pca = replace(pca, mean=pca.mean.cpu(), basis=pca.basis[:kept].cpu())
         self.frame: Size = size if image is None else (image.shape[0], image.shape[1])
         panel = panel_size(self.frame)
         # Tokens stay visible squares when enlarged, which is done at the end.
@@ -72,21 +76,25 @@ class Preview:
         self.map.index_add_(2, rows, mixed.mul_(self.rows.weights[rows, taps, None]))
         self.seen += count
 
-    def render(self, uncertainty: Tensor | None = None) -> np.ndarray:
-        """The picture, uint8 [H', W', 3], once all bands are taken."""
+    def render(self, uncertainty: Tensor | None = None, provenance: Mapping[str, Any] | None = None) -> np.ndarray:
+        """The picture, uint8 [H', W', 3], once all bands are taken; `provenance` is named below it."""
         lr_features = None if self.lr_features is None else self.pca.project(self.lr_features.cpu())
         colours = self._colours(lr_features)
-        panels = [] if self.image is None else [("Image", self.image)]
+        panels = [] if self.image is None else [Panel("Image", self.image)]
         panels += feature_panels(colours, lr_features, self.map[0], self.size)
         if uncertainty is not None:
-            panels.append(("Uncertainty", heatmap(uncertainty)))
-        return panel_row(panels, self.frame)
+            panels.append(heat_panel(UNCERTAINTY, uncertainty))
+        about = together() if self.stored is None else of_basis(self.stored.path.name)
+        return panel_rows(panels, self.frame, picture_lines(provenance or {}, colours.components, about))
 
     def _colours(self, lr_features: Tensor | None) -> Colours:
         """Colours of the kept components."""
+        if self.stored is not None:  # the basis in its own coordinates
+            count = len(self.pca.basis)
+            own = replace(self.pca, mean=torch.zeros(count), basis=torch.eye(count))
+            return replace(self.stored.colours, pca=own)
         maps = [self.map[0]] if lr_features is None else [lr_features, self.map[0]]
         samples = [sample_tokens(features, MAP_TOKENS) for features in maps]
         shown = fit_pca(torch.cat(samples), max(DEFAULT_COMPONENTS))
-        # Signs are chosen by the loadings of the channels, so that other pictures of these features agree.
-        turned = fix_signs(shown.basis @ self.pca.basis) @ self.pca.basis.T
-        return fit_colours(samples, DEFAULT_COMPONENTS, replace(shown, basis=turned))
+        # Loadings on the components of the low resolution give the signs, so that all methods' pictures agree.
+        return fit_colours(samples, DEFAULT_COMPONENTS, replace(shown, basis=fix_signs(shown.basis)))

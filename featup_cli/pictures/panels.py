@@ -1,4 +1,4 @@
-"""Pictures from numbers: false colours, heat maps, overlays, and titled panels side by side."""
+"""Pictures from numbers: false colours, heat maps, overlays, and their sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -24,7 +24,7 @@ Components = tuple[int, int, int]
 PERCENTILES = (1.0, 99.0)
 MIN_HEIGHT, MAX_HEIGHT, MAX_WIDTH = 224, 1024, 2048  # of a panel, in pixels
 PNG_LEVEL = 4  # half the time of the usual 6, files 3 % larger
-INK, PAPER, FRAME = (38, 38, 38), (255, 255, 255), (224, 224, 224)
+INK, FAINT, PAPER, FRAME = (38, 38, 38), (110, 110, 110), (255, 255, 255), (224, 224, 224)
 
 DEFAULT_COMPONENTS: Components = (1, 2, 3)
 MAP_TOKENS = 20_000  # of one map, for a fit
@@ -141,68 +141,6 @@ def panel_size(size: Size) -> Size:
     scale = min(max(height, MIN_HEIGHT), MAX_HEIGHT) / height
     scale = min(scale, max(MAX_WIDTH / width, 1 / height))
     return max(round(height * scale), 1), min(max(round(width * scale), 1), MAX_WIDTH)
-
-
-def side_by_side(
-    panels: Sequence[tuple[str, np.ndarray]], height: int | None = None, captions: Sequence[str] | None = None
-) -> np.ndarray:
-    """Titled panels in a row on white.
-
-    Args:
-        panels: titles and uint8 [H, W, 3]; smaller ones are enlarged without smoothing.
-        height: of every panel in pixels; by default that of the tallest, within limits.
-        captions: a line under each panel; None for no such lines.
-    Returns:
-        uint8 [H', W', 3].
-    """
-    if not panels:
-        raise ShapeError("side_by_side needs at least one panel")
-    if height is None:
-        height = panel_size(max((rgb.shape[:2] for _, rgb in panels), key=lambda size: size[0]))[0]
-    widths = [min(max(round(rgb.shape[1] * height / rgb.shape[0]), 1), MAX_WIDTH) for _, rgb in panels]
-    text = min(max(round(height * 0.055), 13), 30)
-    margin, font = text, ImageFont.load_default(text)
-    below = captions or [""] * len(panels)
-    # A panel that is narrower than its text gets a column as wide as the text.
-    columns = [
-        max(width, round(font.getlength(title)), round(font.getlength(caption)))
-        for (title, _), width, caption in zip(panels, widths, below, strict=True)
-    ]
-    line = round(text * 1.6)
-    top = margin + line
-    bottom = margin + (line if captions else 0)
-    canvas = Image.new("RGB", (sum(columns) + margin * (len(panels) + 1), top + height + bottom), PAPER)
-    draw = ImageDraw.Draw(canvas)
-    left = margin
-    for (title, rgb), caption, width, column in zip(panels, below, widths, columns, strict=True):
-        draw.text((left, margin), title, fill=INK, font=font)
-        draw.text((left, top + height + text // 2), caption, fill=INK, font=font)
-        canvas.paste(Image.fromarray(resize_rgb(rgb, (height, width))), (left, top))
-        # A hairline keeps white panels apart from the paper.
-        draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FRAME)
-        left += column + margin
-    return np.array(canvas)
-
-
-def feature_panels(
-    colours: Colours, lr_features: Tensor | None, features: Tensor, size: Size
-) -> list[tuple[str, np.ndarray]]:
-    """Titled pictures of low-resolution features, if there are any, and of upsampled ones of `size`.
-
-    `features` may be a reduced copy.
-    """
-    panels = []
-    if lr_features is not None:
-        h, w = lr_features.shape[1:]
-        panels.append((f"Low-resolution features, {h} x {w}", colours.picture(lr_features)))
-    return [*panels, (f"Upsampled features, {size[0]} x {size[1]}", colours.picture(features))]
-
-
-def panel_row(panels: Sequence[tuple[str, np.ndarray]], frame: Size) -> np.ndarray:
-    """Panels side by side, all maps of the picture at exactly the same size so that they can be compared by eye."""
-    size = panel_size(frame)
-    fitted = [(title, rgb if title.endswith("kernel") else resize_rgb(rgb, size)) for title, rgb in panels]
-    return side_by_side(fitted, size[0])
 
 
 def save_png(path: Path | str, rgb: np.ndarray) -> None:

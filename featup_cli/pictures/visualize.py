@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.io.features import FeatureFile, load_features
+from featup_cli.io.header import described, stored_parts
+from featup_cli.io.mapped import open_features
 from featup_cli.io.replace import refuse_replacing
+from featup_cli.ops.pca import fit_pca, fix_signs
+from featup_cli.pictures.basis import ColourBasis, check_basis_name, load_basis, write_basis
+from featup_cli.pictures.captions import of_basis, picture_lines, together
+from featup_cli.pictures.components import COMPONENTS
+from featup_cli.pictures.layout import KERNELS, SALIENCY, UNCERTAINTY, Panel, feature_panels, heat_panel, panel_rows
 from featup_cli.pictures.panels import (
     DEFAULT_COMPONENTS,
     MAP_TOKENS,
     Colours,
     Components,
-    feature_panels,
     fit_colours,
-    heatmap,
     overlay,
-    panel_row,
     png_bytes,
     resize_rgb,
     sample_tokens,
@@ -81,25 +89,72 @@ def _checked_choice(option: str, values: tuple[str, ...], choices: Sequence[str]
     return values
 
 
-def _fit_files(count: int, files: Iterable[FeatureFile], components: Components) -> Colours:
+Source = tuple[Path, dict[str, Any]]
+"""A feature file and its provenance."""
+
+
+def _fit_files(count: int, files: Iterable[FeatureFile], components: Components) -> tuple[Colours, list[Source]]:
     """`fit_colours` on low and high resolution of all files, which are gone through once."""
     limit = min(max(ALL_TOKENS // (2 * count), 16), MAP_TOKENS)
-    samples: list[Tensor] = []
-    first: Path | None = None
+    high: list[Tensor] = []
+    low: list[Tensor] = []
+    sources: list[Source] = []
     for file in files:
-        first = first or file.path
         channels = len(file.features)
-        if samples and channels != samples[0].shape[1]:
+        if high and channels != high[0].shape[1]:
             raise InputError(
-                f"{file.path}: has {channels} channels but {first} has {samples[0].shape[1]}; "
+                f"{file.path}: has {channels} channels but {sources[0][0]} has {high[0].shape[1]}; "
                 "files shown together must come from the same backbone"
             )
-        drawn = [sample_tokens(maps, limit) for maps in (file.lr_features, file.features) if maps is not None]
-        if not all(bool(tokens.square().sum().isfinite()) for tokens in drawn):
-            raise InputError(f"{file.path}: holds values too large to be shown; make the file again")
-        samples += drawn
-    _checked_components(components, samples[0].shape[1])
-    return fit_colours(samples, components)
+        high.append(_tokens(file, file.features, limit))
+        if file.lr_features is not None:
+            low.append(_tokens(file, file.lr_features, limit))
+        sources.append((file.path or Path(), file.provenance))
+    _checked_components(components, high[0].shape[1])
+    pca = fit_pca(torch.cat(high + low), max(components))
+    if low:  # the same for all methods, so that their pictures agree
+        like = fit_pca(torch.cat(low), max(COMPONENTS, *components)).basis
+        pca = replace(pca, basis=fix_signs(pca.basis, like))
+    return fit_colours(high + low, components, pca), sources
+
+
+def _tokens(file: FeatureFile, maps: Tensor, limit: int) -> Tensor:
+    tokens = sample_tokens(maps, limit)
+    if not bool(tokens.square().sum().isfinite()):
+        raise InputError(f"{file.path}: holds values too large to be shown; make the file again")
+    return tokens
+
+
+def make_basis(files: Sequence[Path | str], path: Path | str) -> None:
+    """Store colours that fit all of these feature files; of the features an even grid of pixels is read.
+
+    Raises:
+        InputError, UsageError, OutputError: as `visualize`.
+    """
+    colours, sources = _fit_files(len(files), map(_thinned, files), DEFAULT_COMPONENTS)
+    write_basis(path, colours, sources)
+
+
+def _thinned(path: Path | str) -> FeatureFile:
+    with open_features(path) as mapped:
+        step = math.ceil((mapped.shape[1] * mapped.shape[2] / MAP_TOKENS) ** 0.5)
+        return FeatureFile(
+            mapped[:, ::step, ::step], mapped.lr_features, provenance=mapped.provenance, path=mapped.path
+        )
+
+
+def _stored_colours(basis: Path | str, components: Components, files: Sequence[Path]) -> ColourBasis:
+    """The colours of a file, once it is known that they were made for all feature files and show these components."""
+    stored = load_basis(basis)
+    shown = stored.colours.components
+    if components not in (DEFAULT_COMPONENTS, shown):
+        asked, held = (",".join(map(str, numbers)) for numbers in (components, shown))
+        raise UsageError(f"components {asked}: {basis} holds {held}; leave them out, or store a basis of them")
+    for path in files:
+        header, provenance = described(path)
+        parts = stored_parts(path, header.tensors)
+        stored.check(parts["features" if "features" in parts else "mean"][1].shape[0], provenance, str(path))
+    return stored
 
 
 def _source_image(file: FeatureFile) -> Path | None:
@@ -109,42 +164,52 @@ def _source_image(file: FeatureFile) -> Path | None:
     return Path(path) if isinstance(path, str) and os.path.isfile(path) else None
 
 
-def _panels(
-    file: FeatureFile, colours: Colours, image: np.ndarray | None, show: Sequence[str] | None
-) -> list[tuple[str, np.ndarray]]:
+def _panels(file: FeatureFile, colours: Colours, image: np.ndarray | None, show: Sequence[str] | None) -> list[Panel]:
     """Titled pictures in reading order; `show` None means whatever the file has, short of the downsampler."""
     wanted = ("features", "uncertainty") if show is None else show
-    panels = [] if image is None else [("Image", image)]
+    panels = [] if image is None else [Panel("Image", image)]
     if "features" in wanted:
         size = (file.features.shape[1], file.features.shape[2])
         panels += feature_panels(colours, file.lr_features, file.features, size)
     if "uncertainty" in wanted:
         if file.uncertainty is not None:
-            panels.append(("Uncertainty", heatmap(file.uncertainty)))
+            panels.append(heat_panel(UNCERTAINTY, file.uncertainty))
         elif show is not None:
             raise InputError(f"{file.path}: holds no uncertainty; only the implicit upsampler predicts it")
     if "downsampler" in wanted:
         if file.saliency is None and file.kernels is None:
             raise InputError(f"{file.path}: holds no downsampler; only the implicit upsampler learns one")
         if file.saliency is not None:
-            panels.append(("Saliency", heatmap(file.saliency)))
+            panels.append(heat_panel(SALIENCY, file.saliency))
         if file.kernels is not None:
-            titles = ("Weight kernel", "Bias kernel")[-len(file.kernels) :]
-            panels += [(title, heatmap(kernel)) for title, kernel in zip(titles, file.kernels, strict=True)]
+            titles = KERNELS[-len(file.kernels) :]
+            panels += [heat_panel(title, each, framed=False) for title, each in zip(titles, file.kernels, strict=True)]
     return panels
 
 
-def _render(
-    file: FeatureFile, colours: Colours, image: np.ndarray | None, layout: str, show: Sequence[str] | None
-) -> np.ndarray:
-    size = (file.features.shape[1], file.features.shape[2])
+@dataclass(frozen=True)
+class _Look:
+    """How files are shown, and what the picture says about their colours."""
+
+    colours: Colours
+    about: str
+    layout: str
+    show: Sequence[str] | None
+
+
+def _render(file: FeatureFile, look: _Look, image: np.ndarray | None) -> np.ndarray:
+    size, layout, show = (file.features.shape[1], file.features.shape[2]), look.layout, look.show
+    _tokens(file, file.features, MAP_TOKENS)
     if layout == "side-by-side":
-        return panel_row(_panels(file, colours, image, show), size if image is None else image.shape[:2])
+        coloured = show is None or "features" in show
+        lines = picture_lines(file.provenance, *((look.colours.components, look.about) if coloured else ()))
+        frame = size if image is None else (image.shape[0], image.shape[1])
+        return panel_rows(_panels(file, look.colours, image, show), frame, lines)
     show = ("features",) if show is None else show
     if len(show) != 1:
         raise UsageError(f"layout {layout} shows one map; give one of {', '.join(SHOWS)}")
-    panels = _panels(file, colours, None, show)
-    rgb = panels[-1 if show[0] == "features" else 0][1]  # of features the upsampled ones
+    panels = _panels(file, look.colours, None, show)
+    rgb = panels[-1 if show[0] == "features" else 0].rgb  # of features the upsampled ones
     if layout == "plain":
         return resize_rgb(rgb, size)
     if image is None:
@@ -152,21 +217,23 @@ def _render(
     return overlay(rgb, image)
 
 
-def _suffix(components: Components, layout: str, show: Sequence[str] | None) -> str:
+def _suffix(components: Components, layout: str, show: Sequence[str] | None, basis: Path | str | None) -> str:
     """What a picture's name adds to the stem: pictures of other settings have other names."""
     parts = ["pca"]
     if components != DEFAULT_COMPONENTS:
         parts.append("-".join(map(str, components)))
     if layout != LAYOUTS[0]:
         parts.append(layout)
+    if basis is not None:
+        parts.append(Path(basis).stem)
     return ".".join([*parts, *(show or ())]) + ".png"
 
 
 def png_of_file(file: FeatureFile) -> bytes:
     """The picture of one file as the bytes of a PNG, as `visualize` writes it by default."""
     source = _source_image(file)
-    colours = _fit_files(1, [file], DEFAULT_COMPONENTS)
-    return png_bytes(_render(file, colours, None if source is None else load_image(source).pixels, LAYOUTS[0], None))
+    look = _Look(_fit_files(1, [file], DEFAULT_COMPONENTS)[0], together(1), LAYOUTS[0], None)
+    return png_bytes(_render(file, look, None if source is None else load_image(source).pixels))
 
 
 def _targets(files: Sequence[Path], output: Path | None, suffix: str) -> list[Path]:
@@ -183,7 +250,7 @@ def _targets(files: Sequence[Path], output: Path | None, suffix: str) -> list[Pa
 
 
 @checked
-def visualize(
+def visualize(  # noqa: PLR0913 (a public call: its keywords mirror the command's options)
     files: Sequence[Path | str] | Path | str,
     *,
     components: Components = DEFAULT_COMPONENTS,
@@ -193,10 +260,14 @@ def visualize(
     show: Sequence[str] | None = None,
     overwrite: bool = False,
     on_written: Callable[[Path], None] | None = None,
+    basis: Path | str | None = None,
+    save_basis: Path | str | None = None,
 ) -> list[Path]:
     """Write a picture of each feature file, all on one basis and one scale.
 
-    Files are read one at a time, twice if there are several, so memory does not grow with their number.
+    These fit the files, so colours of separate calls can't be compared, unless the first stores them (`save_basis`)
+    and the others take them (`basis`). Files are read one at a time, twice if there are several, so memory does not
+    grow with their number.
 
     Args:
         files: one feature file or several, or other safetensors files with one feature map.
@@ -208,11 +279,14 @@ def visualize(
         show: of "features", "uncertainty", "downsampler"; by default features, and uncertainty where there is one.
         overwrite: replace pictures that exist, if featup made them.
         on_written: called with each path once it is written.
+        basis: a file with stored colours, which are taken as they are; its components need not be given again.
+        save_basis: a file to store the colours in, that ends in .safetensors.
     Returns:
-        The paths written.
+        The paths of the pictures.
     Raises:
-        InputError: an unreadable file or picture, files with different channel counts, or one without what `show` asks.
-        UsageError: a layout, map or component that does not exist, or an output that does.
+        InputError: an unreadable file or picture, files with different channel counts, one without what `show` asks, or
+            a basis that was made for another backbone.
+        UsageError: a layout, map or component that does not exist, an output that exists, or both bases.
         OutputError: a picture can't be written.
 
     Example:
@@ -227,18 +301,29 @@ def visualize(
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     if not paths:
         raise UsageError("no feature files given")
-    targets = _targets(paths, None if output is None else Path(output), _suffix(components, layout, show))
-    for target in targets:
-        refuse_replacing(target, overwrite, inputs=(image, *paths))
+    if basis is not None and save_basis is not None:
+        raise UsageError("basis and save_basis: give one of them; stored colours are taken as they are")
+    if save_basis is not None:
+        check_basis_name(save_basis)
+    targets = _targets(paths, None if output is None else Path(output), _suffix(components, layout, show, basis))
+    for target in (*targets, *(() if save_basis is None else (save_basis,))):
+        refuse_replacing(target, overwrite, inputs=(image, basis, *paths))
     shared = None if image is None else load_image(image).pixels
     load = lru_cache(maxsize=1)(load_features)
-    colours = _fit_files(len(paths), map(load, paths), components)
+    if basis is not None:
+        stored = _stored_colours(basis, components, paths)
+        look = _Look(stored.colours, of_basis(stored.path.name), layout, show)
+    else:
+        colours, sources = _fit_files(len(paths), map(load, paths), components)
+        look = _Look(colours, together(len(paths)), layout, show)
+        if save_basis is not None:
+            write_basis(save_basis, colours, sources)
     for path, target in zip(paths, targets, strict=True):
         file = load(path)
         source = _source_image(file) if image is None else Path(image)
         refuse_replacing(target, overwrite, inputs=[source])
         pixels = load_image(source).pixels if shared is None and source is not None else shared
-        save_png(target, _render(file, colours, pixels, layout, show))
+        save_png(target, _render(file, look, pixels))
         if on_written is not None:
             on_written(target)
     return targets

@@ -141,7 +141,7 @@ def test_a_point_is_found_in_its_own_picture_moved(source: FeatureSource, tmp_pa
         assert abs(row["match"][1] - row["at"][1]) <= 12
         assert 0.5 < row["similarity"] <= 1 + 1e-5
     one = find_matches(*paths, [(72, 40)], **options)
-    assert found.rgb.shape[0] == 2 * one.rgb.shape[0]
+    assert found.rgb.shape[0] > 1.7 * one.rgb.shape[0]  # the lines below are there once
     assert found.rgb.shape[1] == one.rgb.shape[1]
     with pytest.raises(UsageError, match=r"--at 96,0: lies outside a\.png.*96 x 64"):
         find_matches(*paths, [(96, 0)], **options)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import OutputError, ShapeError
+from featup_cli.pictures.layout import Panel, side_by_side
 from featup_cli.pictures.panels import (
     fit_colours,
     heatmap,
@@ -20,7 +21,6 @@ from featup_cli.pictures.panels import (
     robust_range,
     sample_tokens,
     save_png,
-    side_by_side,
 )
 
 
@@ -89,7 +89,7 @@ def test_extreme_panels_stay_of_bearable_size(size):
     height, width = panel_size(size)
     assert 1 <= height <= 1024
     assert 1 <= width <= 2048
-    canvas = side_by_side([("A", solid(*size, (200, 0, 0))), ("B", solid(2, 2, (0, 0, 200)))])
+    canvas = side_by_side([Panel("A", solid(*size, (200, 0, 0))), Panel("B", solid(2, 2, (0, 0, 200)))])
     assert canvas.shape[0] < 1200
     assert canvas.shape[1] < 5000
 
@@ -98,7 +98,7 @@ def test_panels_are_aligned_titled_and_apart():
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
     sizes = [(240, 320), (12, 16), (24, 24)]
     canvas = side_by_side(
-        [(f"Panel {i}", solid(*size, c)) for i, (size, c) in enumerate(zip(sizes, colours, strict=True))]
+        [Panel(f"Panel {i}", solid(*size, c)) for i, (size, c) in enumerate(zip(sizes, colours, strict=True))]
     )
     spans = []
     for colour, (h, w) in zip(colours, sizes, strict=True):
@@ -120,7 +120,7 @@ def test_panels_are_aligned_titled_and_apart():
 
 def test_long_titles_do_not_run_into_the_next_panel():
     title = "A rather long title over a narrow panel"
-    canvas = side_by_side([(title, solid(224, 4, (200, 0, 0))), ("B", solid(224, 4, (0, 0, 200)))])
+    canvas = side_by_side([Panel(title, solid(224, 4, (200, 0, 0))), Panel("B", solid(224, 4, (0, 0, 200)))])
     red = np.nonzero((canvas == (200, 0, 0)).all(-1))[1].max()
     blue = np.nonzero((canvas == (0, 0, 200)).all(-1))[1].min()
     ink = np.nonzero((canvas[:40].max(-1) < 150).any(0))[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+import featup_cli as featup
 from featup_cli.core.errors import InputError, ShapeError
-from featup_cli.ops.pca import fit_pca
+from featup_cli.ops.pca import fit_pca, fix_signs
 
 
 def correlated(count: int, channels: int, rank: int = 8, noise: float = 0.01, seed: int = 0) -> Tensor:
@@ -69,6 +73,46 @@ def test_sign_convention_is_a_property_of_the_axis():
     basis = fit_pca(tokens, 3).basis
     torch.testing.assert_close(fit_pca(-tokens, 3).basis, basis, atol=1e-4, rtol=0)
     assert ((basis * basis.abs()).sum(1) > 0).all()
+
+
+SAMPLES = sorted((Path(__file__).parents[2] / "samples").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> featup.Backbone:
+    return featup.load_backbone(featup.BackboneConfig("tiny"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_rounding_flips_no_sign_of_the_features_of_pictures(sample: Path, backbone: featup.Backbone) -> None:
+    """Other sums, another decomposition, another precision: axes turn by rounding, and signs stay."""
+    features = featup.upsample(sample, backbone=backbone, method="nearest", output_size="1x").lr_features
+    tokens = features.flatten(1).T.contiguous()
+    basis, generator = fit_pca(tokens, 16).basis.double(), torch.Generator().manual_seed(0)
+    noisy = tokens * (1 + 1e-6 * torch.randn(tokens.shape, generator=generator))
+    centred = tokens.double() - tokens.double().mean(0)
+    others = {
+        "noise": fit_pca(noisy, 16).basis,
+        "float64": fit_pca(tokens.double(), 16).basis,
+        "SVD": fix_signs(torch.linalg.svd(centred, full_matrices=False)[2][:16]),
+        "float32 SVD": fix_signs(torch.linalg.svd(centred.float(), full_matrices=False)[2][:16]),
+    }
+    for name, other in others.items():
+        assert ((other.double() * basis).sum(1) > 0.999).all(), name
+
+
+def test_a_second_fit_points_as_the_first_where_the_loadings_are_balanced() -> None:
+    """Turning such an axis by a degree flips its own sign, as a fit of upsampled features does."""
+    first = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).double())[0]
+    first[0] = torch.tensor([1.0, -1, 1, -1, 1, -1, 1, -0.99]).double()
+    first = fix_signs(torch.linalg.qr(first.T)[0].T)
+    turned = torch.eye(8).double()
+    turned[0, :2] = torch.tensor([math.cos(0.1), math.sin(0.1)])
+    turned[1, :2] = torch.tensor([-math.sin(0.1), math.cos(0.1)])
+    for second in (turned @ first, turned.T @ first, -turned @ first):
+        assert ((fix_signs(second, first) * first).sum(1) > 0.99).all()
+    flipped = [fix_signs(second)[0] @ first[0] < 0 for second in (turned @ first, turned.T @ first)]
+    assert any(flipped)
 
 
 def test_few_tokens_that_span_little_have_an_orthonormal_basis():

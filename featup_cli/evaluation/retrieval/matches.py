@@ -21,7 +21,9 @@ from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.retrieval.scorer import cosine_similarity
 from featup_cli.evaluation.run import Evaluation
 from featup_cli.evaluation.source import Request
-from featup_cli.pictures.panels import heatmap, overlay, panel_size, resize_rgb, side_by_side
+from featup_cli.pictures.captions import backbone_name, method_name
+from featup_cli.pictures.layout import Panel, side_by_side
+from featup_cli.pictures.panels import heatmap, overlay, panel_size, resize_rgb
 
 Point = tuple[int, int]
 
@@ -91,21 +93,31 @@ def find_matches(
         low, high = (float(f(torch.stack(list(of_point.values())))) for f in (torch.min, torch.max))
         panel = panel_size(second.plan.network)
         query = _mark(first.picture.pixels, point, panel_size(first.plan.network))
-        panels, captions = [(f"Query at {point[0]}, {point[1]}", query)], [""]
+        panels = [Panel(f"Query at {point[0]}, {point[1]}", query)]
         for method, similarity in of_point.items():
             match = _best(similarity, second.picture.size)
             best = float(similarity.max())
             heat = overlay(heatmap(similarity, low, high), second.picture.pixels, 0.6)
-            panels.append((method, _mark(heat, match, panel)))
-            captions.append(f"{best:.3f} at {match[0]}, {match[1]}")
+            title = method_name(method, evaluation.source.describe_method(method)["upsampler"])
+            caption = f"{best:.3f} at {match[0]}, {match[1]}"
+            panels.append(Panel(title, _mark(heat, match, panel), caption, scale=(low, high)))
             records.append(
                 {"method": method, "at": list(point), "match": list(match), "similarity": best,
                  "seconds": seconds[method]}
             )  # fmt: skip
-        shown.append(side_by_side(panels, panel[0], captions))
+        shown.append(side_by_side(panels, panel[0], _lines(evaluation, second) if number == len(points) - 1 else ()))
     widest = max(row.shape[1] for row in shown)
     padded = [np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0)), constant_values=255) for row in shown]
     return Matches(np.concatenate(padded), records)
+
+
+def _lines(evaluation: Evaluation, target: Look) -> list[str]:
+    """Lines below the panels: what all of them share."""
+    backbone, size = backbone_name(evaluation.source.backbone.describe()), target.plan.network
+    return [
+        f"Backbone {backbone}; features of {size[0]} x {size[1]} (height x width).",
+        "Scales give the cosine similarity to the feature at the query; a row has one scale, blended with the picture.",
+    ]
 
 
 def _similarities(

@@ -1,0 +1,159 @@
+"""Stored colours make pictures of separate runs comparable, and are refused for features that they don't fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import featup_cli as featup
+from featup_cli.core.errors import FeatUpError, InputError, OutputError, UsageError
+from featup_cli.engine.write import Output
+from featup_cli.io.describe import describe_file
+from featup_cli.io.stream import save_features
+from featup_cli.pictures.basis import load_basis, write_basis
+from featup_cli.pictures.components import Preview
+from featup_cli.pictures.panels import Colours, fit_colours, resize_rgb
+from featup_cli.pictures.visualize import make_basis, visualize
+from tests.test_visualization import panels
+
+TINY = {"name": "tiny", "resolved": "tiny", "layer": 0, "norm_applied": False, "weights_sha256": "1" * 64}
+Write = Callable[..., Path]
+
+
+def maps(seed: int, channels: int = 8) -> Tensor:
+    """Features [C, 24, 32]."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(channels, 5, generator=torch.Generator().manual_seed(99)) * torch.tensor([5.0, 4, 3, 2, 1])
+    return torch.einsum("ck,khw->chw", mix, torch.randn(5, 24, 32, generator=generator))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def save(name: str, features: Tensor, **provenance: Any) -> Path:
+        path = tmp_path / f"{name}.safetensors"
+        save_features(path, features, lr_features=features[:, ::8, ::8], provenance=provenance, dtype=torch.float32)
+        return path
+
+    return save
+
+
+def plain(files: list[Path], **options: Any) -> list[np.ndarray]:
+    """Bare pictures, one pixel per feature."""
+    return [np.array(Image.open(path)) for path in visualize(files, layout="plain", **options)]
+
+
+def test_runs_with_one_basis_give_equal_features_equal_colours_and_others_need_not(
+    write: Write, tmp_path: Path
+) -> None:
+    basis = tmp_path / "new" / "colours.safetensors"
+    one, two = maps(0), maps(1)
+    two[:, :, :16] = one[:, :, :16]
+    first, second = write("first", one), write("second", two * torch.linspace(1, 3, 32))
+    save_features(second, torch.cat((one[:, :, :16], 3 * two[:, :, 16:]), 2), provenance={}, dtype=torch.float32)
+    (alone,) = plain([first], save_basis=basis)
+    (stored,), (with_basis,), (without,) = plain([first], basis=basis), plain([second], basis=basis), plain([second])
+    np.testing.assert_array_equal(alone, stored)
+    np.testing.assert_array_equal(with_basis[:, :16], stored[:, :16])
+    assert not np.array_equal(without[:, :16], stored[:, :16])
+
+
+def test_a_stored_basis_reads_back_as_it_was(write: Write, tmp_path: Path) -> None:
+    colours = fit_colours([maps(0).flatten(1).T], (4, 1, 6))
+    sources = [(Path("a.safetensors"), {"backbone": TINY}), (Path("b.safetensors"), {})]
+    stored = load_basis(write_basis(tmp_path / "c.safetensors", colours, sources))
+    assert (stored.colours.components, stored.backbone) == ((4, 1, 6), {**TINY, "weights_source": None})
+    for name in ("low", "high"):
+        assert getattr(stored.colours, name).equal(getattr(colours, name))
+    for name in ("mean", "basis", "std"):
+        assert getattr(stored.colours.pca, name).equal(getattr(colours.pca, name))
+    facts = describe_file(stored.path)
+    assert (facts["kind"], facts["sources"]) == ("colour basis", ["a.safetensors", "b.safetensors"])
+    path = write("photo", maps(0), backbone=TINY)
+    plain([path], basis=stored.path)  # of which the components need not be given again
+    with pytest.raises(UsageError, match=r"components 4,5,6: .*c\.safetensors holds 4,1,6"):
+        visualize([path], basis=stored.path, components=(4, 5, 6))
+
+
+def test_features_of_another_backbone_are_refused_by_name(write: Write, tmp_path: Path) -> None:
+    basis = tmp_path / "colours.safetensors"
+    ours = write("ours", maps(0), backbone=TINY)
+    visualize([ours], save_basis=basis)
+    others = {
+        "dino": ({"name": "dino", "resolved": "vit"}, r"for tiny, layer 0, but .*photo.safetensors .* dino, layer 0"),
+        "layer": ({"layer": 3}, "for tiny, layer 0, but .* tiny, layer 3"),
+        "weights": ({"weights_sha256": "2" * 64}, r"weights_sha256 111111111111\), but .*weights_sha256 222222222222"),
+    }
+    for changes, message in others.values():
+        with pytest.raises(InputError, match=message):
+            visualize([ours, write("photo", maps(1), backbone=TINY | changes)], basis=basis)
+        assert not (tmp_path / "photo.png").exists()
+        with pytest.raises(InputError, match=r"photo\.safetensors: has features of"):
+            visualize([ours, write("photo", maps(1), backbone=TINY | changes)], save_basis=tmp_path / "x.safetensors")
+    with pytest.raises(InputError, match=r"colours\.safetensors: is a basis for 8 channels, but .*wide.* has 9"):
+        visualize([write("wide", maps(0, 9))], basis=basis)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_what_is_no_basis_is_refused_and_nothing_else_is_replaced(write: Write, tmp_path: Path) -> None:
+    features, other = write("photo", maps(0)), tmp_path / "other.safetensors"
+    with pytest.raises(InputError, match=r"photo\.safetensors: is not a colour basis"):
+        visualize([features], basis=features)
+    with pytest.raises(InputError, match="no such file"):
+        visualize([features], basis=other)
+    with pytest.raises(OutputError, match=r"photo\.safetensors: exists and is not a colour basis"):
+        visualize([features], save_basis=features)
+    with pytest.raises(UsageError, match=r"\.safetensors"):
+        visualize([features], save_basis=tmp_path / "colours.png")
+    with pytest.raises(UsageError, match="one of them"):
+        visualize([features], basis=other, save_basis=other)
+    colours = fit_colours([maps(0).flatten(1).T], (1, 2, 3))
+    pca = colours.pca
+    broken = Colours(type(pca)(pca.mean[:3], pca.basis, pca.std, pca.std, 0), (1, 2, 3), colours.low, colours.high)
+    with pytest.raises(InputError, match="damaged colour basis"):
+        load_basis(write_basis(other, broken, []))
+    infinite = Colours(pca, (1, 2, 3), colours.low, colours.high * torch.inf)
+    with pytest.raises(InputError, match="damaged colour basis"):
+        load_basis(write_basis(other, infinite, []))
+    assert not (tmp_path / "photo.png").exists()
+
+
+def test_the_picture_of_a_result_takes_the_same_colours(write: Write, tmp_path: Path) -> None:
+    features, basis = maps(0), tmp_path / "colours.safetensors"
+    make_basis([write("photo", features)], basis)
+    stored = load_basis(basis)
+    preview = Preview((24, 32), features[:, ::8, ::8], stored=stored)
+    for band in features.split(10, 1):
+        preview.add(band)
+    low, high = (np.asarray(panel, int) for panel in panels(preview.render()))
+    for shown, of in ((low, features[:, ::8, ::8]), (high, features)):
+        expected = resize_rgb(stored.colours.picture(of), (shown.shape[0], shown.shape[1]))
+        assert np.abs(shown - expected).max() <= 1  # of 255, by rounding
+
+
+def test_a_result_is_up_to_date_only_with_the_same_basis(write: Write, tmp_path: Path, photo: Path) -> None:
+    plainly = {"settings": featup.Upsampling(method="bilinear", resize=64, device="cpu")}
+    folder, basis = tmp_path / "out", tmp_path / "colours.safetensors"
+
+    def run(output: Output | None = None) -> str:
+        (record,) = featup.upsample_many([photo], folder, output=output, **plainly)
+        return record.status
+
+    assert [run(), run()] == ["done", "skipped"]
+    make_basis([folder / f"{photo.stem}.safetensors"], basis)
+    before = np.array(Image.open(folder / f"{photo.stem}.png"))
+    assert [run(Output(basis=basis)), run(Output(basis=str(basis)))] == ["done", "skipped"]
+    assert not np.array_equal(before, np.array(Image.open(folder / f"{photo.stem}.png")))
+    other = write("other", maps(0, 96))
+    with pytest.raises(FeatUpError, match="not a colour basis"):
+        run(Output(basis=other))
+    make_basis([other], basis)
+    assert run(Output(basis=basis)) == "done"
+    with pytest.raises(UsageError, match="--basis"):
+        Output(picture=False, basis=basis)
