@@ -36,7 +36,7 @@ def write(photo: Path, target: Path, output: Output, **settings: object) -> tupl
     pipeline = Pipeline(Upsampling(resize=64, implicit=FAST, **settings))  # type: ignore[arg-type]
     picture = pipeline.read(photo)
     plan = pipeline.plan(picture)
-    written = pipeline.write(Look(picture, plan, pipeline.extract([picture], plan)), target, output)
+    written = pipeline.write(Look(picture, plan, pipeline.extract([picture], plan).lr_feats), target, output)
     assert written.shape == (96, *plan.output)
     return pipeline, written.paths
 

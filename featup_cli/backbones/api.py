@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,12 +20,54 @@ _DESCRIBED = (
 )
 
 
+class Extracted(NamedTuple):
+    """What a backbone gives for pictures.
+
+    Attributes:
+        lr_feats: float32 [B, C, h, w], the features.
+        class_token: float32 [B, C], one vector for each whole picture; None for networks without class token.
+    """
+
+    lr_feats: Tensor
+    class_token: Tensor | None = None
+
+    def of(self, index: int) -> Extracted:
+        """That of one picture, as a batch of one that shares no memory with the others."""
+        token = self.class_token
+        return Extracted(
+            self.lr_feats[index : index + 1].clone(), None if token is None else token[index : index + 1].clone()
+        )
+
+
+@dataclass(frozen=True)
+class TokenNetwork:
+    """A network with a class token. Called as any other network, it gives the features alone.
+
+    Attributes:
+        features: normalised pictures -> features [B, C, h, w].
+        with_prefix: the same, and the prefix tokens [B, P, C], of which the first is the class token.
+    """
+
+    features: Network
+    with_prefix: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """The features [B, C, h, w] of normalised pictures."""
+        return self.features(pixels)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Class token and features of one pass, as one tensor [B, C, 1 + h w]."""
+        features, prefix = self.with_prefix(pixels)
+        return torch.cat([prefix[:, 0, :, None], features.flatten(2)], 2)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Backbone:
     """A frozen network that maps pictures to a grid of features exactly `stride` times smaller.
 
     Attributes:
-        network: normalised float32 [B, 3, H, W] -> [B, channels, H / stride, W / stride].
+        network: normalised float32 [B, 3, H, W] -> [B, channels, H / stride, W / stride]; a `TokenNetwork` if it has a
+            class token.
         name: the name as given; `resolved` is the full one, for example a timm name with its weights tag.
         channels: feature channels.
         stride: pixels per feature, along each side.
@@ -88,7 +130,20 @@ class Backbone:
             picture = as_picture(images)
             images = picture.resized(self.input_size(picture))[None]
         self._check(images)
-        features = self.run(self.network, images)
+        return self._checked(self.run(self.network, images), images)
+
+    def extract(self, images: Tensor) -> Extracted:
+        """The same features, with the class token of networks that have one; arguments and errors as the call."""
+        if not isinstance(self.network, TokenNetwork):
+            return Extracted(self(images))
+        self._check(images)
+        tokens = self.run(self.network.tokens, images)
+        grid = images.shape[2] // self.stride, images.shape[3] // self.stride
+        features = tokens[..., 1:].unflatten(2, grid)
+        return Extracted(self._checked(features, images), tokens[..., 0].float().contiguous())
+
+    def _checked(self, features: Tensor, images: Tensor) -> Tensor:
+        """Features of pictures as float32, if they have the shape that the backbone declares."""
         height, width = images.shape[-2:]
         expected = (len(images), self.channels, height // self.stride, width // self.stride)
         if features.shape != expected:

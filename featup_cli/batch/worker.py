@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
+from featup_cli.backbones.api import Extracted
 from featup_cli.backbones.config import describe_weights
 from featup_cli.backbones.registry import find_loader
 from featup_cli.batch.claims import Claims
@@ -53,7 +52,7 @@ class _Entry:
     item: Item
     picture: Picture
     plan: Plan
-    lr_feats: Tensor | None = None  # [1, C, h, w]
+    extracted: Extracted | None = None  # of the batch of this one
     error: Exception | None = None
 
 
@@ -151,7 +150,7 @@ class Worker:
                 if reading and len(writing) <= self.writers:
                     entry = reading[0].result()
                     largest = max(largest, entry.picture.pixels.nbytes if isinstance(entry, _Entry) else 1)
-                    if isinstance(entry, _Entry) and entry.lr_feats is None:
+                    if isinstance(entry, _Entry) and entry.extracted is None:
                         self._extract(_mates(entry, reading, self.batch))
                     reading.popleft()
                     writing.append(writers.submit(self._write, entry))
@@ -191,7 +190,7 @@ class Worker:
             with self._write_room.hold(needed):
                 if needed > self._write_room.limit:  # then no picture is being written, whose memory would count
                     self.pipeline.check_extraction(needed, plan)
-                lr_feats = self.pipeline.extract([entry.picture for entry in entries], plan)
+                extracted = self.pipeline.extract([entry.picture for entry in entries], plan)
         except Exception as error:
             if len(entries) > 1:
                 self._extract(entries[:1])
@@ -199,18 +198,19 @@ class Worker:
                 entries[0].error = error
             return
         for i, entry in enumerate(entries):
-            entry.lr_feats = lr_feats[i : i + 1].clone()
+            entry.extracted = extracted.of(i)
 
     def _write(self, entry: _Entry | Record) -> Record:
         if isinstance(entry, Record):
             return entry
         try:
-            if entry.lr_feats is None:
+            if entry.extracted is None:
                 raise entry.error or RuntimeError("no features")
-            channels, (height, width) = entry.lr_feats.shape[1], entry.plan.output
+            lr_feats, class_token = entry.extracted
+            channels, (height, width) = lr_feats.shape[1], entry.plan.output
             with self._write_room.hold(4 * FLOATS * channels * height * width):
                 self._watch("", 0, 0, "")
-                look = Look(entry.picture, entry.plan, entry.lr_feats)
+                look = Look(entry.picture, entry.plan, lr_feats, class_token=class_token)
                 written = self.pipeline.write(look, Path(entry.item.target), self.job.output, self._watch)
         except Exception as error:
             return failure(entry.item, error)
@@ -232,7 +232,7 @@ def _mates(first: _Entry, reading: Iterable[Future[_Entry | Record]], most: int)
     for entry in (future.result() for future in reading if future.done()):
         if len(entries) == most:
             break
-        if not isinstance(entry, _Entry) or entry is first or entry.lr_feats is not None:
+        if not isinstance(entry, _Entry) or entry is first or entry.extracted is not None:
             continue
         if entry.plan.network == first.plan.network:
             entries.append(entry)

@@ -38,6 +38,7 @@ class Task:
         lr_feats: [1, C, h, w] on the device where the work is done.
         output_size: (height, width) of the result.
         memory: bytes that this process (on an accelerator: its tensors) may take; None for a share of what is free.
+        class_token: [C] of the backbone, which is stored too; None if it has none.
         pca: the basis to show features in; None for one of `lr_feats`, which are stored then.
     """
 
@@ -48,6 +49,7 @@ class Task:
     output_size: Size
     memory: int | None = None
     pca: PCA | None = None
+    class_token: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.api import Backbone, Extracted
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.footprint import estimate_bytes
 from featup_cli.backbones.precision import naming
@@ -54,12 +54,14 @@ class Look:
         plan: its sizes.
         lr_feats: [1, C, h, w], the backbone's features, on its device.
         seconds: wall time of the backbone.
+        class_token: [1, C], its token for the whole picture; None if it has none.
     """
 
     picture: Picture
     plan: Plan
     lr_feats: Tensor
     seconds: float = 0.0
+    class_token: Tensor | None = None
 
 
 class Pipeline:
@@ -107,7 +109,7 @@ class Pipeline:
         provenance = self._provenance(look, task, look.seconds + time.perf_counter() - start)
         return Result(
             features, look.lr_feats[0].cpu(), look.picture, task.upsampler.details, provenance, task.model,
-            self.request(Output()),
+            self.request(Output()), None if task.class_token is None else task.class_token.cpu(),
         )  # fmt: skip
 
     def look(self, image: Any) -> Look:
@@ -116,10 +118,10 @@ class Pipeline:
         plan = self.plan(picture)
         start = time.perf_counter()
         self.check_extraction(self.extraction_bytes(1, plan), plan)
-        lr_feats = self.extract([picture], plan)
+        extracted = self.extract([picture], plan)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return Look(picture, plan, lr_feats, time.perf_counter() - start)
+        return Look(picture, plan, extracted.lr_feats, time.perf_counter() - start, extracted.class_token)
 
     def read(self, path: Path | str) -> Picture:
         """Read a picture; safe in another thread.
@@ -156,14 +158,14 @@ class Pipeline:
     def _memory(self) -> int:
         return self.settings.memory or default_memory(self.device)
 
-    def extract(self, pictures: Sequence[Picture], plan: Plan) -> Tensor:
-        """The backbone's features [B, C, h, w] of pictures whose plans have the same network size.
+    def extract(self, pictures: Sequence[Picture], plan: Plan) -> Extracted:
+        """What the backbone gives for pictures whose plans have the same network size.
 
         Raises:
             PrecisionError: the asked precision can't hold those of a picture, which the message names.
         """
         with naming([picture.source or "image" for picture in pictures]):
-            return self.backbone(torch.stack([picture.resized(plan.network) for picture in pictures]))
+            return self.backbone.extract(torch.stack([picture.resized(plan.network) for picture in pictures]))
 
     def request(self, output: Output) -> dict[str, Any]:
         """All that was asked for and fixes what the files hold, as JSON values; of the picture nothing."""
@@ -192,7 +194,8 @@ class Pipeline:
             settings.method, backbone=self.backbone, network_size=look.plan.network, config=settings.method_config,
             seed=settings.seed, progress=progress,
         )  # fmt: skip
-        return Task(upsampler, settings.method, look.picture, look.lr_feats, look.plan.output, settings.memory)
+        task = Task(upsampler, settings.method, look.picture, look.lr_feats, look.plan.output, settings.memory)
+        return task if look.class_token is None else replace(task, class_token=look.class_token[0])
 
     def _provenance(self, look: Look, task: Task, seconds: float) -> dict[str, Any]:
         settings, backbone, picture, plan = self.settings, self.backbone, look.picture, look.plan

@@ -39,6 +39,7 @@ class Result:
         provenance: all that fixes the result, as JSON values.
         model: the fitted network, if the method fits one.
         request: what was asked for, which files record; None for a rendered model.
+        class_token: [C], the backbone's token for the whole picture; None if it has none.
     """
 
     features: Tensor
@@ -48,6 +49,7 @@ class Result:
     provenance: dict[str, Any]
     model: FittedModel | None = None
     request: dict[str, Any] | None = None
+    class_token: Tensor | None = None
 
     def __repr__(self) -> str:
         return in_three_lines("Result", self.features.shape, self.features.dtype, self.provenance)
@@ -141,7 +143,7 @@ class Result:
         lr_feats = self.features[:, :1, :1] if self.lr_features is None else self.lr_features
         pca = self.model.pca if self.model is not None and self.lr_features is None else None
         method = self.provenance.get("method", IMPLICIT.name)
-        return Task(made, method, self.picture, lr_feats[None], size, memory=sys.maxsize, pca=pca)
+        return Task(made, method, self.picture, lr_feats[None], size, sys.maxsize, pca, self.class_token)
 
 
 class _Made(RowUpsampler):

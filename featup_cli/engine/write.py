@@ -150,7 +150,7 @@ def _feature_file(
     with stream_features(
         paths["output"], shape=(channels, *task.output_size), dtype=getattr(torch, output.dtype),
         factors=None if pca is None else (pca.basis, pca.mean),
-        maps=task.upsampler.details.maps | {"lr_features": task.lr_features},
+        maps=task.upsampler.details.maps | {"lr_features": task.lr_features, "class_token": task.class_token},
         provenance=describe(0.0) | {"storage": output.storage},
     ) as writer:  # fmt: skip
         yield partial(_store, writer, pca)

@@ -14,7 +14,7 @@ from torch import Tensor
 from featup_cli.core.errors import InputError
 from featup_cli.core.shapes import Size
 from featup_cli.io.features import check_storable
-from featup_cli.io.header import OPTIONAL
+from featup_cli.io.header import EXACT, OPTIONAL
 from featup_cli.io.mapped import open_features
 from featup_cli.io.stream import tensor_bytes
 from featup_cli.ops.pca import PCA
@@ -123,14 +123,16 @@ class Source:
                     yield raw(self.convert(features[channel : channel + step, y : y + rows]))
 
     def maps(self) -> dict[str, Tensor]:
-        """The other maps of the file and the basis; low-resolution features are projected too."""
+        """The other maps of the file and the basis; those of feature space are projected too."""
         with open_features(self.path) as features:
             read = {name: features.read(name) for name in OPTIONAL}
         found = {
             name: self.convert(tensor) if name == "lr_features" else tensor.to(self.dtype)
             for name, tensor in read.items()
-            if tensor is not None
+            if tensor is not None and name not in EXACT
         }
+        if (token := read["class_token"]) is not None:
+            found["class_token"] = token if self.pca is None else self.pca.project(token[None])[0]
         return found | ({} if self.pca is None else {"pca_basis": self.pca.basis, "pca_mean": self.pca.mean})
 
     @property

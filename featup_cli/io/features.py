@@ -26,6 +26,7 @@ class FeatureFile:
     Attributes:
         features: [C, H, W], upsampled.
         lr_features: [C, h, w], the backbone's own.
+        class_token: [C], the backbone's token for the whole picture.
         uncertainty: [h, w], predicted spread of each token.
         saliency: [h', w'], saliency of the attention downsampler, at any size.
         kernels: its weight and bias kernel [2, k, k], or the bias kernel alone [1, k, k].
@@ -35,6 +36,7 @@ class FeatureFile:
 
     features: Tensor
     lr_features: Tensor | None = None
+    class_token: Tensor | None = None
     uncertainty: Tensor | None = None
     saliency: Tensor | None = None
     kernels: Tensor | None = None

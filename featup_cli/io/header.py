@@ -21,6 +21,7 @@ MAX_NESTING = 50  # of the JSON in its metadata
 LAYOUTS = {
     "features": "C H W",
     "lr_features": "C h w",
+    "class_token": "C",
     "uncertainty": "h w",
     "saliency": "h w",
     "kernels": "N k k",
@@ -28,7 +29,9 @@ LAYOUTS = {
     "basis": "K C",
     "mean": "C",
 }
-OPTIONAL = ("lr_features", "uncertainty", "saliency", "kernels")
+OPTIONAL = ("lr_features", "class_token", "uncertainty", "saliency", "kernels")
+EXACT = ("class_token",)
+"""Optional tensors that are stored in float32, whatever the type of the maps."""
 FACTORS = ("coefficients", "basis", "mean")
 KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 """Types of values: as the format names them, and as PyTorch does."""
@@ -110,7 +113,7 @@ def stored_parts(path: Path, tensors: Mapping[str, Stored]) -> dict[str, tuple[s
 
 def check_agreement(shapes: Mapping[str, tuple[int, ...]], error: type[Exception], prefix: str) -> None:
     """Tensors of one file must agree on C, the factors on K, and kernels must be one or two."""
-    channels = {name: shapes[name][0] for name in ("features", "lr_features", "mean") if name in shapes}
+    channels = {name: shapes[name][0] for name in ("features", "lr_features", "class_token", "mean") if name in shapes}
     if "basis" in shapes:
         channels["basis"] = shapes["basis"][1]
         if shapes["basis"][0] != shapes["coefficients"][0]:

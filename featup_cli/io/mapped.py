@@ -86,7 +86,7 @@ class MappedFeatures:
         return self.read("lr_features")
 
     def read(self, name: str) -> Tensor | None:
-        """A whole optional map (`lr_features`, `uncertainty`, `saliency`, `kernels`); None if the file lacks it."""
+        """A whole tensor of `io.header.OPTIONAL`, such as `class_token`; None if the file lacks it."""
         if name not in OPTIONAL:
             raise KeyError(f"{name!r} is none of {', '.join(OPTIONAL)}")
         return self._read(name) if name in self.stored else None

@@ -18,7 +18,7 @@ from featup_cli.core.errors import OutputError, ShapeError
 from featup_cli.core.units import format_bytes
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.features import DTYPES, as_stored, check_storable
-from featup_cli.io.header import FACTORS, FEATURES, LAYOUTS, OPTIONAL, check_agreement
+from featup_cli.io.header import EXACT, FACTORS, FEATURES, LAYOUTS, OPTIONAL, check_agreement
 
 HEADER_ROOM = 16_384  # bytes for what is known only at the end, such as scores
 _CHANNELS = 16  # converted at a time
@@ -148,7 +148,7 @@ def stream_features(
         dtype: of the stored maps.
         factors: basis [K, C] and mean [C], stored in float32: what comes by bands are coefficients, and features are
             basis^T coefficients + mean. The file is about C / K times smaller, and expanded on reading.
-        maps: `lr_features` [C, h, w], `uncertainty` [h, w], `saliency` [h', w'], `kernels` [1 or 2, k, k] or None.
+        maps: tensors of `OPTIONAL` in the shapes of `LAYOUTS`, or None; those of `EXACT` are stored in float32.
         provenance: anything that JSON holds, paths as text; the writer's may be completed before the block ends.
     Raises:
         OutputError: the file can't be written, the disk is too small, or values can't be stored.
@@ -157,7 +157,8 @@ def stream_features(
     path = Path(path)
     if unknown := set(maps) - set(OPTIONAL):
         raise ShapeError(f"maps are {', '.join(OPTIONAL)} only, not {', '.join(sorted(unknown))}")
-    given = {name: (tensor, dtype) for name, tensor in maps.items() if tensor is not None}
+    kinds = dict.fromkeys(maps, dtype) | dict.fromkeys(EXACT, torch.float32)
+    given = {name: (tensor, kinds[name]) for name, tensor in maps.items() if tensor is not None}
     given |= {name: (tensor, torch.float32) for name, tensor in zip(FACTORS[1:], factors or (), strict=False)}
     others = {}
     for name, (tensor, kind) in given.items():

@@ -20,7 +20,7 @@ from timm.data import resolve_model_data_config
 from timm.models import model_entrypoint
 from torch import Tensor
 
-from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.api import Backbone, TokenNetwork
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.grid import Grid, measure_grid, run_probe
 from featup_cli.backbones.hub import hub_access, is_offline, unavailable
@@ -285,7 +285,8 @@ def _networks(loaded: OpenModel, model: TimmModel, layer: int) -> tuple[Network,
     if hasattr(model, "forward_intermediates"):
         options: dict[str, Any] = {"stop_early": True, "output_fmt": "NCHW", "intermediates_only": True}
         forward = partial(model.to(loaded.device).forward_intermediates, indices=[layer], **options)
-        return lambda images: forward(images, norm=False)[0], lambda images: forward(images, norm=True)[0]
+        has_class_token = _has_class_token(model)
+        return _network(forward, False, has_class_token), _network(forward, True, has_class_token)
     # The state dict of the full model, which was checked; timm would load a file leniently here.
     overlay = {"source": "", "state_dict": model.state_dict()}
     wanted: dict[str, Any] = {"features_only": True, "out_indices": (layer,), "pretrained_cfg_overlay": overlay}
@@ -308,6 +309,28 @@ def recognize(state: Mapping[str, Tensor]) -> str | None:
     with torch.device("meta"):
         models = ((name, timm.create_model(name)) for name in architectures)
         return next((name for name, model in models if not misfits(model.state_dict(), state, _HEADS)), None)
+
+
+def _network(forward: Callable[..., Any], norm: bool, has_class_token: bool) -> Network:
+    """A network of `forward_intermediates` with one layer."""
+
+    def features(images: Tensor) -> Tensor:
+        found: Tensor = forward(images, norm=norm)[0]
+        return found
+
+    if not has_class_token:
+        return features
+    return TokenNetwork(features, lambda images: forward(images, norm=norm, return_prefix_tokens=True)[0])
+
+
+def _has_class_token(model: TimmModel) -> bool:
+    """Whether a class token is in the sequence of every block; some models have registers alone, or add it at the end.
+
+    timm puts the class token before the registers.
+    """
+    takes = inspect.signature(model.forward_intermediates).parameters
+    token = getattr(getattr(model, "embeds", model), "cls_token", None)  # NaFlexViT's is in a module of its own
+    return "return_prefix_tokens" in takes and token is not None
 
 
 def _checkpoint_converter(model: TimmModel) -> Converter | None:
