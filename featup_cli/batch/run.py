@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.progress import Announce, Progress, no_progress
 from featup_cli.engine.request import make_request, recall
 from featup_cli.engine.settings import Output, Upsampling
-from featup_cli.io.atomic import check_writable
+from featup_cli.io.atomic import check_writable, parent_folder
 
 
 @checked
@@ -114,8 +115,14 @@ class Run:
         if not items:
             return
         missing = next((item for item in items if not os.path.exists(item.target)), None)
-        if missing is not None and len(self.items) > 1:  # a single picture that fails leaves no folder behind
-            check_writable(missing.target)
+        with ExitStack() as stack:
+            if missing is not None:  # if all pictures fail, no folder is left behind
+                stack.enter_context(parent_folder(Path(missing.target)))
+                check_writable(missing.target)
+            yield from self._work(items, announce, progress)
+
+    def _work(self, items: Sequence[Item], announce: Announce | None, progress: Progress) -> Iterator[Record]:
+        """The records of the pictures."""
         claims = Claims(self.jobs[0].folder)
         remove_abandoned(items, claims)
         if self.engine == "ray" or len(self.jobs) > 1:

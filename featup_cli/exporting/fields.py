@@ -51,10 +51,10 @@ def write_lerf(target: Path, sources: Sequence[Source]) -> None:
     Views are in the order given, which must be the order of LERF's training pictures.
     """
     height, width = _common(sources, "pictures", [source.picture_size() for source in sources])
-    with atomic_path(target) as temporary, temporary.open("wb") as stream:
-        write_array(stream, _joined_shape(sources), sources[0].dtype_name, _pixels(sources))
-    with atomic_path(target.with_suffix(".info")) as temporary:
-        temporary.write_text(json.dumps({"image_shape": [height, width]}), encoding="utf-8")
+    with atomic_path(target.with_suffix(".info")) as info, atomic_path(target) as temporary:
+        info.write_text(json.dumps({"image_shape": [height, width]}), encoding="utf-8")
+        with temporary.open("wb") as stream:
+            write_array(stream, _joined_shape(sources), sources[0].dtype_name, _pixels(sources))
 
 
 def f3rm_name(sources: Sequence[Source]) -> str:

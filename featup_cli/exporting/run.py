@@ -18,7 +18,7 @@ from featup_cli.core.references import resolve
 from featup_cli.exporting.format import Format
 from featup_cli.exporting.registry import FORMATS
 from featup_cli.exporting.source import Source
-from featup_cli.io.atomic import check_writable
+from featup_cli.io.atomic import check_writable, parent_folder
 from featup_cli.io.header import WRITTEN
 from featup_cli.io.mapped import MappedFeatures, open_features
 from featup_cli.io.replace import refuse_replacing
@@ -91,10 +91,15 @@ def export(  # noqa: PLR0913 (a public call: its keywords mirror the command's o
             sources.append(_read_header(path, chosen, dtype))
     jobs = _prepare(sources, chosen, paths, Path(output) if output else None, components, overwrite) if sources else []
     write, written = resolve(chosen.write), []
+    with_basis = set()
     for number, job in enumerate(jobs, 1):
-        with _failures(job.sources[0].path, on_failed):
+        with _failures(job.sources[0].path, on_failed), parent_folder(job.target):
             write(job.target, job.sources if chosen.joins else job.sources[0])
             written.append(job.target)
+            basis_file = job.target.parent / chosen.basis
+            if components and chosen.basis and basis_file not in with_basis:
+                resolve(chosen.write_basis)(basis_file, job.sources[0].pca)
+                with_basis.add(basis_file)
             if on_written is not None:
                 on_written(job.target)
         progress("export", number, len(jobs), "")
@@ -148,7 +153,7 @@ def _prepare(
     components: int | None,
     overwrite: bool,
 ) -> list[Job]:
-    """Plan each file and its sources, check all options, and write the basis."""
+    """Plan each file and its sources, and check all options."""
     jobs = _jobs(sources, chosen, output)
     folders = {job.target.parent for job in jobs} if components and chosen.basis else set()
     basis_files = [folder / chosen.basis for folder in sorted(folders)]
@@ -160,8 +165,6 @@ def _prepare(
     every = [source for job in jobs for source in job.sources]
     spools = [source.bytes for source in every if source.spooled]
     check_room(jobs[0].target, sum(source.bytes for source in every) + max(spools, default=0))
-    for path in basis_files:
-        resolve(chosen.write_basis)(path, every[0].pca)
     return jobs
 
 

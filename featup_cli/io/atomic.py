@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from featup_cli.core.errors import OutputError
@@ -31,16 +31,34 @@ def _flush_to_disk(path: Path) -> None:
 
 
 def check_writable(path: Path | str) -> None:
-    """Find out now whether `path` can be written later; missing parent folders are made, and stay.
+    """Find out now whether `path` can be written later; nothing stays.
 
     Raises:
         OutputError: as `atomic_path`.
     """
     path = Path(path)
-    with _reported(path):
+    with parent_folder(path), _reported(path):
         temporary = _temporary_for(path)
         _create(temporary)
         temporary.unlink()
+
+
+@contextmanager
+def parent_folder(path: Path) -> Iterator[None]:
+    """In this context the folder of `path` exists; folders that were made for it and are empty at its end are removed.
+
+    Raises:
+        OutputError: a folder can't be made.
+    """
+    with _reported(path):
+        missing = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # something is in it
+            for folder in missing:
+                folder.rmdir()
 
 
 @contextmanager
@@ -57,7 +75,6 @@ def _temporary_for(path: Path) -> Path:
         raise OutputError(f"{path}: can't be written: it is a folder; give a file name")
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: can't be written: it is not a regular file; give a file name")
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because writers choose the format by it; the stem is cut because names have a length limit,
     # 255 bytes on most systems.
     stem = path.stem[:80]
@@ -71,13 +88,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a hidden path to write in the same folder; it becomes `path` if the block succeeds, else it is removed.
 
     The block does nothing but write: any OSError in it is reported as a failure to write `path`. Missing parent
-    folders are made, and stay. An existing regular file is replaced; devices and folders never are.
+    folders are made; they stay if it succeeds. An existing regular file is replaced; devices and folders never are.
 
     Raises:
         OutputError: the folder can't be made or written, `path` is a folder or device, or the disk is full.
     """
     path = Path(path)
-    with _reported(path):
+    with parent_folder(path), _reported(path):
         temporary = _temporary_for(path)
         mode = _create(temporary)
         try:

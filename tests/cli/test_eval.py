@@ -135,7 +135,7 @@ def test_data_that_are_none_are_named_before_anything_else(command: list[str], t
     (tmp_path / "file").write_text("x")
     for name, said in (("nowhere", "no such f"), ("empty", "(is an empty folder|holds no pictures)"), ("file", "")):
         backbone = ["-b", "mobilenetv2_100", "--random-weights"] if command == ["cam"] else []
-        status, _, stderr = featup("eval", *command, tmp_path / name, *backbone, "--no-cache", "--device", "cpu")
+        status, _, stderr = featup("eval", *command, tmp_path / name, *backbone, "--no-cache", "-m", "nearest")
         assert status != 0
         assert len(stderr.splitlines()) == 1
         assert re.match(f"error: {tmp_path / name}: {said}", stderr), stderr

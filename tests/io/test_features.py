@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from featup_cli.core.errors import InputError, OutputError, ShapeError
-from featup_cli.io.atomic import atomic_path
+from featup_cli.io.atomic import atomic_path, check_writable, parent_folder
 from featup_cli.io.features import load_features
 from featup_cli.io.header import read_provenance
 from featup_cli.io.stream import save_features
@@ -290,6 +290,22 @@ def test_atomic_replaces_only_on_success(tmp_path):
             write_half(failure)
     assert target.read_text() == "one"
     assert [file.name for file in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path):
+    def fail(file: Path) -> None:
+        assert file.parent.is_dir()
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "there").mkdir()
+    for folder in ("a/b", "there/b", "there"):
+        with pytest.raises(OutputError), atomic_path(tmp_path / folder / "a.txt") as temporary:
+            fail(temporary)
+        check_writable(tmp_path / folder / "a.txt")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["there"]
+    with parent_folder(tmp_path / "a" / "a.txt"):
+        (tmp_path / "a" / "kept").touch()
+    assert (tmp_path / "a" / "kept").exists()
 
 
 def test_written_files_follow_the_umask(path):
