@@ -20,6 +20,7 @@ import timm.layers
 import torch
 import torch.nn.functional as F
 import typer
+import typer.main
 from huggingface_hub import constants as hub_constants
 from huggingface_hub import get_session
 from packaging.requirements import Requirement
@@ -31,6 +32,7 @@ from torch.utils.flop_counter import flop_registry
 from typer.testing import CliRunner
 
 from featup_cli.benchmarking.upsamplers import flop_formulas
+from featup_cli.cli.console import ClickException
 from featup_cli.core.errors import is_out_of_memory
 from tests.versions import LOWEST, NEWEST, declared_requirements, pins
 
@@ -159,6 +161,22 @@ def test_typer_keeps_the_two_streams_apart_and_passes_on_the_exit_status() -> No
     result = CliRunner().invoke(app, ["3"])
     assert (result.exit_code, result.stdout, result.stderr) == (3, "result\n", "note\n")
     assert CliRunner().invoke(app, ["x"]).exit_code == 2
+
+
+def test_typer_says_what_is_wrong_with_a_command_line() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def command(number: str = "") -> None:
+        pass
+
+    made = typer.main.get_command(app)
+    for words, option, likely in ((["--numer"], "--numer", ["--number"]), (["-z"], "-z", None)):
+        with pytest.raises(ClickException) as raised:
+            made.main(words, prog_name="toy", standalone_mode=False)
+        assert (raised.value.exit_code, raised.value.option_name) == (2, option)
+        assert (raised.value.possibilities or None) == likely
+    assert made.main(["--help"], prog_name="toy", standalone_mode=False) == 0
 
 
 def test_the_lowest_versions_that_are_tested_are_those_declared() -> None:

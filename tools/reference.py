@@ -20,7 +20,6 @@ from featup_kernels.registry import OPERATIONS
 
 from featup_cli.backbones.registry import LOADERS
 from featup_cli.cli.app import app
-from featup_cli.cli.command import choices_of, flags_of
 from featup_cli.core.options import REQUIRED, Declared
 from featup_cli.evaluation.registry import TASKS
 from featup_cli.exporting.registry import FORMATS
@@ -36,7 +35,9 @@ MADE = "*Made by `python -m tools.reference`; edit the code instead.*"
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
+    for row in rows:
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in row) + " |")
+    return "\n".join(lines)
 
 
 def code(text: str) -> str:
@@ -68,23 +69,18 @@ def _commands(path: str, command: Any, context: Any) -> Iterator[str]:
     for panel in dict.fromkeys(each.option.panel for each in options):
         own = [each for each in options if each.option.panel == panel]
         yield table((panel or "option", "default", ""), [(_flags(e), _default(e), e.option.help) for e in own])
-    if command.epilog:
-        yield _examples(command.epilog)
+    if command.examples:
+        yield "```sh\n" + "\n".join(command.examples) + "\n```"
 
 
 def _flags(each: Declared) -> str:
-    names = ", ".join(code(flag) for names in flags_of(each) for flag in names.split("/"))
-    value = "" if each.kind in (bool, bool | None) else "|".join(choices_of(each)) or each.option.metavar or ""
+    names = ", ".join(code(flag) for names in each.flags for flag in names.split("/"))
+    value = "" if each.value is bool else "|".join(each.choices) or each.option.metavar or ""
     return f"{names} {code(value)}".strip()
 
 
 def _default(each: Declared) -> str:
     return "" if each.default in (None, REQUIRED, False, ()) else code(str(each.default))
-
-
-def _examples(epilog: str) -> str:
-    lines = re.sub(r"^Examples?:\s+", "", epilog).split("  |  ")
-    return "```sh\n" + "\n".join(lines) + "\n```"
 
 
 # Records

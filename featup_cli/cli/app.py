@@ -13,6 +13,7 @@ from featup_cli.cli.lazy import Entry, LazyGroup
 class Commands(LazyGroup):
     """Every command, by its module and its line in the help."""
 
+    examples = ("featup upsample samples/rocket.jpg",)
     table = {  # noqa: RUF012 (typer makes instances, not subclasses)
         "upsample": Entry(
             "featup_cli.cli.upsample:upsample",
@@ -59,11 +60,7 @@ app = typer.Typer(
     name="featup",
     cls=Commands,
     help="Features per pixel from any vision backbone.",
-    epilog="Start with: featup upsample samples/rocket.jpg",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

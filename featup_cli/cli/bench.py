@@ -32,12 +32,19 @@ class CaseOptions:
         None,
         "Output: batch x height x width x channels, then the window (default 5). range_taps: size of the keys.",
         metavar="BxHxWxC[xK]",
+        common=True,
     )
-    suite: str | None = option(None, " ".join(f"{s.name}: {s.about}." for s in SUITES.values()), choices=lambda: SUITES)
+    suite: str | None = option(
+        None, "; ".join(f"{s.name}: {s.about}" for s in SUITES.values()) + ".", choices=lambda: SUITES, common=True
+    )
     operation: str | None = option(
-        None, f"Kernel to measure with --shape. (default: {DEFAULT_OPERATION})", "--op", choices=lambda: OPERATIONS
+        None,
+        f"Kernel to measure with --shape. (default: {DEFAULT_OPERATION})",
+        "--op",
+        choices=lambda: OPERATIONS,
+        common=True,
     )
-    backward: bool = option(False, "With --shape: time the gradients instead of the forward pass.")
+    backward: bool = option(False, "With --shape: time the gradients instead of the forward pass.", common=True)
     scale: int | None = option(
         None, f"{', '.join(SCALED)}: output pixels per low-resolution pixel. (default: {Case.scale})", min=1
     )
@@ -50,7 +57,7 @@ class TimingOptions:
 
     PANEL = RUN
 
-    backend: str = option("auto", "Kernels to run; auto: the fastest available.", choices=lambda: BACKENDS)
+    backend: str = option("auto", "Kernels to run; auto: the fastest available.", choices=lambda: BACKENDS, common=True)
     baselines: str = option(
         "all",
         f"all ({','.join(BASELINES)}), none, or names, also {','.join(EXTRA_BASELINES)}.",
@@ -69,6 +76,7 @@ class TimingOptions:
         panel=OUTPUT,
         metavar="FILE",
         own=True,
+        common=True,
     )
     overwrite: bool = like(ReplaceOptions, "overwrite", panel=OUTPUT)
     quiet: bool = like(ConsoleOptions, "quiet")

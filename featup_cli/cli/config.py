@@ -13,16 +13,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from types import NoneType
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 import typer
 
 from featup_cli.cli.console import report_errors
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
 from featup_cli.core.options import RUN, Declared, declared, option
+from featup_cli.core.values import did_you_mean
 from featup_cli.io.files import is_missing
 
 FILE = Path("featup.toml")
@@ -70,7 +69,7 @@ def variable_of(each: Declared) -> str:
 
 
 @report_errors
-def load(ctx: typer.Context, value: Path | None) -> Path | None:
+def load(ctx: typer.Context, value: str | None) -> str | None:
     """Take values from the settings file and from variables: callback of `--config`, before other options.
 
     Raises:
@@ -101,10 +100,11 @@ def _from_environment(options: Mapping[str, Declared]) -> Iterator[Given]:
         if not text or each.option.own:
             continue
         origin = Origin(name, name)
-        repeatable, kind = _kind(each)
-        value: Any = SWITCH.get(text.lower(), text) if kind is bool else text.split() if repeatable else text
-        if kind is bool:
-            _check(kind, value, origin)
+        value: Any = (
+            SWITCH.get(text.lower(), text) if each.value is bool else text.split() if each.is_repeated else text
+        )
+        if each.value is bool:
+            _check(bool, value, origin)
         yield each, value, origin
 
 
@@ -120,7 +120,7 @@ def _from_file(path: Path, ctx: Any, options: Mapping[str, Declared]) -> Iterato
             if below and isinstance(value, dict):
                 if name not in names:
                     table_name = f"[{title}.{key}]".replace("[.", "[")
-                    raise UsageError(f"{path}: {table_name}: no such command{_suggest(name, names)}")
+                    raise UsageError(f"{path}: {table_name}: no such command{did_you_mean(name, names)}")
                 inner = value if name == below.info_name else inner
             elif name in options:
                 if not (below and options[name].option.own):
@@ -129,7 +129,7 @@ def _from_file(path: Path, ctx: Any, options: Mapping[str, Declared]) -> Iterato
             else:
                 known = _keys_below(level.command, level) if below else options
                 if name not in known:
-                    raise UsageError(f"{place}: no such option{_suggest(name, known)}")
+                    raise UsageError(f"{place}: no such option{did_you_mean(name, known)}")
         if below:
             table, title = inner, f"{title}.{below.info_name}".lstrip(".")
 
@@ -168,27 +168,11 @@ def _keys_below(command: Any, ctx: Any) -> set[str]:
     return {key for each in commands for key in _keys_below(each, ctx)}
 
 
-def _suggest(name: str, names: Any) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, names, 1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _kind(each: Declared) -> tuple[bool, Any]:
-    """Whether an option is repeatable, and the type of one value."""
-    kinds = get_args(each.kind)
-    if get_origin(each.kind) is tuple:
-        return True, kinds[0]
-    return False, next(kind for kind in kinds if kind is not NoneType) if NoneType in kinds else each.kind
-
-
 def _checked(each: Declared, value: Any, origin: Origin) -> Any:
-    repeatable, kind = _kind(each)
-    if repeatable and not isinstance(value, list):
+    if each.is_repeated and not isinstance(value, list):
         raise UsageError(f"{origin.place}: expected a list, as in {key_of(each)} = [...]")
-    for part in value if repeatable else [value]:
-        _check(kind, part, origin)
+    for part in value if each.is_repeated else [value]:
+        _check(each.value, part, origin)
     return value
 
 
@@ -211,23 +195,7 @@ def _as_typed(each: Declared, value: Any) -> Any:
         return [_as_typed(each, part) for part in value]
     if isinstance(value, bool):
         return value
-    return os.path.expanduser(value) if _kind(each)[1] is Path else str(value)
-
-
-@contextmanager
-def refusing(ctx: Any) -> Iterator[None]:
-    """Turn the parser's error about a value from elsewhere into one that names the place.
-
-    Raises:
-        UsageError: there was one.
-    """
-    try:
-        yield
-    except typer.BadParameter as error:
-        origin = (ctx.obj or {}).get(error.param.name) if error.param else None
-        if origin is None:
-            raise
-        raise UsageError(f"{origin.place}: {error.message}") from None
+    return os.path.expanduser(value) if each.value is Path else str(value)
 
 
 @contextmanager
@@ -287,8 +255,6 @@ def _toml(value: Any) -> str:
         return "a table"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(part) for part in value)}]"
-    if isinstance(value, Enum):
-        value = value.value
     if isinstance(value, bool | int | float):
         return str(value).lower()
     return json.dumps(str(value), ensure_ascii=False)

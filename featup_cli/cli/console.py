@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,10 +13,13 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from featup_cli.core.errors import FeatUpError, error_message
+from featup_cli.core.errors import FeatUpError, error_message, one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+ClickException: Any = typer.BadParameter.__mro__[2]
+"""Base of click's errors of usage. Typer brings a click of its own from 0.2x on, and names only some of them."""
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -39,6 +43,17 @@ def report_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(getattr(error, "exit_code", EXIT_FAILED)) from None
 
     return wrapped
+
+
+def usage_line(error: Any) -> str:
+    """The line on stderr for an error of click: what was typed, what is wrong with it, the next step."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "featup"
+    if hasattr(error, "possibilities"):
+        hint = f"did you mean {error.possibilities[0]}?" if error.possibilities else f"see {path} --help-all"
+        return f"error: {error.option_name}: no such option; {hint}"
+    message = re.sub(r"^Option '(\S+)' ", r"\1: ", one_line(error).rstrip("."))
+    return f"error: {message}" if "; " in message else f"error: {message[0].lower()}{message[1:]}; see {path} --help"
 
 
 def _say(text: str, err: bool = False) -> None:

@@ -31,6 +31,8 @@ class InputOptions:
     resize: str | None = option(
         None,
         "Network input: short side in pixels, or HEIGHTxWIDTH. (default: the backbone's own short side)",
+        metavar="SIZE",
+        common=True,
     )
 
     def __post_init__(self) -> None:
@@ -44,7 +46,10 @@ class LoadingOptions:
     PANEL = BACKBONE
 
     weights: Path | None = option(
-        None, "Weights file of the backbone: safetensors, or a checkpoint (never executed).", is_read=True
+        None,
+        "Weights file of the backbone. It is safetensors, or a checkpoint (never executed).",
+        is_read=True,
+        common=True,
     )
     backbone_arg: tuple[str, ...] = option(
         (),
@@ -80,12 +85,14 @@ class BackboneOptions:
 
     backbone: str = option(
         "tiny",
-        "An alias (`featup info` lists them), a timm name, hf-hub:OWNER/NAME or local-dir:FOLDER.",
+        "An alias or timm name; see `featup info`. Also hf-hub:OWNER/NAME and local-dir:FOLDER.",
         "--backbone",
         "-b",
         suggests=lambda: ALIASES,
+        metavar="NAME",
+        common=True,
     )
-    layer: int | None = option(None, "Block or stage, counted from 0 or back from -1. (default: the last)")
+    layer: int | None = option(None, "Block or stage, counted from 0 or back from -1. (default: the last)", common=True)
     no_norm: bool = option(False, "Skip the backbone's final norm.")
     loading: LoadingOptions = group()
 
@@ -118,10 +125,11 @@ class MethodOptions:
 
     method: str = option(
         DEFAULT_METHOD,
-        "; ".join(f"{m.name}: {m.about}" for m in METHODS.values()),
+        "\n".join(["How to upsample; see `featup info`.", *(f"{m.name}: {m.about}" for m in METHODS.values())]),
         "--method",
         "-m",
         choices=lambda: METHODS,
+        common=True,
     )
     upsampler: str = option(
         "auto",
@@ -204,11 +212,13 @@ class MethodsOptions:
 
     methods: str = option(
         "fast",
-        "Comma-separated. fast: all feed-forward methods available for the backbone; all: the fitted ones too.",
+        "Names with commas between them, fast or all. fast: all feed-forward methods available for the backbone; "
+        "all: the fitted ones too.",
         "--methods",
         "-m",
         suggests=lambda: ("fast", "all", *METHODS),
         listed=True,
+        common=True,
     )
     implicit: ImplicitOptions = group()
     upsampler: tuple[str, ...] = option(
@@ -226,13 +236,16 @@ class OutputOptions:
 
     PANEL = OUTPUT
 
-    output: Path = option(Path("features"), "Folder for the results; created if missing.", "-o", "--output")
+    output: Path = option(
+        Path("features"), "Folder for the results. It is created if missing.", "-o", "--output", common=True
+    )
     output_size: str | None = option(
         None,
-        "Size of the result: `image` (the picture's own), HEIGHTxWIDTH, 512 for a square, or a factor of the token "
-        "grid such as 8x. "
-        "(default: the network input's size)",
+        "Size of the result: image, HEIGHTxWIDTH, 512 or 8x. `image`: the picture's own; 512: a square; 8x: a factor "
+        "of the token grid. (default: the network input's size)",
         suggests=lambda: ("image",),
+        metavar="SIZE",
+        common=True,
     )
     dtype: DType = option("float16", "Number format of the features.")
     storage: Literal["full", "factored"] = option(
@@ -285,8 +298,8 @@ class ConsoleOptions:
 
     PANEL = RUN
 
-    quiet: bool = option(False, "Print errors only.", "--quiet", "-q")
-    as_json: bool = option(False, "Print one JSON line per result on stdout; no progress bars.", "--json")
+    quiet: bool = option(False, "Print errors only.", "--quiet", "-q", common=True)
+    as_json: bool = option(False, "Print one JSON line per result on stdout; no progress bars.", "--json", common=True)
 
     def console(self) -> Console:
         """Where output goes."""
@@ -299,12 +312,15 @@ class RunOptions:
 
     PANEL = RUN
 
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...", suggests=lambda: ("auto", "cpu", "cuda", "mps"))
+    device: str = option(
+        "auto", "auto, cpu, cuda, cuda:1, mps, ...", suggests=lambda: ("auto", "cpu", "cuda", "mps"), common=True
+    )
     memory: str | None = option(
         None,
-        "Memory limit of the whole process, such as 2GB; results are computed in bands that fit. "
+        "Memory limit of the whole process, such as 2GB. Results are computed in bands that fit. "
         "(default: 60 % of free memory)",
         metavar="SIZE",
+        common=True,
     )
     seed: int = option(0, "Random seed; makes the result repeatable.")
     console: ConsoleOptions = group()

@@ -42,14 +42,16 @@ class TrainingOptions:
         "-m",
         panel=METHOD,
         choices=lambda: TRAINABLE,
+        common=True,
     )
     settings: tuple[str, ...] = option(
         (),
-        "A setting of TrainConfig, e.g. steps=4000, or of the upsampler, e.g. upsampler.radius=2 "
+        "A setting of TrainConfig, such as steps=4000, or of the upsampler, such as upsampler.radius=2 "
         "(docs/training.md). Repeatable.",
         "--set",
         panel=METHOD,
         metavar="KEY=VALUE",
+        common=True,
     )
     run_folder: Path | None = option(
         None, "Folder for settings, curves and checkpoint. (default: OUTPUT with suffix .run)", panel=OUTPUT
@@ -64,7 +66,7 @@ class TrainingOptions:
         is_read=True,
     )
     overwrite: bool = like(ReplaceOptions, "overwrite", help="Train anew, and replace weights and run folder.")
-    resume: bool = option(False, "Resume from the checkpoint in the run folder.", panel=RUN)
+    resume: bool = option(False, "Resume from the checkpoint in the run folder.", panel=RUN, common=True)
     save_every: float = option(60.0, "Seconds between checkpoints.", panel=RUN, min=0)
     threads: int = option(0, "CPU threads; 0 leaves PyTorch's choice.", panel=RUN, min=0)
     device: str = like(RunOptions, "device")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from featup_cli.cli.command import flags_of
 from featup_cli.cli.lazy import TYPED
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import GROUP, Declared, declared
@@ -26,14 +25,14 @@ def refuse_unread(methods: Collection[str], *groups: type, besides: Collection[s
         if not any(name in METHODS and reads(METHODS[name]) for name in methods):
             readers = ", ".join(name for name, method in METHODS.items() if reads(method))
             who = f"method {next(iter(methods))} has" if len(methods) == 1 else f"methods {', '.join(methods)} have"
-            raise UsageError(f"{flags_of(each)[0]}: {who} no such setting; omit it, or use one of: {readers}")
+            raise UsageError(f"{each.flags[0]}: {who} no such setting; omit it, or use one of: {readers}")
 
 
 def refuse_typed(group: type, names: Collection[str], reason: str) -> None:
     """Raise UsageError with the reason for the first of these options of a group that was typed."""
     for each in _flat(group):
         if each.name in names and each.name in TYPED.get():
-            raise UsageError(f"{flags_of(each)[0]}: {reason}")
+            raise UsageError(f"{each.flags[0]}: {reason}")
 
 
 def _flat(group: type) -> Iterator[Declared]:

@@ -25,9 +25,10 @@ from featup_cli.core.errors import UsageError
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, check_resize
 from featup_cli.io.replace import refuse_replacing
-from featup_cli.upsamplers.registry import DEFAULT_METHOD
+from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
 
 if TYPE_CHECKING:
+    from featup_cli.batch.run import BatchOptions
     from featup_cli.engine.settings import Output
 
 
@@ -38,11 +39,11 @@ class PictureOptions:
     PANEL = INPUT
 
     images: tuple[str, ...] = argument(
-        "Pictures in any format that Pillow reads, folders, quoted patterns ('a/*.jpg'), lists of paths (LIST.txt), or "
-        "- for a list on standard input.",
+        "Pictures, folders, quoted patterns ('a/*.jpg'), lists of paths (LIST.txt), or - for a list on standard input. "
+        "A picture may have any format that Pillow reads.",
         metavar="IMAGE|FOLDER|LIST.txt|-",
     )
-    recursive: bool = option(False, "Search subfolders too.", "--recursive", "-r")
+    recursive: bool = option(False, "Search subfolders too.", "--recursive", "-r", common=True)
     resize: str | None = like(InputOptions, "resize")
     max_pixels: int = option(DEFAULT_MAX_PIXELS, "Reject pictures with more pixels.", min=1)
 
@@ -59,13 +60,17 @@ class FileOptions:
     features: OutputOptions = group()
     save_model: bool = option(
         False,
-        "implicit: also write STEM.model.safetensors, for `featup render`.",
+        "implicit: also write a model for `featup render`. It is STEM.model.safetensors.",
+        common=True,
         read_by=lambda method: method.fits_model,
     )
     picture: bool = option(True, "Write STEM.png as well.")
     colours: ColourOptions = group()
     overwrite: bool = like(
-        ReplaceOptions, "overwrite", help="Re-create results, also those that are up to date or of other settings."
+        ReplaceOptions,
+        "overwrite",
+        help="Re-create results. Also those that are up to date or of other settings.",
+        common=True,
     )
 
     def check_colours(self, shard: str | None) -> None:
@@ -76,12 +81,18 @@ class FileOptions:
             raise UsageError("--save-basis: a shard has a part of the results only; give them all to featup visualize")
         refuse_replacing(self.colours.save_basis, self.overwrite)
 
-    def asked(self) -> Output:
-        """The files as the library is asked for them."""
+    def asked(self, method: str) -> Output:
+        """The files as the library is asked for them; a settings file may ask for a model that the method lacks."""
         from featup_cli.engine.settings import Output
 
         f = self.features
-        return Output(f.dtype, f.storage, model=self.save_model, picture=self.picture, basis=self.colours.basis)
+        return Output(
+            f.dtype,
+            f.storage,
+            model=self.save_model and METHODS[method].fits_model,
+            picture=self.picture,
+            basis=self.colours.basis,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,9 @@ class WorkerOptions:
     PANEL = RUN
 
     dry_run: bool = option(
-        False, "List what would be created or skipped, and why; the settings, in the form of featup.toml, on stderr."
+        False,
+        "List what would be created or skipped, and why. The settings, in the form of featup.toml, are on stderr.",
+        common=True,
     )
     fail_fast: bool = option(False, "Stop at the first picture that fails.")
     batch: int | None = option(None, "Largest backbone batch, in pictures. (default: 8 on a GPU, 2 on a CPU)", min=1)
@@ -124,13 +137,25 @@ class WorkerOptions:
     seed: int = like(RunOptions, "seed")
     console: ConsoleOptions = group()
 
+    def asked(self, recursive: bool, overwrite: bool) -> BatchOptions:
+        """The same as the library is asked for it.
+
+        Raises:
+            UsageError: options exclude each other, or a shard has another form.
+        """
+        from featup_cli.batch.run import BatchOptions
+        from featup_cli.batch.shards import parse_shard
+
+        shard = parse_shard(self.shard) if self.shard is not None else None
+        return BatchOptions(recursive, self.devices, shard, overwrite, self.batch, self.jobs, self.engine, self.workers)
+
 
 @command(
     examples=[
         "featup upsample photo.jpg",
         f"featup upsample *.jpg -o out --backbone dinov2 --method {DEFAULT_METHOD}",
         "featup upsample photo.jpg --method jbu --output-size image",
-        "featup upsample photo.jpg --backbone mobilenetv2_100 --layer 3 --weights mobilenet.safetensors",
+        "featup upsample photo.jpg --backbone mobilenetv2_100 --layer 3 --weights net.safetensors",
         "featup upsample photos --recursive -o out --method jbu --devices 0,1",
     ]
 )
@@ -156,8 +181,8 @@ def upsample(
     if not console.as_json:  # which reports a record for it
         refuse_missing(pictures.images)
 
-    from featup_cli.batch.run import BatchOptions, plan_run
-    from featup_cli.batch.shards import join_shards, local_device, parse_shard
+    from featup_cli.batch.run import plan_run
+    from featup_cli.batch.shards import join_shards, local_device
     from featup_cli.cli.running import report_preview, report_run, store_basis
     from featup_cli.core.units import parse_bytes
     from featup_cli.engine.settings import Upsampling
@@ -178,17 +203,8 @@ def upsample(
             allow_other_backbone=method.allow_other_backbone,
             memory=None if run.memory is None else parse_bytes(run.memory),
         ),
-        files.asked(),
-        BatchOptions(
-            recursive=pictures.recursive,
-            devices=run.devices,
-            shard=parse_shard(run.shard) if run.shard is not None else None,
-            overwrite=files.overwrite,
-            batch=run.batch,
-            threads=run.jobs,
-            engine=run.engine,
-            workers=run.workers,
-        ),
+        files.asked(method.method),
+        run.asked(pictures.recursive, files.overwrite),
     )
     if run.dry_run:
         raise typer.Exit(report_preview(planned, console, settings.toml(("backbone", "method"), without=("dry-run",))))

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 GivenType = TypeVar("GivenType", bound="Given")
 
@@ -41,6 +42,7 @@ class Option:
         own: it means something else than in other commands, or is a fact of the input. So of a settings file only the
             command's table gives it, and no variable does.
         is_read: the path of a file that is read. One that is missing is an error before anything else is done.
+        common: the help shows it at once. Of a command with many options, the others need `--help-all`.
         read_by: tells of the record of a method whether it reads the option; without one, the class's own attribute
             `READ_BY`; None for an option that doesn't depend on methods.
     """
@@ -57,6 +59,7 @@ class Option:
     positional: bool = False
     own: bool = False
     is_read: bool = False
+    common: bool = False
     read_by: Callable[[Any], bool] | None = None
 
 
@@ -72,6 +75,38 @@ class Declared:
     kind: Any
     default: Any
     option: Option
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether it takes several values."""
+        return get_origin(self.kind) is tuple
+
+    @property
+    def value(self) -> Any:
+        """The type of a value that is given: without None, and of a tuple that of its elements."""
+        kind = self.kind
+        if get_origin(kind) in (Union, UnionType):  # the only unions of an option are with None
+            kind = next(each for each in get_args(kind) if each is not NoneType)
+        return get_args(kind)[0] if self.is_repeated else kind
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that it may have; empty for any."""
+        if self.option.choices is not None:
+            return tuple(self.option.choices())
+        return get_args(self.value) if get_origin(self.value) is Literal else ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What is typed for it."""
+        name = self.name.replace("_", "-")
+        is_switch = self.value is bool and self.default is not False
+        return self.option.flags or (f"--{name}/--no-{name}" if is_switch else f"--{name}",)
+
+    @property
+    def title(self) -> str:
+        """What messages call it: its first flag, or the placeholder of an argument."""
+        return (self.option.metavar or self.name.upper()) if self.option.positional else self.flags[0]
 
 
 def _declare(default: Any, option: Option) -> Any:

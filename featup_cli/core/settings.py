@@ -8,6 +8,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from featup_cli.core.errors import UsageError
+from featup_cli.core.values import did_you_mean, parse_choice, parse_number
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -63,27 +64,22 @@ def change_settings(config: Settings, texts: Iterable[str], prefix: str = "") ->
         name, equals, value = text.partition("=")
         if not equals or name not in kinds:
             keys = ", ".join(prefix + key for key in kinds)
-            raise UsageError(f"--set {prefix}{text}: expected KEY=VALUE with KEY one of {keys}")
+            hint = did_you_mean(name, kinds)
+            raise UsageError(f"--set {prefix}{text}: expected KEY=VALUE with KEY one of {keys}{hint}")
         changes[name] = _parse(prefix + name, kinds[name], value.strip())
     return replace(config, **changes)
 
 
 def _parse(name: str, kind: Any, text: str) -> Any:
     if get_origin(kind) is UnionType:  # the only unions of a setting are with None
-        if text == "none":
+        if text.lower() == "none":
             return None
         kind = next(k for k in get_args(kind) if k is not type(None))
-    choices = get_args(kind) if get_origin(kind) is Literal else ("true", "false") if kind is bool else ()
-    if choices and text not in choices:
-        raise UsageError(f"{name}={text}: choose from {', '.join(choices)}")
     if kind is bool:
-        return text == "true"
-    if kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            raise UsageError(f"{name}={text}: expected {'a whole number' if kind is int else 'a number'}") from None
-    return text
+        return parse_choice(text, ("true", "false"), f"{name}=") == "true"
+    if get_origin(kind) is Literal:
+        return parse_choice(text, get_args(kind), f"{name}=")
+    return parse_number(text, kind, f"{name}=") if kind in (int, float) else text
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -66,7 +66,7 @@ class PictureOptions:
     PANEL = INPUT
 
     images: tuple[Path, ...] = argument("Pictures, or folders of them.", metavar="IMAGE")
-    limit: int | None = option(None, "Score this many pictures, evenly spaced. (default: all)", min=1)
+    limit: int | None = option(None, "Score this many pictures, evenly spaced. (default: all)", min=1, common=True)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class SplitOptions:
     data: Path = argument(
         "Folder with SPLIT.txt lists of `picture label` lines, or images/SPLIT and labels/SPLIT (depth: depth/SPLIT)."
     )
-    split: str = option("val", "Split to score: its name, or a list file.")
+    split: str = option("val", "Split to score: its name, or a list file.", common=True)
 
 
 @dataclass(frozen=True)
@@ -92,5 +92,6 @@ class ClassOptions:
         "Labels: names with commas between them (ground,box), or a JSON file with `classes`, `void_id` and `thin`. "
         "(default: the folder's classes.json)",
         metavar="NAMES|FILE",
+        common=True,
     )
     thin: str | None = option(None, "Labels: comma-separated names of thin classes. (default: those of the JSON file)")

@@ -14,7 +14,6 @@ import typer.main
 
 from featup_cli.backbones.registry import ALIASES
 from featup_cli.cli.app import app
-from featup_cli.cli.command import choices_of
 from featup_cli.exporting.registry import FORMATS
 from featup_cli.upsamplers.registry import METHODS, TRAINABLE
 from featup_cli.upsamplers.weights.releases import all_releases
@@ -105,7 +104,7 @@ def commands(command: Any, parent: Any = None, name: str = "featup") -> Any:
 def test_every_choice_of_every_command_is_offered() -> None:
     tried = 0
     for command, context in commands(typer.main.get_command(app)):
-        choices = {each.name: choices_of(each) for each in command.options}
+        choices = {each.name: each.choices for each in command.options}
         for parameter in command.params:
             if choices[parameter.name]:
                 offered = [item.value for item in parameter.shell_complete(context, "")]

@@ -42,7 +42,7 @@ def main() -> None:
     try:
         app(prog_name="toy")
     finally:
-        looked_at = {"toy_one", "toy_deep", "pydantic", "rich.markdown", "rich.traceback"}
+        looked_at = {"toy_one", "toy_deep", "pydantic", "rich"}
         print("imported:", *sorted(looked_at & set(sys.modules) - before))
 """
 COMMAND = """
@@ -98,10 +98,11 @@ def commands(stdout: str) -> str:
         (["inner", "deep", "--help"], 0, "Go deep.", "toy_deep"),
         (["inner", "deep", "b"], 0, "got b", "toy_deep"),
         (["inner"], 2, "Go deep.", ""),
-        (["iner"], 2, "Did you mean 'inner'?", ""),
-        (["inner", "dep"], 2, "Did you mean 'deep'?", ""),
-        (["nothing"], 2, "No such command 'nothing'", ""),
-        (["--nothing", "one"], 2, "No such option", ""),
+        (["one", "a", "b"], 2, "; see toy one --help", "toy_one"),
+        (["iner"], 2, "error: iner: no such command; did you mean inner?", ""),
+        (["inner", "dep"], 2, "error: dep: no such command; did you mean deep?", ""),
+        (["nothing"], 2, "error: nothing: no such command; see toy --help", ""),
+        (["--nothing", "one"], 2, "error: --nothing: no such option; see toy --help-all", ""),
     ],
     ids=str,
 )
@@ -111,7 +112,8 @@ def test_only_the_command_that_is_asked_for_is_imported(
     found, stdout, stderr = run_toy(folder, *arguments)
     assert found == status
     assert commands(stdout) == imported
-    assert text in " ".join((stdout + stderr).replace("│", " ").split())
+    assert text in stdout + stderr
+    assert stderr.count("\n") == stderr.count("error: ") == ("error: " in text or "; see" in text)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_only_the_command_that_is_asked_for_is_imported(
         ("toy ", ["one", "inner", "broken"], ""),
         ("toy in", ["inner"], ""),
         ("toy inner ", ["deep", "broken"], ""),
-        ("toy inner deep --he", ["--help"], "toy_deep"),
+        ("toy inner deep --he", ["--help", "--help-all"], "toy_deep"),
         ("toy --vers", ["--version"], ""),
     ],
 )
@@ -143,6 +145,6 @@ def test_the_shell_completes_names_without_importing(
     ],
     ids=str,
 )
-def test_help_imports_neither_pydantic_nor_markdown(folder: Path, arguments: list[str], expected: str) -> None:
+def test_help_imports_neither_pydantic_nor_rich(folder: Path, arguments: list[str], expected: str) -> None:
     """Typer has uses for both, but to import them takes longer than to show the help."""
     assert run_toy(folder, *arguments)[1].splitlines()[-1] == expected

@@ -54,7 +54,7 @@ def test_an_entry_point_adds_a_task_and_goes_with_its_package(photo: Path, tmp_p
     toy = install(tmp_path, "featup.tasks", "toy_task:TASK", TOY)
     featup = ("-m", "featup_cli", "eval")
     assert "Mean magnitude of the features." in python(*featup, "--help", packages=toy).stdout
-    shown = python(*featup, "toy", "--help", packages=toy).stdout
+    shown = python(*featup, "toy", "--help-all", packages=toy).stdout
     for text in ("--gain", "Factor of the score.", "--methods", "--no-cache", "featup eval toy photos/"):
         assert text in shown
     run = tmp_path / "run.json"

@@ -45,7 +45,7 @@ MODULES = {
     "toy_scaling-1.dist-info/entry_points.txt": "[featup.operations]\ntoy_scaling = toy_scaling:OPERATION\n",
 }
 BROKEN = "[featup.operations]\nnothing = no_such_module:OPERATION\ntaken = featup_kernels.range_taps:OPERATION\n"
-HELP = "from featup_cli.cli.app import app; app(['bench', '--help'])"
+HELP = "from featup_cli.cli.app import app; app(['bench', '--help-all'])"
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def listed(packages: Path | None) -> set[bool]:
-    shown = python("-m", "featup_cli", "upsample", "--help", packages=packages).stdout
+    shown = python("-m", "featup_cli", "upsample", "--help-all", packages=packages).stdout
     facts = json.loads(python("-m", "featup_cli", "info", "--json", packages=packages).stdout)
     return {"mean of all" in " ".join(shown.split()), "toy" in [row["method"] for row in facts["methods"]]}
 

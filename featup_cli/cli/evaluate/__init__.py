@@ -35,4 +35,4 @@ class Evaluations(LazyGroup):
         return super().resolve_command(ctx, args)
 
 
-evaluations = Evaluations(name="eval", epilog="docs/evaluation.md defines every score.", no_args_is_help=True)
+evaluations = Evaluations(name="eval", epilog="docs/evaluation.md defines every score.")

@@ -32,7 +32,7 @@ def make_command(tasks: Sequence[Task], extra: type | None = None, instead: Inst
     """
     if len(tasks) > 1:
         choices = Literal[tuple(task.choice for task in tasks)]  # type: ignore[valid-type]
-        about = " ".join(f"{task.choice}: {task.needs}." for task in tasks)
+        about = "; ".join(f"{task.choice}: {task.needs}" for task in tasks) + "."
         extra = make_dataclass("Choice", [("task", choices, option(REQUIRED, about, panel=INPUT))])
 
     def run(options: Any) -> None:

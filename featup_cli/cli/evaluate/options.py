@@ -31,7 +31,7 @@ class EvaluationOptions:
     backbone: BackboneOptions = group()
     methods: MethodsOptions = group()
     output: Path | None = option(
-        None, "Write the run as JSON, for `featup eval report`.", "-o", "--output", panel=OUTPUT
+        None, "Write the run as JSON, for `featup eval report`.", "-o", "--output", panel=OUTPUT, common=True
     )
     overwrite: bool = like(ReplaceOptions, "overwrite", panel=OUTPUT)
     seed: int = like(RunOptions, "seed")

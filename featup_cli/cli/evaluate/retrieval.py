@@ -25,6 +25,7 @@ class PointOptions:
         "With two pictures: a point of SOURCE, in pixels from the upper left corner. Repeatable.",
         metavar="X,Y",
         panel=INPUT,
+        common=True,
     )
     output: Path | None = like(
         EvaluationOptions,

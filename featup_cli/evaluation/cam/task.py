@@ -18,6 +18,7 @@ class CamOptions:
         None,
         "List of `picture class` lines; leave out pictures that the network classifies otherwise, as the paper does.",
         panel=INPUT,
+        common=True,
     )
     limit: int | None = like(PictureOptions, "limit")
     target: int | None = option(

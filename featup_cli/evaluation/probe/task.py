@@ -16,7 +16,7 @@ _COMMAND = "probe"
 class ProbeOptions(SplitOptions):
     """Pictures to train and to score on, and how many probes are trained."""
 
-    train_split: str = option("train", "Split to train the probe on.")
+    train_split: str = option("train", "Split to train the probe on.", common=True)
     limit: int | None = like(PictureOptions, "limit")
     train_limit: int | None = option(None, "Train on this many pictures, evenly spaced. (default: all)", min=1)
     seeds: int = option(
