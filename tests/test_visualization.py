@@ -100,7 +100,7 @@ def test_components_above_the_channels_are_usage_errors(rendered):
 
 
 def test_parse_show():
-    assert parse_show("uncertainty, downsampler") == ("uncertainty", "downsampler")
+    assert parse_show("Uncertainty, downsampler") == ("uncertainty", "downsampler")
     with pytest.raises(UsageError, match="features, uncertainty, downsampler"):
         parse_show("kernels")
 

@@ -17,6 +17,7 @@ from featup_cli.core.checks import checked
 from featup_cli.core.errors import FeatUpError, UsageError, WeightsError
 from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.shapes import Size
+from featup_cli.core.values import did_you_mean
 from featup_cli.core.versions import versions
 from featup_cli.engine.pipeline import Look, Pipeline
 from featup_cli.engine.settings import Upsampling
@@ -196,7 +197,8 @@ def choose_methods(source: FeatureSource) -> list[str]:
     names = method_names(text)
     for name in names:
         if name not in METHODS:
-            raise UsageError(f"--methods {text}: no method {name!r}; choose fast, all, or from {', '.join(METHODS)}")
+            choices = f"choose fast, all, or from {', '.join(METHODS)}{did_you_mean(name, [*METHOD_GROUPS, *METHODS])}"
+            raise UsageError(f"--methods {text}: no method {name!r}; {choices}")
         if names.count(name) > 1:
             raise UsageError(f"--methods {text}: {name} is given twice")
     usable: list[str] = []
@@ -205,7 +207,7 @@ def choose_methods(source: FeatureSource) -> list[str]:
         try:
             source.upsampler(name)
         except FeatUpError as error:
-            if text not in METHOD_GROUPS:
+            if text.lower() not in METHOD_GROUPS:
                 raise
             why = "no weights for this backbone" if isinstance(error, WeightsError) else "this backbone can't run them"
             left_out.setdefault(why, []).append(name)

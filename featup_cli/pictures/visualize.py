@@ -16,6 +16,7 @@ from torch import Tensor
 
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, UsageError
+from featup_cli.core.values import parse_choice
 from featup_cli.io.features import FeatureFile, load_features
 from featup_cli.io.header import described, stored_parts
 from featup_cli.io.mapped import open_features
@@ -79,7 +80,7 @@ def parse_show(text: str) -> tuple[str, ...]:
     Raises:
         UsageError: a name that is not among `SHOWS`.
     """
-    return _checked_choice("show", tuple(part.strip() for part in text.split(",")), SHOWS)
+    return tuple(parse_choice(part.strip(), SHOWS, "--show ") for part in text.split(","))
 
 
 def _checked_choice(option: str, values: tuple[str, ...], choices: Sequence[str]) -> tuple[str, ...]:

@@ -43,8 +43,10 @@ METHOD_GROUPS: dict[str, Collection[str]] = {"all": METHODS, "fast": FEED_FORWAR
 
 
 def method_names(text: str) -> list[str]:
-    """The names that a text stands for: that of a group, or names with commas between them, known or not."""
-    return [name.strip() for name in METHOD_GROUPS.get(text, text.split(","))]
+    """The names that a text stands for, in any case: that of a group, or names with commas between them, known or not."""
+    known = {name.lower(): name for name in METHODS}
+    names = METHOD_GROUPS.get(text.lower(), text.split(","))
+    return [known.get(name.strip().lower(), name.strip()) for name in names]
 
 
 def find_method(name: str) -> Method:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -182,7 +183,8 @@ def test_methods_are_taken_from_the_registry_and_wrong_names_refused(source: Fea
     every = chosen("all")
     assert {"nearest", "bilinear", "bicubic", "implicit"} <= set(every)
     assert chosen("fast") == [m for m in every if m in FEED_FORWARD]
-    assert chosen("bicubic,nearest") == chosen(["bicubic", "nearest"]) == ["bicubic", "nearest"]
+    assert chosen("FAST") == chosen("fast")
+    assert chosen("Bicubic,nearest") == chosen(["bicubic", "nearest"]) == ["bicubic", "nearest"]
     told: list[str] = []
     choose_methods(FeatureSource(replace(SMALL, methods="all", note=told.append), source.backbone))
     left_out = [name for name in METHODS if name not in every]
@@ -191,8 +193,9 @@ def test_methods_are_taken_from_the_registry_and_wrong_names_refused(source: Fea
     assert len(told[0]) < 200
     assert all(f" {name}," in told[0] or f" {name} (" in told[0] for name in left_out)
     assert not any(f" {name}," in told[0] for name in every)
-    for text in ("bilinear,hopeful", "bilinear,bilinear"):
-        with pytest.raises(UsageError, match="--methods"):
+    wrong = (("bilinear,hopeful", "'hopeful'"), ("bilinear,Bilinear", "twice"), ("fst", "did you mean fast?"))
+    for text, said in wrong:
+        with pytest.raises(UsageError, match=f"--methods {text}: .*{re.escape(said)}"):
             chosen(text)
 
 
