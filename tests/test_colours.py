@@ -21,6 +21,7 @@ from featup_cli.pictures.basis import load_basis, write_basis
 from featup_cli.pictures.components import Preview
 from featup_cli.pictures.panels import Colours, fit_colours, resize_rgb
 from featup_cli.pictures.visualize import make_basis, visualize
+from tests.goldens.inputs import run
 from tests.test_visualization import panels
 
 TINY = {"name": "tiny", "resolved": "tiny", "layer": 0, "norm_applied": False, "weights_sha256": "1" * 64}
@@ -137,23 +138,39 @@ def test_the_picture_of_a_result_takes_the_same_colours(write: Write, tmp_path: 
         assert np.abs(shown - expected).max() <= 1  # of 255, by rounding
 
 
+def test_the_command_stores_colours_of_all_results(photo: Path, tmp_path: Path) -> None:
+    basis, out = tmp_path / "colours.safetensors", tmp_path / "out"
+    again = photo.with_name("again.jpg")
+    again.write_bytes(photo.read_bytes())
+    common = ("--method", "bilinear", "--resize", "64", "--device", "cpu", "--json", "-o", out)
+    assert len(run("upsample", photo, again, *common, "--save-basis", basis)) == 2
+    stored = load_basis(basis)
+    assert stored.backbone is not None
+    assert stored.backbone["name"] == "tiny"
+    assert describe_file(basis)["sources"] == [str(out / f"{stem}.safetensors") for stem in ("photo", "again")]
+    assert [line["status"] for line in run("upsample", photo, again, *common, "--basis", basis)] == ["done"] * 2
+    pictures = [np.array(Image.open(out / f"{stem}.png")) for stem in ("photo", "again")]
+    np.testing.assert_array_equal(*pictures)
+    assert run("visualize", out / "photo.safetensors", "--basis", basis, "-o", tmp_path / "new", "--json")
+
+
 def test_a_result_is_up_to_date_only_with_the_same_basis(write: Write, tmp_path: Path, photo: Path) -> None:
     plainly = {"settings": featup.Upsampling(method="bilinear", resize=64, device="cpu")}
     folder, basis = tmp_path / "out", tmp_path / "colours.safetensors"
 
-    def run(output: Output | None = None) -> str:
+    def status(output: Output | None = None) -> str:
         (record,) = featup.upsample_many([photo], folder, output=output, **plainly)
         return record.status
 
-    assert [run(), run()] == ["done", "skipped"]
+    assert [status(), status()] == ["done", "skipped"]
     make_basis([folder / f"{photo.stem}.safetensors"], basis)
     before = np.array(Image.open(folder / f"{photo.stem}.png"))
-    assert [run(Output(basis=basis)), run(Output(basis=str(basis)))] == ["done", "skipped"]
+    assert [status(Output(basis=basis)), status(Output(basis=str(basis)))] == ["done", "skipped"]
     assert not np.array_equal(before, np.array(Image.open(folder / f"{photo.stem}.png")))
     other = write("other", maps(0, 96))
     with pytest.raises(FeatUpError, match="not a colour basis"):
-        run(Output(basis=other))
+        status(Output(basis=other))
     make_basis([other], basis)
-    assert run(Output(basis=basis)) == "done"
+    assert status(Output(basis=basis)) == "done"
     with pytest.raises(UsageError, match="--basis"):
         Output(picture=False, basis=basis)

@@ -286,9 +286,13 @@ class ColourOptions:
     def __post_init__(self) -> None:
         if self.basis is not None and self.save_basis is not None:
             raise UsageError("--basis and --save-basis: give one of them; stored colours are taken as they are")
-        if self.save_basis is not None:
-            from featup_cli.pictures.basis import check_basis_name  # reads headers; the help of commands doesn't
+        if self.basis is None and self.save_basis is None:
+            return
+        from featup_cli.pictures.basis import basis_facts, check_basis_name  # read headers, which the help doesn't
 
+        if self.basis is not None:
+            basis_facts(self.basis)
+        if self.save_basis is not None:
             check_basis_name(self.save_basis)
 
 

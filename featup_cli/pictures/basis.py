@@ -76,16 +76,22 @@ def names_apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, 
     return f"{backbone_name(one)} ({first})", f"{backbone_name(other)} ({second})"
 
 
-def load_basis(path: Path | str) -> ColourBasis:
-    """Read stored colours.
+def basis_facts(path: Path) -> dict[str, Any]:
+    """What a file of stored colours says of itself.
 
     Raises:
         InputError: the file is missing, damaged, or not such a file.
     """
-    path = Path(path)
     header, facts = described(path)
     if header.metadata.get("format") != COLOUR_BASIS:
         raise InputError(f"{path}: is not a colour basis; `featup visualize FILE... --save-basis BASIS` makes one")
+    return facts
+
+
+def load_basis(path: Path | str) -> ColourBasis:
+    """Read stored colours; errors as `basis_facts`."""
+    path = Path(path)
+    facts = basis_facts(path)
     with refusing_others(path):
         tensors = read_tensors(path)
     try:

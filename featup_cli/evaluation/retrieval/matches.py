@@ -116,7 +116,7 @@ def _lines(evaluation: Evaluation, target: Look) -> list[str]:
     backbone, size = backbone_name(evaluation.source.backbone.describe()), target.plan.network
     return [
         f"Backbone {backbone}; features of {size[0]} x {size[1]} (height x width).",
-        "Scales give the cosine similarity to the feature at the query; a row has one scale, blended with the picture.",
+        "Scales give the cosine similarity to the feature at the query, the same for all methods, over the picture.",
     ]
 
 
