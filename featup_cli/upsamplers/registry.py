@@ -43,7 +43,7 @@ METHOD_GROUPS: dict[str, Collection[str]] = {"all": METHODS, "fast": FEED_FORWAR
 
 
 def method_names(text: str) -> list[str]:
-    """The names that a text stands for, in any case: that of a group, or names with commas between them, known or not."""
+    """The names that a text in any case stands for: of a group, or with commas between them, known or not."""
     known = {name.lower(): name for name in METHODS}
     names = METHOD_GROUPS.get(text.lower(), text.split(","))
     return [known.get(name.strip().lower(), name.strip()) for name in names]
