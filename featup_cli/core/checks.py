@@ -119,8 +119,8 @@ def _in_words(kind: Any) -> str:
 
 def _shown(value: Any) -> str:
     if _is_list(value):
-        return f"a list of {', '.join(sorted({type(each).__name__ for each in value}))}" if value else "an empty list"
-    return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+        return f"list of {', '.join(sorted({type(each).__name__ for each in value}))}" if value else "an empty list"
+    return repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
 
 
 def _word(kind: Any) -> str:

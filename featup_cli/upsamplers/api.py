@@ -211,13 +211,13 @@ def check_inputs(image: Tensor, lr_feats: Tensor, output_size: Size) -> None:
     """Raise ShapeError unless `image` is [B, 3, H, W], `lr_feats` floats [B, C, h, w] and the size positive."""
     if not isinstance(image, Tensor):
         raise ShapeError(
-            f"image must be a tensor [B, 3, H, W], not a {type(image).__name__}: "
+            f"image must be a tensor [B, 3, H, W], not {type(image).__name__}: "
             "featup.load_image(path).tensor()[None] is one"
         )
     if image.ndim != 4 or image.shape[1] != 3 or image.numel() == 0:
         raise ShapeError(f"image must be [B, 3, H, W], not {list(image.shape)}")
     if not isinstance(lr_feats, Tensor) or not lr_feats.is_floating_point():
-        kind = lr_feats.dtype if isinstance(lr_feats, Tensor) else f"a {type(lr_feats).__name__}"
+        kind = lr_feats.dtype if isinstance(lr_feats, Tensor) else type(lr_feats).__name__
         raise ShapeError(f"lr_feats must be a tensor of floats [B, C, h, w], as backbone(image) gives, not {kind}")
     if lr_feats.ndim != 4 or lr_feats.shape[0] != image.shape[0] or lr_feats.numel() == 0:
         raise ShapeError(f"lr_feats must be [{image.shape[0]}, C, h, w], not {list(lr_feats.shape)}")

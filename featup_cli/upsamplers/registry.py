@@ -116,7 +116,7 @@ def make_upsampler(  # noqa: PLR0913 (a public call: keywords are what its users
     """
     record = check_method(method, upsampler)
     if not (backbone is None or callable(backbone)):
-        raise UsageError(f"backbone: give a loaded one, of featup.load_backbone, not a {type(backbone).__name__}")
+        raise UsageError(f"backbone: give a loaded one, of featup.load_backbone, not {type(backbone).__name__}")
     if record.needs is Needs.BACKBONE and (backbone is None or network_size is None):
         raise UsageError(f"method {method} needs the backbone and its input size: it runs the backbone itself")
     if config is not None and not isinstance(config, record.config):

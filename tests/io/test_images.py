@@ -322,7 +322,7 @@ def test_as_picture_takes_a_tensor_of_bytes():
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (torch.zeros(2, 3, 4, 4), "give the images of a batch one by one"),
+        (torch.zeros(2, 3, 4, 4), "a list of its images gives a list of results"),
         (torch.zeros(4, 4, 4), "[3, H, W], [H, W, 3] or grey [H, W]"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "uint8 or floats in [0, 1]"),
         (torch.zeros(3, 0, 4), "not [3, 0, 4] float32"),
