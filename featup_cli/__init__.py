@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from featup_cli.benchmarking.run import benchmark as benchmark
     from featup_cli.core.errors import FeatUpError as FeatUpError
     from featup_cli.engine.pipeline import upsample as upsample
+    from featup_cli.engine.regions import Regions as Regions
+    from featup_cli.engine.regions import pool_regions as pool_regions
     from featup_cli.engine.render import render as render
     from featup_cli.engine.result import Result as Result
     from featup_cli.engine.settings import Output as Output
@@ -56,6 +58,7 @@ _NAMES = {
     "featup_cli.core.errors": "FeatUpError",
     "featup_cli.engine.pipeline": "upsample",
     "featup_cli.engine.settings": "Output Upsampling",
+    "featup_cli.engine.regions": "Regions pool_regions",
     "featup_cli.engine.render": "render",
     "featup_cli.engine.result": "Result",
     "featup_cli.benchmarking.run": "benchmark",

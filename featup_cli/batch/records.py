@@ -9,10 +9,14 @@ Status = Literal["done", "skipped", "failed", "busy"]
 
 
 class Item(NamedTuple):
-    """A picture to upsample and the feature file to write. Text, not Path: there may be a million of them."""
+    """A picture to upsample, the feature file to write, and the file of its mask, if it has one.
+
+    Text, not Path: there may be a million of them.
+    """
 
     picture: str
     target: str
+    mask: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def settle(item: Item, request: Mapping[str, Any], job: Job) -> Record | None:
     if job.overwrite:
         try:
             for path in files.values():
-                refuse_replacing(path, overwrite=True, inputs=[item.picture])
+                refuse_replacing(path, overwrite=True, inputs=[item.picture, item.mask])
         except UsageError as error:
             return Record(item, "failed", error=str(error), exit_code=error.exit_code)
         return None
@@ -60,11 +60,11 @@ def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -
     """The reason to process a picture, or None if its files are up to date.
 
     They are up to date if all exist, the feature file is whole, and it records the same request and the bytes of the
-    picture and of each other file. These are read, but not decoded, and only if everything else agrees.
+    picture, of its mask, and of each other file. These are read, but not decoded, and only if everything else agrees.
 
     Args:
-        item: the picture and its feature file.
-        request: `Pipeline.request` of this run.
+        item: the picture, its feature file, and its mask.
+        request: `Pipeline.request` of this run, of which the mask is no part yet.
         files: all that is wanted, by kind; `output` is the feature file.
     """
     target = files["output"]
@@ -79,6 +79,8 @@ def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -
     recorded = provenance.get("request")
     if not isinstance(recorded, dict):
         return Reason("the file doesn't record its settings", target)
+    if item.mask:
+        request = {**request, "mask": _sha256(item.mask)}
     changes = differences(_without_files(recorded), _without_files(request))
     if listed := ", ".join(f"{key} {_brief(before)} -> {_brief(after)}" for key, before, after in changes):
         return Reason(f"made with other settings: {listed}", target)

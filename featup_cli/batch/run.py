@@ -13,6 +13,7 @@ from typing import Any
 from featup_cli.batch.claims import Claims, remove_abandoned
 from featup_cli.batch.inputs import find_inputs, refuse_address
 from featup_cli.batch.job import Job, available_cores, split_job
+from featup_cli.batch.masks import with_masks
 from featup_cli.batch.names import name_outputs
 from featup_cli.batch.queue import ItemQueue
 from featup_cli.batch.records import Item, Record
@@ -40,6 +41,7 @@ class BatchOptions:
         threads: reader threads, and writer threads, of each worker; None to choose by cores.
         engine: `local`, or `ray` for the workers of a Ray cluster, which must see all paths.
         workers: Ray workers; None for one per GPU of the cluster, or one per machine if it has no GPUs.
+        mask: the mask of a single picture, or a folder of masks with the pictures' names; None for no masks.
     Raises:
         UsageError: options exclude each other.
     """
@@ -52,6 +54,7 @@ class BatchOptions:
     threads: int | None = None
     engine: str = "local"
     workers: int | None = None
+    mask: Path | str | None = None
 
     def __post_init__(self) -> None:
         if self.engine == "ray" and (self.devices is not None or self.shard is not None):
@@ -173,6 +176,8 @@ class Run:
         def look(item: Item) -> Preview:
             if not os.path.exists(item.picture):
                 return Preview(item, "fail", "no such file")
+            if item.mask and not os.path.exists(item.mask):
+                return Preview(item, "fail", f"no mask {item.mask}")
             reason = why_make(item, request, job.files(item))
             if reason is None:
                 return Preview(item, "redo" if job.overwrite else "skip", "up to date")
@@ -206,6 +211,8 @@ def plan_run(
     if not found.sources and not found.problems:
         raise InputError("no pictures were given")
     items = name_outputs(found, folder, picture=output.picture, model=output.model)
+    if options.mask is not None:
+        items = with_masks(items, found.sources, options.mask)
     job = Job(settings, output, str(folder), options.overwrite, options.batch, options.threads)
     share = (options.shard or Shard()).of(items)
     return Run(share, found.problems, split_job(job, options.devices), options.engine, options.workers)
@@ -226,6 +233,7 @@ def upsample_many(  # noqa: PLR0913 (a public call: its keywords mirror the comm
     threads: int | None = None,
     engine: str = "local",
     workers: int | None = None,
+    mask: Path | str | None = None,
 ) -> Iterator[Record]:
     """Upsample the features of many pictures, as `featup upsample` but silently; one record each as it finishes.
 
@@ -237,7 +245,7 @@ def upsample_many(  # noqa: PLR0913 (a public call: its keywords mirror the comm
         folder: for the outputs; created if missing.
         settings: what to do with each picture.
         output: which files to write.
-        recursive, devices, shard, overwrite, batch, threads, engine, workers: as of `BatchOptions`.
+        recursive, devices, shard, overwrite, batch, threads, engine, workers, mask: as of `BatchOptions`.
     Raises:
         UsageError, InputError, WeightsError, OutputError: the run can't start; raised before the first record.
 
@@ -250,6 +258,6 @@ def upsample_many(  # noqa: PLR0913 (a public call: its keywords mirror the comm
         >>> [record.status for record in featup.upsample_many(folder, f"{folder}/out", settings=settings)]
         ['done']
     """
-    options = BatchOptions(recursive, devices, shard, overwrite, batch, threads, engine, workers)
+    options = BatchOptions(recursive, devices, shard, overwrite, batch, threads, engine, workers, mask)
     inputs = [inputs] if isinstance(inputs, str | Path) else inputs
     return plan_run(inputs, folder, settings or Upsampling(), output or Output(), options).records()

@@ -29,6 +29,7 @@ from featup_cli.engine.bands import unloaded_bytes
 from featup_cli.engine.pipeline import Look, Pipeline, Plan
 from featup_cli.engine.request import remember
 from featup_cli.pictures.basis import load_basis
+from featup_cli.pictures.masks import Mask
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.registry import METHODS
 
@@ -52,6 +53,7 @@ class _Entry:
     item: Item
     picture: Picture
     plan: Plan
+    mask: Mask | None = None
     extracted: Extracted | None = None  # of the batch of this one
     error: Exception | None = None
 
@@ -178,7 +180,8 @@ class Worker:
             if settled is not None:
                 return settled
             picture = self.pipeline.read(item.picture)
-            return _Entry(item, picture, self.pipeline.plan(picture))
+            plan = self.pipeline.plan(picture)
+            return _Entry(item, picture, plan, self.pipeline.read_mask(item.mask, picture, plan) if item.mask else None)
         except Exception as error:
             return failure(item, error)
 
@@ -210,7 +213,7 @@ class Worker:
             channels, (height, width) = lr_feats.shape[1], entry.plan.output
             with self._write_room.hold(4 * FLOATS * channels * height * width):
                 self._watch("", 0, 0, "")
-                look = Look(entry.picture, entry.plan, lr_feats, class_token=class_token)
+                look = Look(entry.picture, entry.plan, lr_feats, class_token=class_token, mask=entry.mask)
                 written = self.pipeline.write(look, Path(entry.item.target), self.job.output, self._watch)
         except Exception as error:
             return failure(entry.item, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
@@ -45,6 +46,13 @@ class PictureOptions:
     )
     recursive: bool = option(False, "Search subfolders too.", "--recursive", "-r", common=True)
     resize: str | None = like(InputOptions, "resize")
+    mask: Path | None = option(
+        None,
+        "Regions whose mean features are stored too: a picture of labels or colours, or for several pictures a folder "
+        "of masks with their names.",
+        metavar="FILE|FOLDER",
+        is_read=True,
+    )
     max_pixels: int = option(DEFAULT_MAX_PIXELS, "Reject pictures with more pixels.", min=1)
 
     def __post_init__(self) -> None:
@@ -137,7 +145,7 @@ class WorkerOptions:
     seed: int = like(RunOptions, "seed")
     console: ConsoleOptions = group()
 
-    def asked(self, recursive: bool, overwrite: bool) -> BatchOptions:
+    def asked(self, pictures: PictureOptions, overwrite: bool) -> BatchOptions:
         """The same as the library is asked for it.
 
         Raises:
@@ -146,8 +154,17 @@ class WorkerOptions:
         from featup_cli.batch.run import BatchOptions
         from featup_cli.batch.shards import parse_shard
 
-        shard = parse_shard(self.shard) if self.shard is not None else None
-        return BatchOptions(recursive, self.devices, shard, overwrite, self.batch, self.jobs, self.engine, self.workers)
+        return BatchOptions(
+            recursive=pictures.recursive,
+            devices=self.devices,
+            shard=parse_shard(self.shard) if self.shard is not None else None,
+            overwrite=overwrite,
+            batch=self.batch,
+            threads=self.jobs,
+            engine=self.engine,
+            workers=self.workers,
+            mask=pictures.mask,
+        )
 
 
 @command(
@@ -204,7 +221,7 @@ def upsample(
             memory=None if run.memory is None else parse_bytes(run.memory),
         ),
         files.asked(method.method),
-        run.asked(pictures.recursive, files.overwrite),
+        run.asked(pictures, files.overwrite),
     )
     if run.dry_run:
         raise typer.Exit(report_preview(planned, console, settings.toml(("backbone", "method"), without=("dry-run",))))

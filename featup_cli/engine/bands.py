@@ -15,6 +15,8 @@ from featup_cli.core.errors import is_out_of_memory
 from featup_cli.core.memory import default_memory, held_bytes, trim_heap
 from featup_cli.core.shapes import Size
 from featup_cli.ops.pca import BLOCK, PCA, fit_pca
+from featup_cli.ops.regions import BYTES
+from featup_cli.pictures.masks import Mask
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.api import FLOAT, Upsampler
 from featup_cli.upsamplers.bands import MARGIN, choose_rows, memory_budget_error
@@ -38,8 +40,9 @@ class Task:
         lr_feats: [1, C, h, w] on the device where the work is done.
         output_size: (height, width) of the result.
         memory: bytes that this process (on an accelerator: its tensors) may take; None for a share of what is free.
-        class_token: [C] of the backbone, which is stored too; None if it has none.
         pca: the basis to show features in; None for one of `lr_feats`, which are stored then.
+        class_token: [C] of the backbone, which is stored too; None if it has none.
+        mask: regions at the output size, whose mean features are stored too; None for no regions.
     """
 
     upsampler: Upsampler
@@ -50,6 +53,7 @@ class Task:
     memory: int | None = None
     pca: PCA | None = None
     class_token: Tensor | None = None
+    mask: Mask | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -122,6 +126,7 @@ def _budget(task: Task) -> tuple[int, int]:
     device = task.lr_feats.device
     memory = default_memory(device) if task.memory is None else task.memory
     beside = PICTURE_BYTES + unloaded_bytes(task.method, device) + 3 * FLOAT * BLOCK * task.shape[0]
+    beside += 0 if task.mask is None else BYTES * len(task.mask.ids) * task.shape[0]
     return memory, held_bytes(device) + (beside if device.type == "cpu" else 0)
 
 

@@ -28,6 +28,7 @@ from featup_cli.engine.request import Loaded, make_request
 from featup_cli.engine.result import Result
 from featup_cli.engine.settings import Output, Upsampling
 from featup_cli.engine.write import Written, make_features, write_files
+from featup_cli.pictures.masks import Mask, load_mask
 from featup_cli.pictures.read import Picture, as_picture, load_image
 from featup_cli.upsamplers.api import Upsampler
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
@@ -55,6 +56,7 @@ class Look:
         lr_feats: [1, C, h, w], the backbone's features, on its device.
         seconds: wall time of the backbone.
         class_token: [1, C], its token for the whole picture; None if it has none.
+        mask: regions of the picture, at the size of the result; None for none.
     """
 
     picture: Picture
@@ -62,6 +64,7 @@ class Look:
     lr_feats: Tensor
     seconds: float = 0.0
     class_token: Tensor | None = None
+    mask: Mask | None = None
 
 
 class Pipeline:
@@ -131,6 +134,14 @@ class Pipeline:
         """
         return load_image(path, self.settings.max_pixels)
 
+    def read_mask(self, path: Path | str, picture: Picture, plan: Plan) -> Mask:
+        """Read the mask of a picture, at the size of the result; safe in another thread.
+
+        Raises:
+            InputError: it can't be read, or is not of this picture.
+        """
+        return load_mask(path, self.settings.max_pixels).fitted(plan.output, picture.size)
+
     def plan(self, picture: Picture) -> Plan:
         """Sizes for a picture.
 
@@ -181,6 +192,8 @@ class Pipeline:
         """As `run`, streamed to files; arguments and errors as `write_files`."""
         task = self._task(look, progress)
         request = self.request(output)
+        if look.mask is not None:
+            request["mask"] = look.mask.sha256
 
         def describe(seconds: float) -> dict[str, Any]:
             return self._provenance(look, task, seconds) | {"request": request}
@@ -195,12 +208,13 @@ class Pipeline:
             seed=settings.seed, progress=progress,
         )  # fmt: skip
         task = Task(upsampler, settings.method, look.picture, look.lr_feats, look.plan.output, settings.memory)
-        return task if look.class_token is None else replace(task, class_token=look.class_token[0])
+        return replace(task, class_token=None if look.class_token is None else look.class_token[0], mask=look.mask)
 
     def _provenance(self, look: Look, task: Task, seconds: float) -> dict[str, Any]:
         settings, backbone, picture, plan = self.settings, self.backbone, look.picture, look.plan
         return {
             "input": {"path": picture.source, "sha256": picture.sha256, "size": list(picture.size)},
+            **({"mask": {"path": look.mask.source, "sha256": look.mask.sha256}} if look.mask else {}),
             "backbone": backbone.describe(),
             "method": settings.method,
             "settings": settings.method_settings,

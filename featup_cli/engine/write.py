@@ -22,6 +22,7 @@ from featup_cli.io.atomic import atomic_path
 from featup_cli.io.digest import file_sha256
 from featup_cli.io.stream import FeatureWriter, check_room, stream_features, tensor_bytes
 from featup_cli.ops.pca import BLOCK, PCA
+from featup_cli.ops.regions import RegionSums
 from featup_cli.pictures.basis import load_basis
 from featup_cli.pictures.components import Preview
 from featup_cli.pictures.panels import save_png
@@ -137,7 +138,7 @@ def write_files(
         sinks.append(partial(_picture_file, path=paths["picture"], preview=preview, describe=describe))
     make(task, sinks, progress)
     details = task.upsampler.details
-    notes = [*task.picture.notes, *details.notes]
+    notes = [*task.picture.notes, *(task.mask.notes if task.mask else ()), *details.notes]
     return Written(paths, task.shape, time.perf_counter() - start, details.scores, notes)
 
 
@@ -145,18 +146,39 @@ def write_files(
 def _feature_file(
     task: Task, paths: Mapping[str, Path], output: Output, describe: Describe, start: float
 ) -> Iterator[Take]:
+    regions = None if task.mask is None else RegionSums(task.mask.index, task.shape[0])
     pca = task.basis() if output.storage == "factored" else None
     channels = task.shape[0] if pca is None else len(pca.basis)
     with stream_features(
         paths["output"], shape=(channels, *task.output_size), dtype=getattr(torch, output.dtype),
         factors=None if pca is None else (pca.basis, pca.mean),
-        maps=task.upsampler.details.maps | {"lr_features": task.lr_features, "class_token": task.class_token},
+        maps=task.upsampler.details.maps | _beside(task, regions),
         provenance=describe(0.0) | {"storage": output.storage},
     ) as writer:  # fmt: skip
-        yield partial(_store, writer, pca)
+
+        def take(band: Tensor) -> None:
+            _store(writer, pca, band)
+            if regions is not None:
+                regions.add(band)
+
+        yield take
+        if regions is not None:
+            writer.put("region_features", regions.means())
         # It is left last, when the others are written.
         files = {kind: file_sha256(path) for kind, path in paths.items() if kind != "output"}
         writer.provenance |= describe(time.perf_counter() - start) | {"files": files}
+
+
+def _beside(task: Task, regions: RegionSums | None) -> dict[str, Tensor | None]:
+    """Tensors beside the features that no upsampler makes; means over regions are known at the end."""
+    found = {"lr_features": task.lr_features, "class_token": task.class_token}
+    if task.mask is None or regions is None:
+        return found
+    return found | {
+        "region_features": torch.empty(len(regions.pixels), task.shape[0], device="meta"),
+        "region_ids": torch.from_numpy(task.mask.ids),
+        "region_pixels": torch.from_numpy(regions.pixels),
+    }
 
 
 def _store(writer: FeatureWriter, pca: PCA | None, band: Tensor) -> None:

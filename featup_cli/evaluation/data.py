@@ -10,20 +10,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
 from featup_cli.pictures.find import find_files
-from featup_cli.pictures.formats import picture_suffixes
+from featup_cli.pictures.formats import LABEL_SUFFIXES, picture_suffixes
+from featup_cli.pictures.labels import read_numbers
 from featup_cli.pictures.read import load_image
 
 T = TypeVar("T")
 IGNORE = -1
 """Class id of void pixels."""
-LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
 DEFAULT_VOID = 255
-NUMBER_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
 @dataclass(frozen=True)
@@ -247,29 +245,6 @@ def _classes(content: Any, thin: str | None, origin: str) -> Classes:
     if len(names) < 2 or set(void) & set(range(len(names))):
         raise InputError(f"{origin}: needs at least two classes, and void ids that are no class")
     return Classes(names, void, tuple(names.index(name) for name in chosen))
-
-
-def read_numbers(path: Path) -> np.ndarray:
-    """One number for each pixel [H, W], from a picture of one channel (8 or 16 bits, or palette indices) or a .npy.
-
-    Raises:
-        InputError: missing, damaged, or of another form.
-    """
-    try:
-        if path.suffix.lower() == ".npy":
-            numbers = np.load(path, allow_pickle=False)
-        else:
-            with Image.open(path) as image:
-                if image.mode not in NUMBER_MODES:
-                    raise InputError(f"{path}: is a {image.mode} picture; labels have one number for each pixel")
-                numbers = np.array(image)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{path}: can't be read as labels ({error})") from None
-    if numbers.ndim != 2 or numbers.size == 0:
-        raise InputError(f"{path}: expected one number for each pixel, not an array of shape {list(numbers.shape)}")
-    return numbers
 
 
 def read_array(path: Path, key: str, form: str, any_name: bool = False) -> np.ndarray:

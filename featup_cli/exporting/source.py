@@ -14,7 +14,7 @@ from torch import Tensor
 from featup_cli.core.errors import InputError
 from featup_cli.core.shapes import Size
 from featup_cli.io.features import check_storable
-from featup_cli.io.header import EXACT, OPTIONAL
+from featup_cli.io.header import EXACT, LAYOUTS, OPTIONAL
 from featup_cli.io.mapped import open_features
 from featup_cli.io.stream import tensor_bytes
 from featup_cli.ops.pca import PCA
@@ -131,9 +131,16 @@ class Source:
             for name, tensor in read.items()
             if tensor is not None and name not in EXACT
         }
-        if (token := read["class_token"]) is not None:
-            found["class_token"] = token if self.pca is None else self.pca.project(token[None])[0]
+        for name in EXACT:
+            if (tensor := read[name]) is not None:
+                found[name] = self._projected(tensor) if LAYOUTS[name].endswith("C") else tensor
         return found | ({} if self.pca is None else {"pca_basis": self.pca.basis, "pca_mean": self.pca.mean})
+
+    def _projected(self, tensor: Tensor) -> Tensor:
+        """Vectors of feature space [..., C] in the basis of the output."""
+        if self.pca is None:
+            return tensor
+        return self.pca.project(tensor.reshape(-1, self.channels)).reshape(*tensor.shape[:-1], -1)
 
     @property
     def picture_path(self) -> str:

@@ -30,6 +30,7 @@ _STORAGES = {
     torch.bfloat16: torch.BFloat16Storage,
     torch.float32: torch.FloatStorage,
     torch.float64: torch.DoubleStorage,
+    torch.int64: torch.LongStorage,
 }
 _ALIGNMENT = 64  # of storages in the file, as in files of torch.save, for the sake of mmap=True
 _LOCAL_HEADER, _ZIP64_FIELD = 30, 20  # bytes before a member's name, and after it

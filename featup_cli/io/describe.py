@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from featup_cli.io.header import COLOUR_BASIS, FITTED_MODEL, KINDS, UPSAMPLER, described, stored_parts
+from featup_cli.io.header import COLOUR_BASIS, COUNTS, FITTED_MODEL, KINDS, UPSAMPLER, described, stored_parts
 from featup_cli.io.safetensors import Stored
 
 OTHERS = {FITTED_MODEL: "fitted model", UPSAMPLER: "upsampler weights", COLOUR_BASIS: "colour basis"}  # than features
@@ -43,4 +43,4 @@ def describe_file(path: Path | str) -> dict[str, Any]:
 
 
 def _describe_tensor(stored: Stored) -> dict[str, Any]:
-    return {"shape": list(stored.shape), "dtype": KINDS.get(stored.dtype, stored.dtype)}
+    return {"shape": list(stored.shape), "dtype": (KINDS | COUNTS).get(stored.dtype, stored.dtype)}

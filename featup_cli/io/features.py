@@ -13,10 +13,10 @@ from torch import Tensor
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, OutputError, ShapeError
 from featup_cli.core.references import resolve
-from featup_cli.io.header import FACTORS, KINDS, LAYOUTS, described, in_three_lines, stored_parts
+from featup_cli.io.header import COUNTS, FACTORS, KINDS, LAYOUTS, described, in_three_lines, stored_parts
 from featup_cli.io.safetensors import read_tensors, refusing_others
 
-DTYPES = {name: getattr(torch, kind) for name, kind in KINDS.items()}
+DTYPES = {name: getattr(torch, kind) for name, kind in (KINDS | COUNTS).items()}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class FeatureFile:
         features: [C, H, W], upsampled.
         lr_features: [C, h, w], the backbone's own.
         class_token: [C], the backbone's token for the whole picture.
+        region_features: [R, C], mean of the features over each region of a mask.
+        region_ids: int64 [R], label values, or colours as 65536 red + 256 green + blue.
+        region_pixels: int64 [R], pixels of each region in the feature map.
         uncertainty: [h, w], predicted spread of each token.
         saliency: [h', w'], saliency of the attention downsampler, at any size.
         kernels: its weight and bias kernel [2, k, k], or the bias kernel alone [1, k, k].
@@ -37,6 +40,9 @@ class FeatureFile:
     features: Tensor
     lr_features: Tensor | None = None
     class_token: Tensor | None = None
+    region_features: Tensor | None = None
+    region_ids: Tensor | None = None
+    region_pixels: Tensor | None = None
     uncertainty: Tensor | None = None
     saliency: Tensor | None = None
     kernels: Tensor | None = None
@@ -69,6 +75,8 @@ def check_storable(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) ->
     tensor, layout = tensor.detach(), LAYOUTS[name]
     if tensor.ndim != len(layout.split()) or tensor.numel() == 0:
         raise ShapeError(f"{name} must be [{layout}] and not empty, not {list(tensor.shape)}")
+    if not dtype.is_floating_point:
+        return
     low, high = map(float, tensor.aminmax())
     if bad := _non_finite(tensor, low, high):
         raise OutputError(f"{path}: not written: {name} holds {bad} NaN or infinite values; try --dtype float32")

@@ -22,6 +22,9 @@ LAYOUTS = {
     "features": "C H W",
     "lr_features": "C h w",
     "class_token": "C",
+    "region_features": "R C",
+    "region_ids": "R",
+    "region_pixels": "R",
     "uncertainty": "h w",
     "saliency": "h w",
     "kernels": "N k k",
@@ -29,15 +32,17 @@ LAYOUTS = {
     "basis": "K C",
     "mean": "C",
 }
-OPTIONAL = ("lr_features", "class_token", "uncertainty", "saliency", "kernels")
-EXACT = ("class_token",)
-"""Optional tensors that are stored in float32, whatever the type of the maps."""
+EXACT = {"class_token": "F32", "region_features": "F32", "region_ids": "I64", "region_pixels": "I64"}
+"""Optional tensors that are stored in a type of their own, whatever that of the maps."""
+OPTIONAL = ("lr_features", "uncertainty", "saliency", "kernels", *EXACT)
 FACTORS = ("coefficients", "basis", "mean")
 KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 """Types of values: as the format names them, and as PyTorch does."""
 WRITTEN = ("float16", "bfloat16", "float32")
 """Types of the values that this program writes."""
 STORAGES = ("full", "factored")
+COUNTS = {"I64": "int64"}
+"""Types of ids and numbers of pixels."""
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
@@ -114,6 +119,10 @@ def stored_parts(path: Path, tensors: Mapping[str, Stored]) -> dict[str, tuple[s
 def check_agreement(shapes: Mapping[str, tuple[int, ...]], error: type[Exception], prefix: str) -> None:
     """Tensors of one file must agree on C, the factors on K, and kernels must be one or two."""
     channels = {name: shapes[name][0] for name in ("features", "lr_features", "class_token", "mean") if name in shapes}
+    if "region_features" in shapes:
+        channels["region_features"] = shapes["region_features"][1]
+    if len({shapes[name][0] for name in ("region_features", "region_ids", "region_pixels") if name in shapes}) > 1:
+        raise error(f"{prefix}region_features, region_ids and region_pixels differ in the number of regions")
     if "basis" in shapes:
         channels["basis"] = shapes["basis"][1]
         if shapes["basis"][0] != shapes["coefficients"][0]:
@@ -136,8 +145,9 @@ def _checked(path: Path, name: str, stored: Stored, layout: str) -> Stored:
         raise InputError(f"{path}: {name} is {list(shape)} but must be [{layout}]; reshape it and save the file again")
     if 0 in shape:
         raise InputError(f"{path}: {name} is {list(shape)} and holds no values; make the file again")
-    if stored.dtype not in KINDS:
-        raise InputError(f"{path}: {name} has dtype {stored.dtype}; save it as {', '.join(KINDS)}")
+    kinds = COUNTS if EXACT.get(name) in COUNTS else KINDS
+    if stored.dtype not in kinds:
+        raise InputError(f"{path}: {name} has dtype {stored.dtype}; save it as {', '.join(kinds)}")
     return replace(stored, shape=shape)
 
 

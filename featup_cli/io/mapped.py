@@ -22,7 +22,7 @@ Index = int | slice | EllipsisType
 
 PIECE = 16_000_000  # bytes of the file over which one piece of a slice may be spread
 # NumPy has no bfloat16: its bits are read as integers.
-_NUMPY = {"F16": "<f2", "BF16": "<i2", "F32": "<f4", "F64": "<f8"}
+_NUMPY = {"F16": "<f2", "BF16": "<i2", "F32": "<f4", "F64": "<f8", "I64": "<i8"}
 
 
 class MappedFeatures:

@@ -75,8 +75,9 @@ class FeatureWriter:
             self.entries[each] = {"dtype": _NAMES[kind], "shape": size, "data_offsets": (self.starts[each], stop)}
         self.header_size = -(-(len(self._header()) + HEADER_ROOM) // 8) * 8
         self._reserve(8 + self.header_size + stop)
-        for other, tensor in others.items():
-            self._put(tensor, self.starts[other])
+        self.awaited = {other for other, tensor in others.items() if tensor.is_meta}
+        for other in others.keys() - self.awaited:
+            self._put(others[other], self.starts[other])
 
     def add(self, band: Tensor) -> None:
         """Write the next rows, [C, n, W].
@@ -96,8 +97,20 @@ class FeatureWriter:
                 self._put(rows, self.starts[self.name] + tensor_bytes((row, width), self.dtype))
         self.rows += band.shape[1]
 
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Write a tensor whose values come later, of the shape and type that were announced; errors as `add`."""
+        entry = self.entries[name]
+        if name not in self.awaited or tensor.shape != entry["shape"]:
+            raise ShapeError(f"{name} must be {list(entry['shape'])} and come once, not {list(tensor.shape)}")
+        kind = DTYPES[entry["dtype"]]
+        check_storable(self.path, name, tensor, kind)
+        self._put(as_stored(tensor, kind), self.starts[name])
+        self.awaited.discard(name)
+
     def finish(self) -> None:
         """Write the header; all rows must be there."""
+        if self.awaited:
+            raise ShapeError(f"{', '.join(sorted(self.awaited))} was not written")
         if self.rows != self.shape[1]:
             raise ShapeError(f"{self.rows} of {self.shape[1]} rows were written")
         header = self._header()
@@ -148,7 +161,8 @@ def stream_features(
         dtype: of the stored maps.
         factors: basis [K, C] and mean [C], stored in float32: what comes by bands are coefficients, and features are
             basis^T coefficients + mean. The file is about C / K times smaller, and expanded on reading.
-        maps: tensors of `OPTIONAL` in the shapes of `LAYOUTS`, or None; those of `EXACT` are stored in float32.
+        maps: tensors of `OPTIONAL` in the shapes of `LAYOUTS`, or None; those of `EXACT` are stored in
+            types of their own. Values of a tensor on the meta device come later, by `FeatureWriter.put`.
         provenance: anything that JSON holds, paths as text; the writer's may be completed before the block ends.
     Raises:
         OutputError: the file can't be written, the disk is too small, or values can't be stored.
@@ -157,13 +171,14 @@ def stream_features(
     path = Path(path)
     if unknown := set(maps) - set(OPTIONAL):
         raise ShapeError(f"maps are {', '.join(OPTIONAL)} only, not {', '.join(sorted(unknown))}")
-    kinds = dict.fromkeys(maps, dtype) | dict.fromkeys(EXACT, torch.float32)
+    kinds = dict.fromkeys(maps, dtype) | {name: DTYPES[kind] for name, kind in EXACT.items()}
     given = {name: (tensor, kinds[name]) for name, tensor in maps.items() if tensor is not None}
     given |= {name: (tensor, torch.float32) for name, tensor in zip(FACTORS[1:], factors or (), strict=False)}
     others = {}
     for name, (tensor, kind) in given.items():
-        check_storable(path, name, tensor, kind)
-        others[name] = as_stored(tensor, kind)
+        if not tensor.is_meta:
+            check_storable(path, name, tensor, kind)
+        others[name] = tensor.to(kind) if tensor.is_meta else as_stored(tensor, kind)
     streamed = "features" if factors is None else FACTORS[0]
     if len(shape) != 3 or min(shape) < 1:
         raise ShapeError(f"{streamed} must be [{LAYOUTS[streamed]}] and not empty, not {list(shape)}")

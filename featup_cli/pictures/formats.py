@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from PIL import Image, ImageFile
 
+LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
+"""Suffixes of pictures of numbers, whose compression loses nothing."""
+
 
 def picture_formats() -> tuple[str, ...]:
     """Formats that Pillow decodes by itself, by its names.

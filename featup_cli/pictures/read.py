@@ -90,7 +90,7 @@ class _QuietPillow:
                     self._before.close()
 
 
-_quiet_pillow = _QuietPillow()
+quiet_pillow = _QuietPillow()
 
 
 def _greyscale_from_deep(image: Image.Image, name: str) -> Image.Image:
@@ -174,7 +174,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = DEFAULT_MAX_PIXELS)
     notes: list[str] = []
     too_large = f"has more than {max_pixels:,} pixels; raise the limit with --max-pixels if you trust the file"
     try:
-        with _quiet_pillow(max_pixels), Image.open(io.BytesIO(data), formats=picture_formats()) as image:
+        with quiet_pillow(max_pixels), Image.open(io.BytesIO(data), formats=picture_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise InputError(f"{name}: {image.width}x{image.height} {too_large}")
             # Phones store photographs as MPO with a preview or depth map behind: no animation, not worth a note.

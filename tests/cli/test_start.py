@@ -40,6 +40,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
         (["render", "PHOTO", "--output-size", "big"], 2, "--output-size big: expected `image`"),
         (["compare", "PHOTO", "--output-size", "0"], 2, "--output-size 0: expected `image`"),
         (["upsample", "PHOTO", "--weights", "nope.pt"], 1, "--weights nope.pt: no such file"),
+        (["upsample", "PHOTO", "--mask", "nope.png"], 1, "--mask nope.png: no such file"),
         (["upsample", "PHOTO", "-o", __file__], 1, f"{__file__}: can't be written: it is a file"),
         (["upsample", "PHOTO", "-o", "o7.safetensors"], 2, "-o o7.safetensors: give a folder"),
         (["upsample", "PHOTO", "-m", "jbu", "--max-steps", "10"], 2, "--max-steps: method jbu has no such setting"),

@@ -18,9 +18,9 @@ from featup_cli.evaluation.data import (
     find_pairs,
     load_classes,
     read_class_labels,
-    read_numbers,
     spread_evenly,
 )
+from featup_cli.pictures.labels import read_numbers
 
 CLASSES = Classes(("a", "b"), (9,))
 

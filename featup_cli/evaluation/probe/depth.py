@@ -16,11 +16,12 @@ from featup_cli.core.shapes import Size
 from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
-from featup_cli.evaluation.data import find_pairs, read_array, read_numbers
+from featup_cli.evaluation.data import find_pairs, read_array
 from featup_cli.evaluation.probe.linear import LinearProbe, minimise
 from featup_cli.evaluation.probe.task import DEPTH, DepthOptions
 from featup_cli.evaluation.probe.training import ProbeScorer, Training, TrainingTokens, run_probe
 from featup_cli.evaluation.source import FeatureSource, Request
+from featup_cli.pictures.labels import read_numbers
 
 DEPTH_SUFFIXES = (".npy", ".npz", ".png", ".tif", ".tiff")
 DELTA = 1.25
