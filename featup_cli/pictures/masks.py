@@ -13,7 +13,7 @@ from torch import Tensor
 from featup_cli.core.errors import InputError
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
 from featup_cli.io.digest import file_sha256
-from featup_cli.io.files import check_readable
+from featup_cli.io.files import check_readable, is_missing
 from featup_cli.pictures.labels import colour_numbers, numbers_of, read_numbers
 
 MOST_REGIONS = 65_536
@@ -78,6 +78,8 @@ def load_mask(path: Path | str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Mask:
         InputError: missing, damaged, of another form, or of too many regions; the message names it.
     """
     path = Path(path)
+    if is_missing(path):
+        raise InputError(f"{path}: no such file; each picture needs a mask of its name")
     check_readable(path, "a mask for each picture")
     with path.open("rb") as stream:
         if stream.read(len(_JPEG)) == _JPEG:
