@@ -21,6 +21,7 @@ from featup_cli.batch.worker import Worker
 from featup_cli.core.errors import FeatUpError, UsageError, one_line
 from featup_cli.core.memory import default_memory
 from featup_cli.core.progress import Announce
+from featup_cli.core.text import counted
 
 TASK = 32  # pictures that a worker gets at once, at most
 TASKS = 8  # that each worker gets, at least if there are enough pictures, so that all end at about the same time
@@ -127,7 +128,7 @@ def run_on_ray(job: Job, items: Sequence[Item], workers: int | None, announce: A
                     continue
                 about, record = message
                 fruitless = 0
-                tell(f"{about}; {fleet.workers} Ray workers")
+                tell(f"{about}; {counted(fleet.workers, 'Ray worker')}")
                 if left.pop(record.item, record) is None:  # what is done again may be told twice
                     yield _checked(record)
     for item in left:

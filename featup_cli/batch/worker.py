@@ -25,6 +25,7 @@ from featup_cli.core.errors import error_message, one_line
 from featup_cli.core.memory import default_memory, held_bytes
 from featup_cli.core.progress import Announce, Progress, no_progress
 from featup_cli.core.shapes import check_output_size, resolve_network_size
+from featup_cli.core.text import counted
 from featup_cli.engine.bands import unloaded_bytes
 from featup_cli.engine.pipeline import Look, Pipeline, Plan
 from featup_cli.engine.request import remember
@@ -109,7 +110,7 @@ class Worker:
         weights, network = describe_weights(b.weights_source), b.resolved
         if weights:  # the tag after the architecture is of published ones
             network = f"{b.details.get('architecture', network)}, {weights}"
-        line = f"backbone {b.name} ({network}, {b.channels} channels, stride {b.stride})"
+        line = f"backbone {b.name} ({network}, {counted(b.channels, 'channel')}, stride {b.stride})"
         advice = "" if weights else find_loader(b.name).advice
         return f"{line} on {self.pipeline.device_name}" + (f"; {advice}" if advice else "")
 

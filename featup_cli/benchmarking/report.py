@@ -12,6 +12,7 @@ from rich.text import Text
 from featup_cli.benchmarking.settings import BASELINES, EXTRA_BASELINES
 from featup_cli.benchmarking.suites import SUITES
 from featup_cli.core.references import resolve
+from featup_cli.core.text import counted
 
 Row = dict[str, Any]
 Columns = list[tuple[str, Callable[[Row], str]]]
@@ -118,7 +119,9 @@ def notes(rows: list[Row]) -> list[str]:
 
 def render(report: Row) -> RenderableType:
     """A report of `benchmark` as tables, at most 80 columns wide, with notes below."""
-    machine = f"{report['device_name']}, {report['threads']} CPU threads, torch {report['versions']['torch']}"
+    machine = (
+        f"{report['device_name']}, {counted(report['threads'], 'CPU thread')}, torch {report['versions']['torch']}"
+    )
     suite = SUITES.get(report["benchmark"])
     tables = kernel_tables(report) if suite is None else resolve(suite.tables)(report)
     return Group(Text(machine, style="bold"), *tables, *(Text(line, style="dim") for line in notes(report["rows"])))

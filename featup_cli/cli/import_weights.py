@@ -9,6 +9,7 @@ from featup_cli.backbones.registry import ALIASES
 from featup_cli.cli.command import command
 from featup_cli.cli.groups import ConsoleOptions, ReplaceOptions
 from featup_cli.core.options import INPUT, OUTPUT, REQUIRED, argument, like, option
+from featup_cli.core.text import counted
 from featup_cli.io.replace import refuse_replacing
 from featup_cli.upsamplers.registry import IMPORTS
 
@@ -53,8 +54,9 @@ def import_weights(given: CheckpointOptions, run: ConsoleOptions) -> None:
     identity = facts["backbone"]
     norm = "with a norm over channels before it" if facts["normed"] else "without a norm before it"
     console.note(
-        f"{given.checkpoint}: {facts['method']}, {facts['parameters']:,} parameters, {facts['channels']} channels, "
-        f"{norm}; for {describe_identity(identity)}; {facts['ignored_tensors']} tensors of other parts ignored"
+        f"{given.checkpoint}: {facts['method']}, {counted(facts['parameters'], 'parameter')}, "
+        f"{counted(facts['channels'], 'channel')}, {norm}; for {describe_identity(identity)}; "
+        f"{counted(facts['ignored_tensors'], 'tensor')} of other parts ignored"
     )
     if identity["name"] is None:
         console.note("note: the file doesn't name its backbone; give --backbone NAME so that it can be checked")

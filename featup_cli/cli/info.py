@@ -13,6 +13,7 @@ import typer
 from featup_cli.cli.command import command
 from featup_cli.cli.console import EXIT_FAILED, Console
 from featup_cli.core.options import argument, option
+from featup_cli.core.text import number_text
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def describe_lines(facts: dict[str, Any]) -> list[str]:
     tensors, provenance = facts.pop("tensors"), facts.pop("provenance", None)
     if facts["kind"] == "features":
         facts["maps"] = {name: f"{tensor['shape']} {tensor['dtype']}" for name, tensor in tensors.items()}
-    facts["provenance"] = provenance or {}
+    facts["provenance"] = {key: value for key, value in (provenance or {}).items() if not is_told(key, value, facts)}
     lines = [plain(facts.pop("file"))]
     for name, value in facts.items():
         if name in ("provenance", "maps") and isinstance(value, dict) and value:
@@ -79,12 +80,24 @@ def describe_lines(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
+def is_told(key: str, value: Any, facts: dict[str, Any]) -> bool:
+    """Whether a fact of the provenance stands among `facts` of the file, or beside it (those of the request do)."""
+    config = facts.get("config")
+    if key == "request" or (key in facts and facts[key] == value):
+        return True
+    if not (isinstance(value, dict) and value and isinstance(config, dict)):
+        return False
+    return all(name in config and config[name] == part for name, part in value.items())
+
+
 def value_text(value: Any) -> str:
     """A JSON value in one line, without quotes where it is plain."""
     if isinstance(value, dict):
         return ", ".join(f"{plain(key)} {value_text(part)}" for key, part in value.items()) or "-"
     if isinstance(value, str):
         return plain(value)
+    if isinstance(value, float):
+        return number_text(value, "")
     return plain(json.dumps(value, ensure_ascii=False))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featup_cli.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, Console
+from featup_cli.core.text import counted, number_text
 from featup_cli.io.replace import HINT
 
 if TYPE_CHECKING:
@@ -111,8 +112,10 @@ def _report(record: Record, console: Console, alone: bool, told: bool) -> None:
             console.note(f"{record.item.picture}: up to date, skipped; --overwrite re-creates it")
     else:
         channels, height, width = record.shape
-        scores = "  ".join(f"{name} {value:.3f}" for name, value in record.scores.items())
-        line = f"{record.item.picture}: {channels} channels, {height}x{width}, {record.seconds:.1f} s  {scores}"
+        scores = "  ".join(f"{name} {number_text(value)}" for name, value in record.scores.items())
+        line = (
+            f"{record.item.picture}: {counted(channels, 'channel')}, {height}x{width}, {record.seconds:.1f} s  {scores}"
+        )
         console.note(line.rstrip())
     console.result("\n".join(record.files.values()), record.as_json())
 

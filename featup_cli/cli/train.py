@@ -14,6 +14,7 @@ from featup_cli.cli.console import EXIT_INTERRUPTED, Console
 from featup_cli.cli.groups import BackboneOptions, ConsoleOptions, ReplaceOptions, RunOptions
 from featup_cli.core.options import INPUT, METHOD, OUTPUT, REQUIRED, RUN, group, like, option
 from featup_cli.core.settings import change_settings
+from featup_cli.core.text import counted
 from featup_cli.training.config import TrainConfig
 from featup_cli.upsamplers.jbu.method import JBU
 from featup_cli.upsamplers.registry import TRAINABLE
@@ -140,7 +141,9 @@ def parse_settings(method: str, texts: Sequence[str]) -> tuple[TrainConfig, Any]
 def report(result: Any, folder: Path, console: Console) -> None:
     """Report the result of a training."""
     skipped = f", {result.skipped} skipped" if result.skipped else ""
-    console.note(f"{result.pictures} pictures, {result.heldout} held out{skipped}; {result.seconds / 60:.1f} min")
+    console.note(
+        f"{counted(result.pictures, 'picture')}, {result.heldout} held out{skipped}; {result.seconds / 60:.1f} min"
+    )
     console.note(
         f"best at step {result.step} of {result.steps}: explains {result.scores['explained_variance']:.1%} "
         f"of {result.goal} (bilinear {result.scores['bilinear_explained_variance']:.1%})"

@@ -7,6 +7,7 @@ import platform
 import torch
 
 from featup_cli.core.errors import UsageError
+from featup_cli.core.text import counted
 
 
 def choose_device(name: torch.device | str) -> torch.device:
@@ -33,5 +34,5 @@ def describe_device(device: torch.device) -> str:
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if device.type == "cpu":
-        return f"{platform.machine()}, {torch.get_num_threads()} threads"
+        return f"{platform.machine()}, {counted(torch.get_num_threads(), 'thread')}"
     return device.type

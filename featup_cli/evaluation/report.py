@@ -12,6 +12,7 @@ import numpy as np
 
 from featup_cli.backbones.config import describe_weights
 from featup_cli.core.errors import InputError
+from featup_cli.core.text import counted
 from featup_cli.evaluation.registry import BASELINE, OVER_BASELINE, TASKS
 from featup_cli.evaluation.task import Column
 
@@ -112,6 +113,6 @@ def describe_run(run: dict[str, Any]) -> str:
     layer += f" with {weights}" if weights else ""
     size = f", input {run['resize']}" if run.get("resize") else ""
     return (
-        f"{run['task']} on {run['data']}, {run['pictures']} pictures, {backbone['name']}{layer} "
+        f"{run['task']} on {run['data']}, {counted(run['pictures'], 'picture')}, {backbone['name']}{layer} "
         f"(stride {backbone['stride']}){size}; 95 % intervals over pictures"
     )

@@ -15,6 +15,7 @@ from featup_cli.core.checks import checked
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
 from featup_cli.core.progress import Progress, no_progress
 from featup_cli.core.references import resolve
+from featup_cli.core.text import counted
 from featup_cli.exporting.format import Format
 from featup_cli.exporting.registry import FORMATS
 from featup_cli.exporting.source import Source
@@ -205,21 +206,23 @@ def _fit(sources: Sequence[Source], components: int) -> PCA:
     """
     first = sources[0]
     if components > first.channels:
-        raise UsageError(f"--components {components}: the features have {first.channels} channels")
+        raise UsageError(f"--components {components}: the features have {counted(first.channels, 'channel')}")
     generator = torch.Generator().manual_seed(0)
     count = max(FIT_TOKENS // len(sources), 1)
     samples: list[Tensor] = []
     for source in sources:
         if source.channels != first.channels:
             raise InputError(
-                f"{source.path}: has {source.channels} channels but {first.path} has {first.channels}; files that "
-                "share a basis must come from the same backbone"
+                f"{source.path}: has {counted(source.channels, 'channel')} but {first.path} has {first.channels}; "
+                "files that share a basis must come from the same backbone"
             )
         with open_features(source.path) as features:
             samples.append(_sample(features, count, generator))
     pca = fit_pca(torch.cat(samples), components)
     if len(pca.basis) < components:
-        raise InputError(f"{first.path}: too few pixels for {components} components; at most {len(pca.basis)}")
+        raise InputError(
+            f"{first.path}: too few pixels for {counted(components, 'component')}; at most {len(pca.basis)}"
+        )
     return pca
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, UsageError
+from featup_cli.core.text import counted
 from featup_cli.core.values import parse_choice
 from featup_cli.io.features import FeatureFile, load_features
 from featup_cli.io.header import described, stored_parts
@@ -70,7 +71,7 @@ def _checked_components(numbers: Sequence[int], channels: int | None = None) -> 
         raise UsageError(f"components {shown!r}: they are counted from 1")
     # Fewer than three channels still make a picture, as long as nobody asked for others than the first.
     if channels is not None and max(numbers) > max(channels, 3):
-        raise UsageError(f"components {shown!r}: the features have {channels} channels")
+        raise UsageError(f"components {shown!r}: the features have {counted(channels, 'channel')}")
     return numbers[0], numbers[1], numbers[2]
 
 
@@ -104,7 +105,7 @@ def _fit_files(count: int, files: Iterable[FeatureFile], components: Components)
         channels = len(file.features)
         if high and channels != high[0].shape[1]:
             raise InputError(
-                f"{file.path}: has {channels} channels but {sources[0][0]} has {high[0].shape[1]}; "
+                f"{file.path}: has {counted(channels, 'channel')} but {sources[0][0]} has {high[0].shape[1]}; "
                 "files shown together must come from the same backbone"
             )
         high.append(_tokens(file, file.features, limit))

@@ -21,6 +21,7 @@ from featup_cli.core.distributed import Workers, join_workers
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.progress import Announce, Progress, no_announcement, no_progress
 from featup_cli.core.settings import differences
+from featup_cli.core.text import counted
 from featup_cli.core.versions import versions
 from featup_cli.io.atomic import atomic_path, check_writable
 from featup_cli.io.digest import file_sha256
@@ -269,8 +270,9 @@ class _Run:
         }  # fmt: skip
         card = (
             f"{self.training.method} upsampler, trained by `featup train` on {len(self.keys)} crops of pictures with "
-            f"the features of {identity['name']} ({identity['channels']} channels), {row.step} steps of "
-            f"{self.config.batch} crops. It explains {row.explained_variance:.1%} of {self.goal} of "
+            f"the features of {identity['name']} ({counted(identity['channels'], 'channel')}), "
+            f"{counted(row.step, 'step')} of {self.config.batch} crops. "
+            f"It explains {row.explained_variance:.1%} of {self.goal} of "
             f"{len(self.heldout)} held-out crops; bilinear interpolation {row.bilinear_explained_variance:.1%}."
         )
         serves = "any" if self.training.serves_any else identity

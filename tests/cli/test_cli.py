@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from featup_cli.backbones.tiny.network import TinyNet
 from featup_cli.cli.app import app
+from featup_cli.cli.info import describe_lines
 from featup_cli.io.features import load_features
 from featup_cli.io.header import read_provenance
 
@@ -281,6 +282,16 @@ def test_info_lists_what_there_is() -> None:
     assert {"tiny", "dino", "dinov2", "clip", "resnet50"} <= {row["alias"] for row in facts["backbones"]}
     assert {"backend": "reference", "device": "cpu", "status": "would run"} in facts["kernels"]
     assert "tiny" in featup("info")[1]
+
+
+def test_info_of_a_file_tells_each_fact_once() -> None:
+    file = {"file": "a.st", "kind": "upsampler weights", "method": "m", "config": {"sizes": [1], "radius": 2.0}}
+    made = {"method": "m", "upsampler": {"sizes": [1]}, "request": {"seed": 3}, "seed": 3, "scores": {"steps": 150.0}}
+    lines = [" ".join(line.split()) for line in describe_lines({**file, "tensors": {}, "provenance": made})]
+    assert lines == [
+        *("a.st", "kind upsampler weights", "method m", "config sizes [1], radius 2"),
+        *("provenance", "seed 3", "scores steps 150"),
+    ]
 
 
 def test_an_interrupt_exits_with_130_and_leaves_nothing(samples: Path, tmp_path: Path) -> None:

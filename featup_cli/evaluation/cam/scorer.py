@@ -21,6 +21,7 @@ from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.timm.classifier import Classifier, load_classifier
 from featup_cli.core.describe import choose_device
 from featup_cli.core.errors import InputError, UsageError
+from featup_cli.core.text import counted
 from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.bootstrap import Scores
 from featup_cli.evaluation.cache import Arrays
@@ -161,7 +162,7 @@ def keep_recognised(
             kept.append(item)
     if not kept:
         raise InputError("no picture is classified as the list says: is the order of its classes the network's own?")
-    evaluation.note(f"{len(kept)} of {len(items)} pictures are classified as labelled; others are left out")
+    evaluation.note(f"{len(kept)} of {counted(len(items), 'picture')} classified as labelled; others are left out")
     return kept
 
 

@@ -16,6 +16,7 @@ from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.footprint import TYPICAL_BYTES
 from featup_cli.core.errors import UsageError
 from featup_cli.core.shapes import MAX_TOKENS, Size
+from featup_cli.core.text import counted
 from featup_cli.multiview.views import resize_picture
 from featup_cli.upsamplers.api import FLOAT, Details, Extract, Rows, RowUpsampler, check_inputs
 from featup_cli.upsamplers.denser.method import LARGE_IMAGE, STRIDED
@@ -50,7 +51,9 @@ class Estimate:
 
     def __str__(self) -> str:
         attention = f", attention of {self.attention_bytes / 2**30:.2g} GiB a layer" if self.attention_bytes else ""
-        return f"{self.tokens:,} tokens{attention}, activations of about {self.activation_bytes / 2**30:.2g} GiB"
+        return (
+            f"{counted(self.tokens, 'token')}{attention}, activations of about {self.activation_bytes / 2**30:.2g} GiB"
+        )
 
 
 class DenserTokens(RowUpsampler, ABC):

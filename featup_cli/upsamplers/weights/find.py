@@ -91,7 +91,8 @@ def describe_shipped() -> list[dict[str, str]]:
         for path, metadata in _shipped()
     ]  # fmt: skip
     rows += [
-        {"upsampler": name, "method": release.method, "for": describe_identity(release.backbone),
+        {"upsampler": name, "method": release.method,
+         "for": f"{describe_identity(release.backbone)}{', then normalised over channels' if release.normed else ''}",
          "where": "cached" if release.cached.is_file() else "downloads once"}
         for name, release in all_releases().items()
     ]  # fmt: skip

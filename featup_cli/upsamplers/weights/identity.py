@@ -7,6 +7,7 @@ from typing import Any
 
 from featup_cli.backbones.api import Backbone
 from featup_cli.core.errors import WeightsError
+from featup_cli.core.text import counted
 
 
 def backbone_identity(backbone: Backbone) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def describe_identity(identity: Mapping[str, Any] | str) -> str:
     if isinstance(identity, str):
         return "any backbone"
     parts = [str(identity.get("name") or "an unknown backbone")]
-    parts += [f"{identity['channels']} channels"] if identity.get("channels") else []
+    parts += [counted(identity["channels"], "channel")] if identity.get("channels") else []
     parts += [f"{key} {identity[key]}" for key in ("stride", "layer") if identity.get(key) is not None]
     norm = identity.get("norm_applied")
     parts += [] if norm is None else ["final norm applied" if norm else "no final norm"]
