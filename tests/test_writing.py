@@ -182,7 +182,7 @@ def test_a_result_in_memory_is_one_band_if_that_fits_and_else_bands_beside_it(mo
 
 
 def test_when_not_even_one_row_fits_the_estimate_is_told() -> None:
-    with pytest.raises(MemoryBudgetError, match=r"37x4 features with --method bilinear need about"):
+    with pytest.raises(MemoryBudgetError, match=r"37x4 features \(height x width\) with --method bilinear need about"):
         list(make_bands(task(Fake(most=0))))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from featup_cli.backbones.precision import Network, Precision
 from featup_cli.core.errors import ShapeError, UsageError
-from featup_cli.core.shapes import Size, resolve_network_size
+from featup_cli.core.shapes import Size, describe_size, resolve_network_size
 from featup_cli.pictures.read import Picture, as_picture
 
 _DESCRIBED = (
@@ -169,9 +169,13 @@ class Backbone:
             )
         size = (images.shape[2], images.shape[3])
         if self.fixed_size is not None and size != self.fixed_size:
-            raise ShapeError(f"{self.name} takes {self.fixed_size} pixels (height, width) only, not {size}")
+            raise ShapeError(
+                f"{self.name} takes {describe_size(self.fixed_size, 'pixels')} only, not {size[0]}x{size[1]}"
+            )
         if any(side % self.patch_multiple for side in size):
-            raise ShapeError(f"{self.name} takes sides that are multiples of {self.patch_multiple}, not {size}")
+            raise ShapeError(
+                f"{self.name} takes sides that are multiples of {self.patch_multiple}, not {describe_size(size)}"
+            )
 
     def with_stride(self, stride: int) -> Backbone:
         """The same network and weights with overlapping patches, one every `stride` pixels, centred on its cell.

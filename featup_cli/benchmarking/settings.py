@@ -15,6 +15,7 @@ from featup_kernels.registry import OPERATIONS
 from featup_cli.benchmarking.suites import SUITES
 from featup_cli.core.errors import UsageError
 from featup_cli.core.settings import check_not_negative, check_positive
+from featup_cli.core.shapes import describe_size
 
 BACKENDS = ("auto", *KERNELS)
 SCALED = tuple(name for name, operation in OPERATIONS.items() if operation.scaled)
@@ -82,7 +83,8 @@ def parse_case(
     case = Case(*parse_shape(shape), op, scale or Case.scale, dtype, backward)
     if op in SCALED and (case.height % case.scale or case.width % case.scale):
         raise UsageError(
-            f"--scale {case.scale}: {case.height}x{case.width} is not a multiple of it; give another --scale or --shape"
+            f"--scale {case.scale}: {describe_size((case.height, case.width))} is not a multiple of it; "
+            "give another --scale or --shape"
         )
     return case
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from featup_cli.cli.command import command
 from featup_cli.cli.groups import ColourOptions, ConsoleOptions, OutputOptions, ReplaceOptions, RunOptions
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
+from featup_cli.core.shapes import describe_size
 from featup_cli.core.text import counted
 
 
@@ -67,6 +68,8 @@ def render(given: ModelOptions, files: FileOptions, run: PlaceOptions) -> None:
         )
     paths = {name: str(path) for name, path in written.paths.items()}
     channels, height, width = written.shape
-    console.note(f"{given.model}: {counted(channels, 'channel')}, {height}x{width}, {written.seconds:.1f} s")
+    console.note(
+        f"{given.model}: {counted(channels, 'channel')}, {describe_size((height, width))}, {written.seconds:.1f} s"
+    )
     record = {"model": str(given.model), **paths, "shape": list(written.shape), "seconds": round(written.seconds, 3)}
     console.result("\n".join(paths.values()), record)

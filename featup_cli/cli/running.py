@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from featup_cli.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, Console
+from featup_cli.core.shapes import describe_size
 from featup_cli.core.text import counted, number_text
 from featup_cli.io.replace import HINT
 
@@ -113,10 +114,8 @@ def _report(record: Record, console: Console, alone: bool, told: bool) -> None:
     else:
         channels, height, width = record.shape
         scores = "  ".join(f"{name} {number_text(value)}" for name, value in record.scores.items())
-        line = (
-            f"{record.item.picture}: {counted(channels, 'channel')}, {height}x{width}, {record.seconds:.1f} s  {scores}"
-        )
-        console.note(line.rstrip())
+        made = f"{counted(channels, 'channel')}, {describe_size((height, width))}, {record.seconds:.1f} s"
+        console.note(f"{record.item.picture}: {made}  {scores}".rstrip())
     console.result("\n".join(record.files.values()), record.as_json())
 
 

@@ -16,6 +16,11 @@ Size = tuple[int, int]
 MAX_TOKENS = 250_000
 
 
+def describe_size(size: Size, unit: str = "") -> str:
+    """`480x640 pixels (height x width)`: how a message for people gives its first or only size."""
+    return f"{size[0]}x{size[1]}{unit and f' {unit}'} (height x width)"
+
+
 def parse_size(text: str, option: str) -> Size:
     """`HxW` to (height, width).
 
@@ -69,7 +74,7 @@ def resolve_network_size(
     """
     if fixed is not None:
         if resize is not None:
-            raise UsageError(f"--resize {resize}: this backbone takes {fixed[0]}x{fixed[1]} pixels only; omit --resize")
+            raise UsageError(f"--resize {resize}: this backbone takes {describe_size(fixed, 'pixels')} only; omit it")
         return fixed
     if not isinstance(resize, str | int | None) or (isinstance(resize, str) and not resize.strip().isdigit()):
         asked = parse_size(resize, "--resize") if isinstance(resize, str) else check_pair(resize, "resize")
@@ -85,7 +90,7 @@ def resolve_network_size(
     tokens = (size[0] // multiple) * (size[1] // multiple)
     if tokens > MAX_TOKENS:
         raise UsageError(
-            f"{name}: {image[0]}x{image[1]} pixels need a network input of {size[0]}x{size[1]}, "
+            f"{name}: {describe_size(image, 'pixels')} need a network input of {size[0]}x{size[1]}, "
             f"{tokens:,} tokens; the limit is {MAX_TOKENS:,}: give a smaller --resize, or crop the picture"
         )
     return size
@@ -127,7 +132,7 @@ def resolve_output_size(text: str | int | Size | None, image: Size, network: Siz
     if factor:
         height, width = (round(side * float(factor[1])) for side in grid)
         if min(height, width) < 1:
-            raise UsageError(f"--output-size {text}: gives less than one pixel for a {grid[0]}x{grid[1]} grid")
+            raise UsageError(f"--output-size {text}: gives less than one pixel for a grid of {describe_size(grid)}")
         return height, width
     try:
         return parse_size(f"{text}x{text}" if text.strip().isdigit() else text, "--output-size")

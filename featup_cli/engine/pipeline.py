@@ -21,7 +21,7 @@ from featup_cli.core.describe import choose_device, describe_device
 from featup_cli.core.errors import InputError
 from featup_cli.core.memory import default_memory, held_bytes, over_budget, trim_heap
 from featup_cli.core.progress import Announce, Progress, no_progress
-from featup_cli.core.shapes import Size, resolve_output_size
+from featup_cli.core.shapes import Size, describe_size, resolve_output_size
 from featup_cli.core.versions import versions
 from featup_cli.engine.bands import Task, unloaded_bytes
 from featup_cli.engine.request import Loaded, make_request
@@ -163,7 +163,7 @@ class Pipeline:
         trim_heap()
         total = held_bytes(self.device) + unloaded_bytes(self.settings.method, self.device) + needed
         if total > self._memory():
-            what = f"{self.backbone.name} at {plan.network[0]}x{plan.network[1]} pixels needs"
+            what = f"{self.backbone.name} at {describe_size(plan.network, 'pixels')} needs"
             raise over_budget(what, total, self._memory(), "or a smaller --resize")
 
     def _memory(self) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.core.errors import FeatUpError, InputError, UsageError
+from featup_cli.core.shapes import describe_size
 from featup_cli.pictures.find import find_files
 from featup_cli.pictures.formats import LABEL_SUFFIXES, picture_suffixes
 from featup_cli.pictures.labels import read_numbers
@@ -302,7 +303,7 @@ def check_pairs(pairs: Sequence[Pair], read: Callable[[Path], Tensor]) -> None:
         try:
             (height, width), size = read(pair.label).shape[-2:], load_image(pair.picture).size
             if (height, width) != size:
-                has = f"its picture {pair.picture.name} has {size[0]}x{size[1]}"
+                has = f"its picture {pair.picture.name} has {describe_size(size)}"
                 raise InputError(f"{pair.label}: {height}x{width} pixels, but {has}")
         except FeatUpError as error:
             problems.append(str(error))

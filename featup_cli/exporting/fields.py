@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from featup_cli.core.errors import InputError
+from featup_cli.core.shapes import describe_size
 from featup_cli.exporting.arrays import write_array
 from featup_cli.exporting.source import Source
 from featup_cli.exporting.torch_file import PiecewiseTensor, save_piecewise
@@ -78,7 +79,8 @@ def write_f3rm(target: Path, sources: Sequence[Source]) -> None:
     rows, columns = sources[0].size
     if abs(rows / height - columns / width) > F3RM_SCALES:
         raise InputError(
-            f"{sources[0].path}: {rows}x{columns} features don't have the aspect ratio of a {height}x{width} picture, "
+            f"{sources[0].path}: {rows}x{columns} features don't have the aspect ratio of a picture of "
+            f"{describe_size((height, width))}, "
             "which F3RM needs; create them with --output-size image, or with a smaller size of that aspect ratio"
         )
     kind = re.fullmatch(F3RM_NAME.format("(.+)"), target.name)

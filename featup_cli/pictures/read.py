@@ -19,7 +19,7 @@ from torch import Tensor
 
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, one_line
-from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
+from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size, describe_size
 from featup_cli.io.files import check_readable
 from featup_cli.pictures.arrays import pixels_of
 from featup_cli.pictures.formats import picture_formats
@@ -176,7 +176,7 @@ def decode_picture(data: bytes, name: str, max_pixels: int = DEFAULT_MAX_PIXELS)
     try:
         with quiet_pillow(max_pixels), Image.open(io.BytesIO(data), formats=picture_formats()) as image:
             if image.width * image.height > max_pixels:
-                raise InputError(f"{name}: {image.width}x{image.height} {too_large}")
+                raise InputError(f"{name}: {describe_size((image.height, image.width))} {too_large}")
             # Phones store photographs as MPO with a preview or depth map behind: no animation, not worth a note.
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                 notes.append(f"{name}: first of {image.n_frames} frames")

@@ -22,6 +22,7 @@ from featup_cli.backbones.precision import naming
 from featup_cli.core.distributed import Workers
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.progress import Progress
+from featup_cli.core.shapes import describe_size
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.digest import file_sha256
 from featup_cli.multiview.views import Views, draw_views, view_source
@@ -151,7 +152,9 @@ def crop_size(config: TrainConfig, backbone: Backbone) -> int:
     if backbone.fixed_size is not None:
         height, width = backbone.fixed_size
         if height != width:
-            raise UsageError(f"{backbone.name} takes {height}x{width} pixels only, but training crops are square")
+            raise UsageError(
+                f"{backbone.name} takes {describe_size((height, width), 'pixels')} only, but crops are square"
+            )
         return height
     multiple = backbone.patch_multiple
     return max(1, round(config.crop_size / multiple)) * multiple

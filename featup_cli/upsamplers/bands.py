@@ -8,7 +8,7 @@ from functools import partial
 
 from featup_cli.core.errors import MemoryBudgetError
 from featup_cli.core.memory import over_budget
-from featup_cli.core.shapes import Size
+from featup_cli.core.shapes import Size, describe_size
 from featup_cli.upsamplers.api import Upsampler
 
 MARGIN = 0.9  # of the free memory is planned with: allocators keep some of what was given back
@@ -45,5 +45,5 @@ def choose_rows(
 def memory_budget_error(needed: int, output_size: Size, memory: int, method: str) -> MemoryBudgetError:
     """The error of an output of `output_size` that takes about `needed` bytes when `memory` may be used."""
     by_method = f" with --method {method}" if method else ""
-    what = f"{output_size[0]}x{output_size[1]} features{by_method} need"
+    what = f"{describe_size(output_size, 'features')}{by_method} need"
     return over_budget(what, needed, memory, "a smaller --output-size, or another method")

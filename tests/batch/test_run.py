@@ -45,7 +45,7 @@ def test_a_folder_is_done_with_its_subfolders(pictures: Path, out: Path) -> None
 def test_a_network_input_that_does_not_fit_is_refused_with_the_estimate(pictures: Path, out: Path) -> None:
     ran = upsample(pictures / "a.png", "-o", out, "--resize", 4096, "--memory", "2GB")
     assert ran.status == 1
-    assert "tiny at 4096x5728 pixels needs about" in ran.stderr
+    assert "tiny at 4096x5728 pixels (height x width) needs about" in ran.stderr
     assert "but the limit is" in ran.stderr
     assert not out.exists()
 

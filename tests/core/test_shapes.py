@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from featup_cli.core.errors import UsageError
-from featup_cli.core.shapes import network_size, parse_size, resolve_network_size, resolve_output_size
+from featup_cli.core.shapes import describe_size, network_size, parse_size, resolve_network_size, resolve_output_size
 
 
 @pytest.mark.parametrize("image", [(480, 640), (640, 480), (333, 1000), (1, 1), (225, 224), (37, 41)])
@@ -25,7 +25,7 @@ def test_resize_takes_a_short_side_or_both_sides() -> None:
 
 def test_a_backbone_of_one_size_refuses_another() -> None:
     assert resolve_network_size((300, 600), None, (224, 224), 32, (256, 256), "x") == (256, 256)
-    with pytest.raises(UsageError, match="256x256 pixels only"):
+    with pytest.raises(UsageError, match=r"256x256 pixels \(height x width\) only"):
         resolve_network_size((300, 600), "448", (224, 224), 32, (256, 256), "x")
 
 
@@ -33,6 +33,11 @@ def test_an_extreme_aspect_ratio_is_refused_with_the_size_it_would_take() -> Non
     with pytest.raises(UsageError, match=r"strip\.png.*224x298672.*--resize"):
         resolve_network_size((3, 4000), None, (224, 224), 16, None, "strip.png")
     assert resolve_network_size((3, 4000), "16", (224, 224), 16, None, "strip.png") == (16, 21328)
+
+
+def test_messages_say_which_side_is_which() -> None:
+    assert describe_size((480, 640)) == "480x640 (height x width)"
+    assert describe_size((1, 2), "pixels") == "1x2 pixels (height x width)"
 
 
 @pytest.mark.parametrize("text", ["", "0x3", "3x0", "axb", "12", "1x2x3", "-1x4", "10 by 4"])

@@ -95,5 +95,5 @@ def test_a_damaged_file_is_named(backbone: Backbone, config: TrainConfig, pictur
 def test_crops_have_a_size_that_the_backbone_takes(backbone: Backbone) -> None:
     assert crop_size(TrainConfig(crop_size=230), replace(backbone, patch_multiple=14)) == 224
     assert crop_size(TrainConfig(crop_size=64), replace(backbone, fixed_size=(384, 384))) == 384
-    with pytest.raises(UsageError, match="takes 224x448 pixels only"):
+    with pytest.raises(UsageError, match=r"takes 224x448 pixels \(height x width\) only"):
         crop_size(TrainConfig(), replace(backbone, fixed_size=(224, 448)))

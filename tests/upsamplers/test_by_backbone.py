@@ -96,7 +96,7 @@ def test_backbones_that_cannot_are_refused_in_a_line(vit: Backbone) -> None:
     with pytest.raises(UsageError, match=r"strided needs a vision transformer.*large-image"):
         StridedUpsampler(tiny, SIZE)
     fixed = load_backbone(BackboneConfig("levit_128s", random_weights=True))
-    with pytest.raises(UsageError, match=r"large-image needs .* 224x224 pixels only"):
+    with pytest.raises(UsageError, match=r"large-image needs .* 224x224 pixels \(height x width\) only"):
         LargeImageUpsampler(fixed, (224, 224))
     with pytest.raises(UsageError, match="loaded backbone"):
         LargeImageUpsampler(lambda x: x, SIZE)

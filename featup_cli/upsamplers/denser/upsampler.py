@@ -15,7 +15,7 @@ from torch import Tensor
 from featup_cli.backbones.api import Backbone
 from featup_cli.backbones.footprint import TYPICAL_BYTES
 from featup_cli.core.errors import UsageError
-from featup_cli.core.shapes import MAX_TOKENS, Size
+from featup_cli.core.shapes import MAX_TOKENS, Size, describe_size
 from featup_cli.core.text import counted
 from featup_cli.multiview.views import resize_picture
 from featup_cli.upsamplers.api import FLOAT, Details, Extract, Rows, RowUpsampler, check_inputs
@@ -121,13 +121,15 @@ class DenserTokens(RowUpsampler, ABC):
         factor, stride, size, estimate = self._choose((lr_feats.shape[2], lr_feats.shape[3]), output_size)
         if estimate.tokens > MAX_TOKENS or estimate.gib > LIMIT_GIB:
             raise UsageError(
-                f"{self.method.name} at {factor}x is computationally infeasible: {size[0]}x{size[1]} pixels with patch "
-                f"stride {stride} are {estimate} for {self.backbone.name}; the limits are {MAX_TOKENS:,} tokens and "
-                f"{LIMIT_GIB:g} GiB: give a smaller --resize, or another method"
+                f"{self.method.name} at {factor}x is computationally infeasible: {describe_size(size, 'pixels')} "
+                f"with patch stride {stride} are {estimate} for {self.backbone.name}; the limits are "
+                f"{MAX_TOKENS:,} tokens and {LIMIT_GIB:g} GiB: give a smaller --resize, or another method"
             )
         self.details = Details(
             scores={"factor": float(factor), "tokens": float(estimate.tokens)},
-            notes=[f"{self.method.name}: {factor}x, {size[0]}x{size[1]} pixels with patch stride {stride}: {estimate}"],
+            notes=[
+                f"{self.method.name}: {factor}x, {describe_size(size, 'pixels')}, patch stride {stride}: {estimate}"
+            ],
         )
         pictures = torch.stack([resize_picture(picture, size) for picture in image])
         return self.backbone.with_stride(stride)(pictures).to(lr_feats)
@@ -188,7 +190,7 @@ class LargeImageUpsampler(DenserTokens):
             height, width = self.backbone.fixed_size
             raise UsageError(
                 f"method {LARGE_IMAGE.name} needs a backbone of free input size; {self.backbone.name} takes "
-                f"{height}x{width} pixels only"
+                f"{describe_size((height, width), 'pixels')} only"
             )
 
     def plan(self, factor: int) -> tuple[int, Size]:
