@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -136,6 +137,8 @@ class Run:
                 claims.close()
             return
 
+        _tell_of_loading(self.jobs[0], announce)
+
         from featup_cli.batch.worker import Worker
 
         worker = Worker(self.jobs[0], announce, progress, claims)
@@ -195,9 +198,17 @@ class Run:
         if loaded is not None:
             return make_request(job.settings, job.output, loaded)
 
+        _tell_of_loading(job, announce)
+
         from featup_cli.batch.worker import Worker
 
         return Worker(job, announce).request
+
+
+def _tell_of_loading(job: Job, announce: Announce | None) -> None:
+    """Say what takes the next seconds."""
+    if announce is not None and "torch" not in sys.modules:
+        announce(f"loading {job.settings.backbone.name} ...")
 
 
 def plan_run(

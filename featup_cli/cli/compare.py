@@ -60,6 +60,7 @@ def compare(
     console = figure.console.console()
     asked = keywords(picture.input, backbone, methods)
     refuse_replacing(figure.output, figure.overwrite, inputs=[picture.image])
+    console.loading(backbone.backbone)
 
     from featup_cli.evaluation.comparison import compare
     from featup_cli.pictures.panels import save_png

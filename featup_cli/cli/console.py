@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -80,6 +81,11 @@ class Console:
         """Print a message, unless output is JSON or quiet."""
         if not (self.quiet or self.as_json):
             _say(text, err=True)
+
+    def loading(self, name: str) -> None:
+        """Say what takes the next seconds, before PyTorch is imported; of the processes of `torchrun` the first one."""
+        if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+            self.note(f"loading {name} ...")
 
     def error(self, text: str) -> None:
         """Report a failure; never suppressed."""

@@ -86,6 +86,7 @@ def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOp
     """Train, and report the result."""
     config, upsampler = parse_settings(given.method, given.settings)
     chosen = backbone.config()
+    given.console.console().loading(chosen.name)
 
     from featup_cli.training.config import Training
 

@@ -186,12 +186,11 @@ def upsample(
     settings: Settings,
 ) -> None:
     """Create the features of pictures, or list what would be created."""
-    console, config = run.console.console(), fit.config()
+    console, config, chosen = run.console.console(), fit.config(), backbone.config()
     if run.devices is not None:
         refuse_typed(WorkerOptions, ["device"], f"--devices {run.devices} says it; omit it")
     refuse_unread([method.method], MethodOptions, FitOptions, FileOptions)
     files.check_colours(run.shard)
-    chosen = backbone.config()
 
     from featup_cli.batch.inputs import refuse_missing
 

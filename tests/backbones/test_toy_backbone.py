@@ -46,7 +46,7 @@ def test_a_backbone_of_another_package_is_listed_loaded_and_used(photo: Path, tm
     assert "backbone toy (means, 3 channels, stride 8)" in done.stderr
     assert "; it is a toy\n" in done.stderr
     done = python(*UPSAMPLE, photo, "-o", tmp_path / "out", "--backbone", "toy", status=2)
-    assert done.stderr.startswith("error: unknown backbone 'toy'")
+    assert "error: unknown backbone 'toy'" in done.stderr
 
 
 def test_a_broken_package_is_one_line_and_the_rest_works(photo: Path, tmp_path: Path) -> None:

@@ -88,6 +88,19 @@ def test_errors_that_need_no_library_come_before_it(photo: Path, arguments: list
     assert "Traceback" not in stderr
 
 
+@pytest.mark.parametrize(("more", "said"), [([], True), (["--quiet"], False), (["--json"], False)], ids=str)
+@pytest.mark.parametrize("command", ["upsample", "compare", "eval consistency"])
+def test_a_line_comes_before_libraries_load(
+    photo: Path, tmp_path: Path, command: str, more: list[str], said: bool
+) -> None:
+    name = "vit_tiny_patch16_224"  # whose weights are not at hand
+    _, _, stderr = run(*command.split(), photo, "-b", name, "--offline", "-o", tmp_path / "o", *more)
+    first, *_, last = stderr.splitlines()
+    assert (first == f"loading {name} ...") == said
+    assert "torch" in last
+    assert stderr.count("loading") == said
+
+
 def test_files_are_described_without_torch(photo: Path, tmp_path: Path) -> None:
     saved = upsample(photo, method="bilinear").save(tmp_path / "a.safetensors")
     status, stdout, stderr = run("info", saved)

@@ -57,6 +57,7 @@ def _evaluate(task: Task, own: dict[str, Any], shared: EvaluationOptions, consol
     data = own.pop(task.data.name)
     if shared.output is not None:
         refuse_replacing(shared.output, shared.overwrite)
+    console.loading(shared.backbone.backbone)
 
     from featup_cli.evaluation.data import DataError
     from featup_cli.evaluation.run import evaluate

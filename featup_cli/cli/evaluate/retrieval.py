@@ -46,6 +46,7 @@ def show_matches(given: Mapping[str, Any], shared: EvaluationOptions, console: C
     points = parse_points(given["at"])
     output = shared.output or Path("retrieval.png")
     refuse_replacing(output, shared.overwrite, inputs=(source, target))
+    console.loading(shared.backbone.backbone)
 
     from featup_cli.evaluation.retrieval.matches import find_matches
     from featup_cli.pictures.panels import save_png
