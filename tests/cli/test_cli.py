@@ -306,6 +306,7 @@ def test_an_interrupt_exits_with_130_and_leaves_nothing(samples: Path, tmp_path:
 
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=accept_interrupts) as process:
         assert process.stderr is not None
+        assert process.stderr.readline() == "loading tiny ...\n"
         assert "backbone tiny" in process.stderr.readline()  # the work has begun
         time.sleep(1)
         process.send_signal(signal.SIGINT)
