@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ import torch
 from featup_kernels.parallel import run
 from llvmlite import ir
 from numba import extending, types
+from numba.np import linalg
 from torch import Tensor
 
 RUN = 1424  # elements between the planes of a tile; an odd number of cache lines, which spreads them in the cache
@@ -35,9 +37,24 @@ FAST_MATH = {"contract", "reassoc", "nsz"}
 _STAMP = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
+def _import_arrays() -> None:
+    """Import Numba's functions of arrays, but not SciPy's linear algebra, for which it looks then.
+
+    That takes longer than to load a kernel. Those of Numba's functions that need it look again.
+    """
+    look, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+    try:
+        import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = look
+
+
+_import_arrays()
+
+
 def jit(function: Callable[..., Any], **options: Any) -> Any:
     """Compile on first use, and keep the result on disk where there is a place to write."""
-    options |= {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy"}
+    options |= {"nogil": True, "fastmath": FAST_MATH, "error_model": "numpy", "no_cfunc_wrapper": True}
     try:
         compiled: Any = numba.njit(function, cache=True, **options)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
@@ -49,9 +66,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Any:
     return compiled
 
 
+def helper(function: Callable[..., Any], **options: Any) -> Any:
+    """Compile for kernels to call. Python must not: its way in, a tenth of the compiler's work, is left out."""
+    return jit(function, no_cpython_wrapper=True, **options)
+
+
 def inline(function: Callable[..., Any]) -> Any:
     """Compile into each caller, so that its constants are known."""
-    return jit(function, forceinline=True)
+    return helper(function, forceinline=True)
 
 
 @_intrinsic
@@ -75,7 +97,7 @@ def advance(typing_context: Any, start: types.CPointer, offset: types.Integer) -
     return start(start, offset), generate
 
 
-@jit
+@extending.register_jitable(error_model="numpy")  # kernels call it, and Python does
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
@@ -131,7 +153,7 @@ def run_tiles(kernel: Callable[..., None], out: Tensor, tiles: Any, *arguments: 
     run(kernel, items, scratch, out.dtype, out.numpy(), *arguments, tiles)
 
 
-@jit
+@helper
 def tile_of(item: int, tiles: Any, height: int, width: int) -> Tile:
     """The tile of this number of images of this size."""
     down, across = ceil_div(height, tiles.rows), ceil_div(width, tiles.cols)
@@ -140,7 +162,7 @@ def tile_of(item: int, tiles: Any, height: int, width: int) -> Tile:
     return Tile(item // (down * across), top, left, min(tiles.rows, height - top), min(tiles.cols, width - left))
 
 
-@jit
+@helper
 def window_of(tile: Tile, border: int, k: int) -> Tile:
     """What the windows around a tile see in a source whose first pixel is `border` before that of the result."""
     return Tile(tile.image, tile.top - border, tile.left - border, tile.rows + k - 1, tile.cols + k - 1)
@@ -157,13 +179,13 @@ def unrolled(count: int) -> tuple[int, ...]:
     return (0,) * max(n for n in range(1, 17) if count % n == 0)
 
 
-@jit
+@helper
 def round_up(n: int) -> int:
     """To whole vectors."""
     return (n + LANES - 1) // LANES * LANES
 
 
-@jit
+@helper
 def copy_window(target: Pointer, stride: int, plane: Pointer, height: int, width: int, tile: Tile) -> None:
     """Copy the pixels of a tile of a plane to rows that are `stride` apart; zeros outside the plane."""
     _, top, left, rows, cols = tile
@@ -186,7 +208,7 @@ def copy_window(target: Pointer, stride: int, plane: Pointer, height: int, width
                 to[x] = 0
 
 
-@jit
+@helper
 def store_tile(plane: Pointer, width: int, tile: Tile, values: Pointer, stride: int) -> None:
     """Copy the values of a tile, in rows that are `stride` apart, to its place in a plane of the output."""
     _, top, left, rows, cols = tile
@@ -197,7 +219,7 @@ def store_tile(plane: Pointer, width: int, tile: Tile, values: Pointer, stride: 
             pixels[x] = to_store[x]
 
 
-@jit
+@helper
 def fill(target: Pointer, n: int, value: float) -> None:
     for x in range(n):
         target[x] = value
@@ -262,7 +284,7 @@ def correlate_run(
             )
 
 
-@jit
+@helper
 def load_channels(target: Pointer, distance: int, stride: int, images: Any, channel: int, tile: Tile) -> None:
     """Copy a tile of the next CHANNELS channels of images [B, C, H, W]; zeros where there are no more."""
     _, channels, height, width = images.shape
@@ -275,7 +297,7 @@ def load_channels(target: Pointer, distance: int, stride: int, images: Any, chan
             fill(window, tile.rows * stride, 0)
 
 
-@jit
+@helper
 def mix_tile(
     out: Any, tile: Tile, source: Any, border: int, tiles: Any, taps: Pointer, windows: Pointer, sums: Pointer
 ) -> None:
@@ -297,7 +319,7 @@ def mix_tile(
             store_tile(target, width, tile, advance(sums, c * RUN), stride)
 
 
-@jit
+@helper
 def correlate_tile(
     products: Pointer, source: Any, centre: Any, shift: int, tile: Tile, tiles: Any, windows: Pointer, centres: Pointer
 ) -> None:

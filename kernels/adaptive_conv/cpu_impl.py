@@ -20,6 +20,7 @@ from featup_kernels.tiles import (
     correlate_tile,
     cut_tiles,
     fill,
+    helper,
     jit,
     load_channels,
     mix_run,
@@ -102,7 +103,7 @@ def _mix_tiles(
         mix_tile(out, tile, source, border, tiles, tile_taps, windows, sums)
 
 
-@jit
+@helper
 def _mix_in_place(out: Any, tile: Tile, source: Any, taps: Any, tiles: Any, windows: Pointer, sums: Pointer) -> None:
     """Filter a tile of every channel of an image, row by row, with taps that are read where they are."""
     channels, height, width = out.shape[1:]

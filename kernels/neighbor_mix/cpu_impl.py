@@ -20,6 +20,7 @@ from featup_kernels.tiles import (
     ceil_div,
     correlate_run,
     fill,
+    helper,
     jit,
     load_channels,
     mix_run,
@@ -113,7 +114,7 @@ def d_source(d_out: Tensor, taps: Tensor, size: tuple[int, int]) -> Tensor:
     return out.to(d_out.dtype)
 
 
-@jit
+@helper
 def _combine(weights: Pointer, taps: Any, grid: Any, tile: Tile) -> None:
     """Weights of the low-resolution pixels: every tap is shared by the four around its neighbour."""
     image, top, left, rows, cols = tile
@@ -136,14 +137,14 @@ def _combine(weights: Pointer, taps: Any, grid: Any, tile: Tile) -> None:
                 above[APART + x] += share - down * share
 
 
-@jit
+@helper
 def _rows_under(grid: Any, tile: Tile) -> tuple[int, int]:
     """The first row of the source that a tile needs, before clamping, and how many."""
     low = grid.first_rows[tile.top]
     return low, grid.first_rows[tile.top + tile.rows - 1] + grid.k + 1 - low
 
 
-@jit
+@helper
 def _spread_rows(windows: Pointer, source: Any, channel: int, grid: Any, tile: Tile) -> None:
     """Spread rows of the next channels to the columns of a tile; zeros where there are no more channels."""
     _, channels, lr_height, lr_width = source.shape
@@ -208,7 +209,7 @@ def _d_taps_tiles(start: int, stop: int, buffers: Any, out: Any, d_out: Any, sou
         _share_products(out, products, grid, tile)
 
 
-@jit
+@helper
 def _share_products(out: Any, products: Pointer, grid: Any, tile: Tile) -> None:
     """The transpose of `_combine`: every tap gathers from the four low-resolution pixels around its neighbour."""
     image, top, left, rows, cols = tile
@@ -259,14 +260,14 @@ def _d_source_groups(
                     _gather_rows(target, lr_height, lr_width, spread, grid, tile)
 
 
-@jit
+@helper
 def _spread_run(spread: Pointer, weights: Pointer, centre: Pointer, n: int, unroll: tuple[int, ...]) -> None:
     for x in range(n):
         for i in range(len(unroll)):
             spread[i * COLS + x] += weights[i * APART + x] * centre[x]
 
 
-@jit
+@helper
 def _gather_rows(target: Pointer, lr_height: int, lr_width: int, spread: Pointer, grid: Any, tile: Tile) -> None:
     """The transpose of `_spread_rows`: add to every low-resolution pixel what was spread from it."""
     side, width = grid.columns.shape

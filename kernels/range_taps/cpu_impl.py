@@ -17,6 +17,7 @@ from featup_kernels.tiles import (
     correlate_tile,
     cut_tiles,
     fill,
+    helper,
     jit,
     mix_tile,
     pointer,
@@ -107,7 +108,7 @@ def _softmax_tiles(
             store_tile(target, width, tile, row, tile.cols + k - 1)
 
 
-@jit
+@helper
 def _scale_scores(scores: Pointer, highest: Pointer, n: int, scale: float, bias: float) -> None:
     for x in range(n):
         score = scale * scores[x] + bias
@@ -115,7 +116,7 @@ def _scale_scores(scores: Pointer, highest: Pointer, n: int, scale: float, bias:
         highest[x] = score if score > highest[x] else highest[x]
 
 
-@jit
+@helper
 def _exp_scores(scores: Pointer, highest: Pointer, total: Pointer, n: int) -> None:
     for x in range(n):
         value = _exp(scores[x] - highest[x])
@@ -145,7 +146,7 @@ def _means_rows(start: int, stop: int, buffers: Any, means: Any, d_logits: Any, 
             d_logits[row, t] = total
 
 
-@jit
+@helper
 def _add_d_scores(
     target: Pointer, stride: int, scale: float, d_taps: Any, taps: Any, means: Any, t: int, tile: Tile
 ) -> None:

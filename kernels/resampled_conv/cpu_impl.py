@@ -18,6 +18,7 @@ from featup_kernels.tiles import (
     copy_window,
     cut_tiles,
     fill,
+    helper,
     jit,
     mix_run,
     pointer,
@@ -93,7 +94,7 @@ def _tiles(start: int, stop: int, buffers: Any, out: Any, source: Any, taps: Any
                 store_tile(target, width, tile, advance(sums, c * RUN), stride)
 
 
-@jit
+@helper
 def _widen(
     widened: Pointer, source: Any, image: int, channel: int, low: int, high: int, places: Any, left: int, cols: int
 ) -> None:
@@ -111,7 +112,7 @@ def _widen(
             to[x] = value
 
 
-@jit
+@helper
 def _mix_rows(window: Pointer, widened: Pointer, low: int, places: Any, top: int, rows: int, cols: int) -> None:
     """Rows of a window as sums of widened ones."""
     for row in range(rows):
