@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
 from featup_cli.batch.records import Item
-from featup_cli.core.errors import UsageError
+from featup_cli.core.devices import parse_devices
 from featup_cli.engine.settings import Output, Upsampling
 
 
@@ -63,26 +62,6 @@ def _usable(device: str) -> int:
     from featup_cli.core.memory import default_memory
 
     return default_memory(torch.device(device))
-
-
-def parse_devices(text: str) -> list[str]:
-    """`0,1` to cuda:0 and cuda:1; `cpu:2` to cpu twice; other names as they are.
-
-    Raises:
-        UsageError: the text has another form.
-    """
-    names: list[str] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(?:(\d+)|cpu(?::(\d+))?|(cuda(?::\d+)?|[a-z]+(?::\d+)?))\s*", part)
-        if not match or match[2] == "0":
-            raise UsageError(f"--devices {text}: expected GPU numbers (0,1), or cpu:2 for two processes on the CPU")
-        if match[1]:
-            names.append(f"cuda:{match[1]}")
-        elif match[3]:
-            names.append(match[3])
-        else:
-            names += ["cpu"] * int(match[2] or 1)
-    return names
 
 
 def available_cores() -> int:

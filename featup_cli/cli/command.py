@@ -104,6 +104,8 @@ def parse_values(options: Sequence[Declared], given: Mapping[str, Any], path: st
             values[each.name] = each.default
         else:
             values[each.name] = tuple(_parse(each, text) for text in value) if each.is_repeated else _parse(each, value)
+            if each.option.check is not None:
+                each.option.check(values[each.name])
     return values
 
 

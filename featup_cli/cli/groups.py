@@ -12,6 +12,7 @@ from typing import Literal
 from featup_cli.backbones.config import PRECISIONS, BackboneConfig, parse_model_args
 from featup_cli.backbones.registry import ALIASES
 from featup_cli.cli.console import Console
+from featup_cli.core.devices import check_device
 from featup_cli.core.errors import OutputError, UsageError
 from featup_cli.core.options import BACKBONE, INPUT, METHOD, OUTPUT, RUN, Given, group, like, option, optional_fields
 from featup_cli.core.shapes import check_output_size, check_resize
@@ -317,7 +318,11 @@ class RunOptions:
     PANEL = RUN
 
     device: str = option(
-        "auto", "auto, cpu, cuda, cuda:1, mps, ...", suggests=lambda: ("auto", "cpu", "cuda", "mps"), common=True
+        "auto",
+        "auto, cpu, cuda, cuda:1, mps, ...",
+        suggests=lambda: ("auto", "cpu", "cuda", "mps"),
+        common=True,
+        check=check_device,
     )
     memory: str | None = option(
         None,

@@ -22,6 +22,7 @@ from featup_cli.cli.groups import (
     RunOptions,
 )
 from featup_cli.cli.unread import refuse_typed, refuse_unread
+from featup_cli.core.devices import check_devices
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, check_resize
@@ -125,7 +126,9 @@ class WorkerOptions:
     )
     device: str = like(RunOptions, "device")
     devices: str | None = option(
-        None, "Devices, one worker process each: 0,1 for two GPUs, cpu:2 for two on the CPU. (default: --device)"
+        None,
+        "Devices, one worker process each: 0,1 for two GPUs, cpu:2 for two on the CPU. (default: --device)",
+        check=check_devices,
     )
     shard: str | None = option(
         None,

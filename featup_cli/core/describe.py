@@ -6,7 +6,7 @@ import platform
 
 import torch
 
-from featup_cli.core.errors import UsageError
+from featup_cli.core.devices import unavailable
 from featup_cli.core.text import counted
 
 
@@ -22,9 +22,9 @@ def choose_device(name: torch.device | str) -> torch.device:
         return torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).cpu()  # which the device of tensors without data can't do
     except (RuntimeError, AssertionError, NotImplementedError, TypeError):
-        raise UsageError(f"--device {name}: not available here; `featup info` lists the available devices") from None
+        raise unavailable(str(name)) from None
     return device
 
 

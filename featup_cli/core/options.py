@@ -42,6 +42,7 @@ class Option:
         own: it means something else than in other commands, or is a fact of the input. So of a settings file only the
             command's table gives it, and no variable does.
         is_read: the path of a file that is read. One that is missing is an error before anything else is done.
+        check: raises an error for a text that is invalid, before anything else is done.
         common: the help shows it at once. Of a command with many options, the others need `--help-all`.
         read_by: tells of the record of a method whether it reads the option; without one, the class's own attribute
             `READ_BY`; None for an option that doesn't depend on methods.
@@ -59,6 +60,7 @@ class Option:
     positional: bool = False
     own: bool = False
     is_read: bool = False
+    check: Callable[[str], None] | None = None
     common: bool = False
     read_by: Callable[[Any], bool] | None = None
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from featup_cli.batch.job import parse_devices
 from featup_cli.batch.shards import Shard, parse_shard
+from featup_cli.core.devices import parse_devices
 from featup_cli.core.errors import UsageError
 
 
