@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import constants as hub_constants
-from huggingface_hub import get_session
 
 from featup_cli.core.errors import WeightsError, first_line
 
@@ -42,6 +41,8 @@ def hub_access(offline: bool, needed: bool) -> Iterator[None]:
 
 
 def _hub_answers() -> bool:
+    from huggingface_hub import get_session  # with the whole client
+
     try:
         get_session().head(hub_constants.ENDPOINT, timeout=_TIMEOUT)
     except Exception:  # the client's transport library, and so its errors, differ between versions

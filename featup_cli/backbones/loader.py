@@ -27,6 +27,8 @@ class Loader:
         advice: a hint for users of these backbones.
         recognize: `module:function` that takes tensors by name and returns the name of the backbone that they are
             weights of, or None; empty if there is none.
+        check: `module:function` that takes a `BackboneConfig` and raises UsageError or WeightsError for what is found
+            wrong without torch; called before `load`.
     """
 
     name: str
@@ -35,3 +37,4 @@ class Loader:
     any_name: bool = False
     advice: str = ""
     recognize: str = ""
+    check: str = ""

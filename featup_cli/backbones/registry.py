@@ -39,6 +39,13 @@ def find_loader(name: str) -> Loader:
     return next(named, None) or next(loader for loader in LOADERS.values() if loader.any_name)
 
 
+def check_backbone(config: BackboneConfig) -> None:
+    """Raise UsageError or WeightsError for settings that are found wrong without torch."""
+    check = find_loader(config.name).check
+    if check:
+        resolve(check)(config)
+
+
 @checked
 def load_backbone(config: BackboneConfig | str, device: Device | str = "cpu") -> Backbone:
     """Load the backbone that `config` names, ready to run on `device` (auto, cpu, cuda, ...).
@@ -57,6 +64,7 @@ def load_backbone(config: BackboneConfig | str, device: Device | str = "cpu") ->
     """
     if isinstance(config, str):
         config = BackboneConfig(config)
+    check_backbone(config)
 
     from featup_cli.core.describe import choose_device  # with torch
 

@@ -70,12 +70,16 @@ class LoadingOptions:
         """Settings of a backbone.
 
         Raises:
-            UsageError: a `--backbone-arg` that isn't KEY=VALUE.
+            UsageError, WeightsError: they are found wrong without torch, as an unknown name is.
         """
+        from featup_cli.backbones.registry import check_backbone
+
         arguments = parse_model_args(self.backbone_arg)
-        return BackboneConfig(
+        config = BackboneConfig(
             name, layer, norm, self.weights, arguments, self.offline, self.random_weights, self.precision
         )
+        check_backbone(config)
+        return config
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class BackboneOptions:
         """Settings of the backbone.
 
         Raises:
-            UsageError: a `--backbone-arg` that isn't KEY=VALUE.
+            UsageError, WeightsError: as of `LoadingOptions.config`.
         """
         return self.loading.config(self.backbone, self.layer, not self.no_norm)
 

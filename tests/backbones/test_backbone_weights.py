@@ -51,7 +51,7 @@ def no_network(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the network was used")
 
-    monkeypatch.setattr(hub, "get_session", refuse)
+    monkeypatch.setattr("huggingface_hub.get_session", refuse)
 
 
 def test_safetensors(model, tmp_path, expect_features, monkeypatch):

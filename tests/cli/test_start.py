@@ -11,20 +11,28 @@ import pytest
 
 from featup_cli.engine.pipeline import upsample
 
-PROGRAM = """
+WATCHED = {"torch", "timm", "torch._dynamo", "numba", "scipy.linalg", "huggingface_hub.hf_api"}
+PROGRAM = f"""
 import sys
 from featup_cli.__main__ import main
 try:
     main()
 finally:
-    print("loaded:", *sorted({"torch", "timm"} & set(sys.modules)), file=sys.stderr)
+    print("loaded:", *sorted({WATCHED} & set(sys.modules)), file=sys.stderr)
 """
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of the command line; the last line of stderr names what was loaded."""
+    """Exit status, stdout and stderr of the command line; the last line of stderr names what was loaded of `WATCHED`.
+
+    It sees no GPU of NVIDIA.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -77,6 +85,24 @@ def run(*arguments: object) -> tuple[int, str, str]:
         (["train", "--images", ".", "-o", "x.safetensors", "--init", "nope.st"], 1, "--init nope.st: no such file"),
         (["eval", "report", "nope.json"], 1, "nope.json: no such file"),
         (["info", "nope.st"], 1, "nope.st: no such file"),
+        (["upsample", "PHOTO", "-b", "nosuch"], 2, "unknown backbone 'nosuch'; `featup info` lists"),
+        (["upsample", "PHOTO", "-b", "resnet_50"], 2, "unknown backbone 'resnet_50'; did you mean resnet50"),
+        (["upsample", "PHOTO", "-b", "a/b"], 2, "unknown backbone 'a/b': write hf-hub:a/b"),
+        (["upsample", "PHOTO", "-b", "hub:a"], 2, "unknown backbone 'hub:a': a reference is hf-hub:OWNER/NAME"),
+        (["upsample", "PHOTO", "-b", "local-dir:nope"], 1, "local-dir:nope: the folder has no config.json"),
+        (["upsample", "PHOTO", "--layer", "5"], 2, "layer 5 is out of range: tiny has one"),
+        (["upsample", "PHOTO", "--backbone-arg", "a=1"], 2, "tiny takes no --backbone-arg, but got: a"),
+        (["upsample", "PHOTO", "--weights", __file__, "--random-weights"], 2, "--weights and --random-weights exclude"),
+        (["compare", "PHOTO", "-b", "nosuch"], 2, "unknown backbone 'nosuch'"),
+        (["train", "--images", ".", "-o", "x.safetensors", "-b", "nosuch"], 2, "unknown backbone 'nosuch'"),
+        (["eval", "consistency", ".", "-b", "nosuch"], 2, "unknown backbone 'nosuch'"),
+        (["upsample", "PHOTO", "--device", "nosuch"], 2, "--device nosuch: not available here; `featup info` lists"),
+        (["upsample", "PHOTO", "--device", "cuda"], 2, "--device cuda: not available here; `featup info` lists"),
+        (["upsample", "PHOTO", "--device", "cuda:7"], 2, "--device cuda:7: not available here"),
+        (["upsample", "PHOTO", "--devices", "0,1"], 2, "--device cuda:0: not available here"),
+        (["upsample", "PHOTO", "--devices", "0;1"], 2, "--devices 0;1: expected GPU numbers"),
+        (["render", __file__, "--device", "nosuch"], 2, "--device nosuch: not available here"),
+        (["bench", "--device", "nosuch"], 2, "--device nosuch: not available here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -113,6 +139,21 @@ def test_a_missing_picture_among_others_is_a_record_of_the_run(photo: Path, tmp_
     assert status == 1
     assert "error: nope.jpg: no such file" in stderr
     assert Path(stdout.splitlines()[0]).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "loaded"),
+    [
+        (["--method", "jbu"], "numba torch"),
+        (["-b", "resnet18", "--random-weights", "--method", "bilinear"], "huggingface_hub.hf_api timm torch"),
+    ],
+    ids=["kernels", "timm"],
+)
+def test_parts_of_libraries_that_nothing_needs_stay_out(
+    photo: Path, tmp_path: Path, options: list[str], loaded: str
+) -> None:
+    status, _, stderr = run("upsample", photo, "-o", tmp_path, *options)
+    assert (status, stderr.splitlines()[-1]) == (0, f"loaded: {loaded}")
 
 
 @pytest.mark.parametrize(

@@ -40,4 +40,5 @@ LOADER = Loader(
     ALIASES,
     any_name=True,
     recognize="featup_cli.backbones.timm.model:recognize",
+    check="featup_cli.backbones.timm.names:check",
 )

@@ -13,11 +13,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
-from timm.data import resolve_model_data_config
-from timm.models import model_entrypoint
 from torch import Tensor
 
 from featup_cli.backbones.api import Backbone, TokenNetwork
@@ -25,8 +22,10 @@ from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.grid import Grid, measure_grid, run_probe
 from featup_cli.backbones.hub import hub_access, is_offline, unavailable
 from featup_cli.backbones.precision import Network, Precision
-from featup_cli.backbones.registry import ALIASES, resolve_alias
+from featup_cli.backbones.registry import resolve_alias
+from featup_cli.backbones.timm.library import timm
 from featup_cli.backbones.timm.loader import ALIASES as TIMM_ALIASES
+from featup_cli.backbones.timm.names import close_names, is_location, unknown
 from featup_cli.backbones.timm.overlap import TimmModel, attention_heads, can_overlap, overlap_patches
 from featup_cli.backbones.weights import (
     Converter,
@@ -37,7 +36,7 @@ from featup_cli.backbones.weights import (
     refuse_others,
     seeded,
 )
-from featup_cli.core.errors import UsageError, WeightsError, first_line
+from featup_cli.core.errors import UsageError, first_line
 from featup_cli.core.shapes import Size
 
 # Arguments of timm's factory that decide where weights come from or what the model returns: ours to set.
@@ -174,7 +173,7 @@ def open_model(config: BackboneConfig, device: torch.device, with_head: bool = F
         source = f"file:{file.path}"
         optional = () if with_head else (*_HEADS, *_names(model.pretrained_cfg.get("classifier")))
         load_weights(model, file, config.name, _checkpoint_converter(model), optional)
-    data_config = resolve_model_data_config(model)
+    data_config = timm.data.resolve_model_data_config(model)
     mean, std = (
         _triple(_origin(config, key), data_config[key] if value is None else value, positive=key == "std")
         for key, value in (("mean", mean), ("std", std))
@@ -249,28 +248,14 @@ def _choose(loaded: OpenModel, layer: int) -> tuple[Network, Grid, bool]:
 
 def _check_name(reference: str) -> None:
     """Raise UsageError, with similar names, if timm doesn't know `reference`."""
-    source, separator, location = reference.partition(":")
-    if separator:
-        if source not in ("hf-hub", "local-dir") or not location:
-            raise UsageError(f"unknown backbone '{reference}': a reference is hf-hub:OWNER/NAME or local-dir:FOLDER")
-        if source == "local-dir" and not (Path(location) / "config.json").is_file():
-            raise WeightsError(f"{reference}: the folder has no config.json")
+    if is_location(reference):
         return
     architecture, _, tag = reference.partition(".")
-    known = timm.is_model(architecture)
-    if known and (not tag or timm.models.is_model_pretrained(reference)):
-        return
-    if "/" in reference:
-        raise UsageError(
-            f"unknown backbone '{reference}': write hf-hub:{reference} for the hub, local-dir:{reference} for a folder"
-        )
-    if known:
+    if not timm.is_model(architecture):
+        raise unknown(reference, close_names(reference, timm.list_models()))
+    if tag and not timm.models.is_model_pretrained(reference):
         tagged = timm.list_pretrained(f"{architecture}.*")
-        names = difflib.get_close_matches(reference, tagged, 3, 0) or [architecture]
-    else:
-        names = difflib.get_close_matches(reference, [*ALIASES, *timm.list_models()], 3)
-    hint = f"; did you mean {', '.join(names)}?" if names else "; `featup info` lists the short names"
-    raise UsageError(f"unknown backbone '{reference}'{hint}")
+        raise unknown(reference, difflib.get_close_matches(reference, tagged, 3, 0) or [architecture])
 
 
 def _check_layer(config: BackboneConfig, count: int) -> int:
@@ -335,7 +320,7 @@ def _has_class_token(model: TimmModel) -> bool:
 
 def _checkpoint_converter(model: TimmModel) -> Converter | None:
     """timm's own converter for checkpoints of the original authors, from the module of the architecture."""
-    entry = model_entrypoint(model.pretrained_cfg["architecture"])
+    entry = timm.models.model_entrypoint(model.pretrained_cfg["architecture"])
     convert = getattr(sys.modules[entry.__module__], "checkpoint_filter_fn", None)
     if convert is None or len(inspect.signature(convert).parameters) > 1:
         return convert

@@ -7,8 +7,9 @@ from itertools import chain
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import PatchEmbed, RotaryEmbeddingDinoV3
 from torch import Tensor, nn
+
+from featup_cli.backbones.timm.library import timm
 
 # timm gives its modules attributes (feature_info, pretrained_cfg) that nn.Module does not declare.
 TimmModel = Any
@@ -41,8 +42,10 @@ def can_overlap(model: TimmModel) -> bool:
     if not (attention_heads(model) and getattr(model, "dynamic_img_size", False)):
         return False
     rope = getattr(model, "rope", None)
-    relative = isinstance(rope, RotaryEmbeddingDinoV3 | None) or getattr(rope, "ref_feat_shape", None) is not None
-    return relative and type(model.patch_embed) is PatchEmbed
+    relative = (
+        isinstance(rope, timm.layers.RotaryEmbeddingDinoV3 | None) or getattr(rope, "ref_feat_shape", None) is not None
+    )
+    return relative and type(model.patch_embed) is timm.layers.PatchEmbed
 
 
 def overlap_patches(model: TimmModel, stride: int) -> TimmModel:

@@ -15,7 +15,7 @@ from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.precision import Precision
 from featup_cli.backbones.tiny.loader import LOADER
 from featup_cli.backbones.weights import digest, load_weights, misfits, read_weights, seeded
-from featup_cli.core.errors import UsageError, WeightsError
+from featup_cli.core.errors import WeightsError
 
 TINY_STRIDE = 16
 TINY_CHANNELS = 96
@@ -92,10 +92,6 @@ def recognize(state: Mapping[str, Tensor]) -> str | None:
 
 def load(config: BackboneConfig, device: torch.device) -> Backbone:
     """Load `tiny` as `load_backbone` does."""
-    if config.model_args:
-        raise UsageError(f"tiny takes no --backbone-arg, but got: {', '.join(config.model_args)}")
-    if config.layer not in (None, 0, -1):
-        raise UsageError(f"layer {config.layer} is out of range: tiny has one, 0 (or -1)")
     if config.random_weights:
         source = "random"
         with seeded():
