@@ -8,8 +8,8 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from featup_cli.batch.claims import Claims, remove_abandoned
 from featup_cli.batch.inputs import find_inputs, refuse_address
@@ -23,9 +23,11 @@ from featup_cli.batch.shards import Shard
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, UsageError
 from featup_cli.core.progress import Announce, Progress, no_progress
-from featup_cli.engine.request import make_request, recall
+from featup_cli.engine.plan import feature_bytes, plan_sizes
+from featup_cli.engine.request import Loaded, make_request, recall
 from featup_cli.engine.settings import Output, Upsampling
 from featup_cli.io.atomic import check_writable, parent_folder
+from featup_cli.pictures.formats import picture_size
 
 
 @checked
@@ -66,11 +68,19 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Preview:
-    """The planned action for a picture (`skip`, `make`, `redo`, or `fail` if it doesn't exist) and the reason."""
+    """The planned action for a picture.
+
+    Attributes:
+        item: the picture and its feature file.
+        action: `skip`, `make`, `redo`, or `fail` if the picture doesn't exist or something would be replaced.
+        reason: in words.
+        bytes: about how large the feature file will be; None if nothing is made, or the picture can't be read.
+    """
 
     item: Item
     action: str
     reason: str
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -174,35 +184,38 @@ class Run:
         """The planned action for each picture, in order; nothing is written."""
         for problem in self.problems:
             yield Preview(problem.item, "fail", problem.error)
-        job, request = self.jobs[0], self._request(announce)
-
-        def look(item: Item) -> Preview:
-            if not os.path.exists(item.picture):
-                return Preview(item, "fail", "no such file")
-            if item.mask and not os.path.exists(item.mask):
-                return Preview(item, "fail", f"no mask {item.mask}")
-            reason = why_make(item, request, job.files(item))
-            if reason is None:
-                return Preview(item, "redo" if job.overwrite else "skip", "up to date")
-            if reason.replaces is not None and not job.overwrite:
-                return Preview(item, "fail", reason.refusal())
-            return Preview(item, "redo" if os.path.exists(item.target) else "make", reason.text)
-
+        job = self.jobs[0]
+        loaded = recall(job.settings) or self._load(announce)
         with ThreadPoolExecutor(job.threads or available_cores()) as pool:
             for start in range(0, len(self.items), 1000):
-                yield from pool.map(look, self.items[start : start + 1000])
+                yield from pool.map(partial(_preview, job=job, loaded=loaded), self.items[start : start + 1000])
 
-    def _request(self, announce: Announce | None) -> dict[str, Any]:
-        job = self.jobs[0]
-        loaded = recall(job.settings)
-        if loaded is not None:
-            return make_request(job.settings, job.output, loaded)
-
-        _tell_of_loading(job, announce)
+    def _load(self, announce: Announce | None) -> Loaded:
+        """What requests say of the backbone and the upsampler, which are loaded for it."""
+        _tell_of_loading(self.jobs[0], announce)
 
         from featup_cli.batch.worker import Worker
 
-        return Worker(job, announce).request
+        return Worker(self.jobs[0], announce).pipeline.loaded
+
+
+def _preview(item: Item, job: Job, loaded: Loaded) -> Preview:
+    for path, missing in ((item.picture, "no such file"), (item.mask, f"no mask {item.mask}")):
+        if path and not os.path.exists(path):
+            return Preview(item, "fail", missing)
+    request = make_request(job.settings, job.output, loaded)
+    record, reason = settle(item, request, job), why_make(item, request, job.files(item))
+    if record is not None:
+        return (
+            Preview(item, "skip", "up to date") if record.status == "skipped" else Preview(item, "fail", record.error)
+        )
+    action = "redo" if os.path.exists(item.target) else "make"
+    size = picture_size(item.picture)
+    count = None
+    if size is not None:
+        plan = plan_sizes(job.settings, loaded.backbone, size, item.picture)
+        count = feature_bytes(job.output, loaded.backbone["channels"], plan)
+    return Preview(item, action, "up to date" if reason is None else reason.text, count)
 
 
 def _tell_of_loading(job: Job, announce: Announce | None) -> None:

@@ -27,7 +27,8 @@ from featup_cli.core.progress import Announce, Progress, no_progress
 from featup_cli.core.shapes import check_output_size, resolve_network_size
 from featup_cli.core.text import counted
 from featup_cli.engine.bands import unloaded_bytes
-from featup_cli.engine.pipeline import Look, Pipeline, Plan
+from featup_cli.engine.pipeline import Look, Pipeline
+from featup_cli.engine.plan import Plan
 from featup_cli.engine.request import remember
 from featup_cli.pictures.basis import load_basis
 from featup_cli.pictures.masks import Mask

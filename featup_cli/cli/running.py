@@ -14,6 +14,7 @@ import typer
 from featup_cli.cli.console import EXIT_FAILED, EXIT_INTERRUPTED, Console
 from featup_cli.core.shapes import describe_size
 from featup_cli.core.text import counted, number_text
+from featup_cli.core.units import format_bytes
 from featup_cli.io.replace import HINT
 
 if TYPE_CHECKING:
@@ -81,21 +82,25 @@ def store_basis(run: Run, place: Path | None, console: Console) -> None:
 def report_preview(run: Run, console: Console, settings: str) -> int:
     """Say what a run would do, and with which settings; returns the exit status."""
     counts: Counts = Counter()
+    total = 0
     console.note(settings)
     for preview in run.preview(None if console.quiet or console.as_json else console.note):
         counts[preview.action] += 1
+        total += preview.bytes or 0
         text = f"{preview.action}  {preview.item.picture}"
         if preview.action != "fail":
             text += f" -> {preview.item.target}"
-        console.result(
-            f"{text}  ({preview.reason})",
-            {
-                "input": preview.item.picture, "output": preview.item.target, "action": preview.action,
-                "reason": preview.reason,
-            },
-        )  # fmt: skip
+        size = f"; about {format_bytes(preview.bytes)}" if preview.bytes is not None else ""
+        record: dict[str, Any] = {
+            "input": preview.item.picture,
+            "output": preview.item.target,
+            "action": preview.action,
+        }
+        record |= {"reason": preview.reason, "bytes": preview.bytes}
+        console.result(f"{text}  ({preview.reason}{size})", record)
     text = f"would create {counts['make']}, re-create {counts['redo']}, skip {counts['skip']}"
-    console.note(text + (f"; {counts['fail']} would fail" if counts["fail"] else ""))
+    text += f"; {counts['fail']} would fail" if counts["fail"] else ""
+    console.note(text + (f"; feature files of about {format_bytes(total)} in all" if total else ""))
     return EXIT_FAILED if counts["fail"] else 0
 
 

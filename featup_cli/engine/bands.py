@@ -14,6 +14,7 @@ from torch import Tensor
 from featup_cli.core.errors import is_out_of_memory
 from featup_cli.core.memory import default_memory, held_bytes, trim_heap
 from featup_cli.core.shapes import Size
+from featup_cli.engine.plan import FACTORED_COMPONENTS
 from featup_cli.ops.pca import BLOCK, PCA, fit_pca
 from featup_cli.ops.regions import BYTES
 from featup_cli.pictures.masks import Mask
@@ -23,7 +24,6 @@ from featup_cli.upsamplers.bands import MARGIN, choose_rows, memory_budget_error
 from featup_cli.upsamplers.implicit.saved import FittedModel
 from featup_cli.upsamplers.registry import METHODS
 
-FACTORED_COMPONENTS = 128
 BAND_BYTES = 2**28  # larger bands save no time
 PICTURE_BYTES = 80_000_000  # of panels side by side, and of pictures that are read meanwhile
 KERNEL_BYTES = 220_000_000  # the CPU kernels and their compiler, which are loaded at their first use

@@ -21,9 +21,10 @@ from featup_cli.core.describe import choose_device, describe_device
 from featup_cli.core.errors import InputError
 from featup_cli.core.memory import default_memory, held_bytes, over_budget, trim_heap
 from featup_cli.core.progress import Announce, Progress, no_progress
-from featup_cli.core.shapes import Size, describe_size, resolve_output_size
+from featup_cli.core.shapes import Size, describe_size
 from featup_cli.core.versions import versions
 from featup_cli.engine.bands import Task, unloaded_bytes
+from featup_cli.engine.plan import Plan, plan_sizes
 from featup_cli.engine.request import Loaded, make_request
 from featup_cli.engine.result import Result
 from featup_cli.engine.settings import Output, Upsampling
@@ -35,15 +36,6 @@ from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, check_method, make_upsampler
 
 PIXEL_CONVENTION = "cell centres at half units (align_corners=False); [C, H, W]; first row is the top"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Sizes for one picture, all (height, width): of the network's input, its grid of tokens, and the result."""
-
-    network: Size
-    grid: Size
-    output: Size
 
 
 @dataclass(frozen=True)
@@ -86,6 +78,7 @@ class Pipeline:
         self.device = backbone.device if backbone is not None else choose_device(settings.device)
         self.device_name = describe_device(self.device)
         self.backbone = backbone or load_backbone(settings.backbone, self.device)
+        self._identity = self.backbone.identity()
         # Made here in any case, so that missing weights are an error before the first picture.
         made = make_upsampler(
             settings.method, backbone=self.backbone, network_size=self.backbone.native_size,
@@ -148,10 +141,7 @@ class Pipeline:
         Raises:
             UsageError: a size is invalid.
         """
-        settings, backbone = self.settings, self.backbone
-        network = backbone.input_size(picture, settings.resize)
-        grid = (network[0] // backbone.stride, network[1] // backbone.stride)
-        return Plan(network, grid, resolve_output_size(settings.output_size, picture.size, network, grid))
+        return plan_sizes(self.settings, self._identity, picture.size, picture.source or "image")
 
     def extraction_bytes(self, count: int, plan: Plan) -> int:
         """Estimated peak of the memory that `extract` takes for `count` pictures."""
@@ -186,7 +176,7 @@ class Pipeline:
     def loaded(self) -> Loaded:
         """What requests say of the backbone and the upsampler."""
         provenance = getattr(self._upsampler, "provenance", None) or {}
-        return Loaded(self.backbone.identity(), provenance.get("sha256"))
+        return Loaded(self._identity, provenance.get("sha256"))
 
     def write(self, look: Look, target: Path, output: Output, progress: Progress = no_progress) -> Written:
         """As `run`, streamed to files; arguments and errors as `write_files`."""

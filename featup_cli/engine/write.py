@@ -16,7 +16,8 @@ from torch import Tensor
 
 from featup_cli.core.errors import UsageError
 from featup_cli.core.progress import Progress, no_progress
-from featup_cli.engine.bands import FACTORED_COMPONENTS, Task, make_bands
+from featup_cli.engine.bands import Task, make_bands
+from featup_cli.engine.plan import FACTORED_COMPONENTS
 from featup_cli.engine.settings import Output
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.digest import file_sha256

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 LABEL_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".npy")
 """Suffixes of pictures of numbers, whose compression loses nothing."""
@@ -21,6 +21,16 @@ def picture_formats() -> tuple[str, ...]:
         return not stub and kind not in ("MPEG", "EPS")
 
     return tuple(filter(decoded, Image.OPEN))
+
+
+def picture_size(path: str) -> tuple[int, int] | None:
+    """(height, width) of an upright picture by its header; None for what is no picture."""
+    try:
+        with Image.open(path, formats=picture_formats()) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception:  # decoders raise nearly anything; reading the picture will say what is wrong
+        return None
 
 
 def picture_suffixes() -> frozenset[str]:

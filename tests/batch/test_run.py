@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import featup_cli
 from featup_cli.batch.claims import FILE as CLAIMS
 from featup_cli.batch.claims import Claims
+from featup_cli.cli.app import app
+from featup_cli.core.units import format_bytes
 from featup_cli.engine.pipeline import Pipeline
 from featup_cli.io.features import load_features
-from tests.batch.runs import START, check_whole, hidden_files, make_pictures, numbered, upsample
+from tests.batch.runs import FAST, START, check_whole, hidden_files, make_pictures, numbered, upsample
 
 
 @pytest.fixture
@@ -232,6 +235,25 @@ def test_a_dry_run_says_why_and_writes_nothing(pictures: Path, out: Path) -> Non
     assert [(line["action"], line["reason"]) for line in again] == [
         ("redo", "made with other settings: seed 0 -> 3")
     ] * 2
+
+
+@pytest.mark.parametrize("options", [[], ["--storage", "factored"], ["--dtype", "float32", "--output-size", "image"]])
+def test_a_dry_run_tells_the_size_of_files(pictures: Path, out: Path, options: list[str]) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a photograph taken upright: 40x56 is shown as 56x40
+    Image.new("RGB", (40, 64)).save(pictures / "turned.jpg", exif=turned)
+    (pictures / "bad.png").write_text("no picture")
+    looked = upsample(pictures, "-o", out, "--dry-run", *options)
+    told = {Path(line["output"]).name: line["bytes"] for line in looked.lines}
+    assert told.pop("bad.safetensors") is None
+    upsample(pictures, "-o", out, *options)
+    for name, size in told.items():
+        assert size == pytest.approx((out / name).stat().st_size - 16_384, abs=4_000)  # less the header
+    shown = CliRunner().invoke(app, ["upsample", *FAST, str(pictures), "-o", str(out / "new"), "--dry-run", *options])
+    assert f"(no features yet; about {format_bytes(told['a.safetensors'])})" in shown.stdout
+    assert f"would create 4; feature files of about {format_bytes(sum(told.values()))} in all" in shown.stderr.replace(
+        ", re-create 0, skip 0", ""
+    )
 
 
 def test_failures_stay_alone_and_are_told_in_one_line_each(pictures: Path, out: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import InputError
-from featup_cli.engine.pipeline import Look, Plan
+from featup_cli.engine.pipeline import Look
+from featup_cli.engine.plan import Plan
 from featup_cli.evaluation.probe.depth import NOISE, DepthScorer, cell_depth, depth_errors, fit_depth, read_depth
 from featup_cli.evaluation.probe.linear import minimise
 from featup_cli.evaluation.probe.training import TrainingTokens

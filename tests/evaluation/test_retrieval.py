@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from featup_cli.core.errors import InputError, UsageError
-from featup_cli.engine.pipeline import Look, Plan
+from featup_cli.engine.pipeline import Look
+from featup_cli.engine.plan import Plan
 from featup_cli.evaluation.data import Classes, Pair
 from featup_cli.evaluation.retrieval import scorer as retrieval
 from featup_cli.evaluation.retrieval.matches import find_matches

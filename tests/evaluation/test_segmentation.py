@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from featup_cli.engine.pipeline import Look, Plan
+from featup_cli.engine.pipeline import Look
+from featup_cli.engine.plan import Plan
 from featup_cli.evaluation.data import Classes, find_pairs, load_classes
 from featup_cli.evaluation.probe.segmentation import SegmentationScorer
 from featup_cli.evaluation.run import Evaluation
