@@ -93,10 +93,11 @@ def test_features_of_another_backbone_are_refused_by_name(write: Write, tmp_path
     }
     for changes, message in others.values():
         with pytest.raises(InputError, match=message):
-            visualize([ours, write("photo", maps(1), backbone=TINY | changes)], basis=basis)
+            visualize([ours, write("photo", maps(1), backbone=TINY | changes)], basis=basis, overwrite=True)
         assert not (tmp_path / "photo.png").exists()
+        files = [ours, write("photo", maps(1), backbone=TINY | changes)]
         with pytest.raises(InputError, match=r"photo\.safetensors: has features of"):
-            visualize([ours, write("photo", maps(1), backbone=TINY | changes)], save_basis=tmp_path / "x.safetensors")
+            visualize(files, save_basis=tmp_path / "x.safetensors", overwrite=True)
     with pytest.raises(InputError, match=r"colours\.safetensors: is a basis for 8 channels, but .*wide.* has 9"):
         visualize([write("wide", maps(0, 9))], basis=basis)
     assert not (tmp_path / "x.safetensors").exists()
@@ -148,7 +149,9 @@ def test_the_command_stores_colours_of_all_results(photo: Path, tmp_path: Path) 
     assert stored.backbone is not None
     assert stored.backbone["name"] == "tiny"
     assert describe_file(basis)["sources"] == [str(out / f"{stem}.safetensors") for stem in ("photo", "again")]
-    assert [line["status"] for line in run("upsample", photo, again, *common, "--basis", basis)] == ["done"] * 2
+    assert [line["status"] for line in run("upsample", photo, again, *common, "--basis", basis, "--overwrite")] == [
+        "done"
+    ] * 2
     pictures = [np.array(Image.open(out / f"{stem}.png")) for stem in ("photo", "again")]
     np.testing.assert_array_equal(*pictures)
     assert run("visualize", out / "photo.safetensors", "--basis", basis, "-o", tmp_path / "new", "--json")
@@ -158,19 +161,20 @@ def test_a_result_is_up_to_date_only_with_the_same_basis(write: Write, tmp_path:
     plainly = {"settings": featup.Upsampling(method="bilinear", resize=64, device="cpu")}
     folder, basis = tmp_path / "out", tmp_path / "colours.safetensors"
 
-    def status(output: Output | None = None) -> str:
-        (record,) = featup.upsample_many([photo], folder, output=output, **plainly)
+    def status(output: Output | None = None, overwrite: bool = False) -> str:
+        (record,) = featup.upsample_many([photo], folder, output=output, overwrite=overwrite, **plainly)
         return record.status
 
     assert [status(), status()] == ["done", "skipped"]
     make_basis([folder / f"{photo.stem}.safetensors"], basis)
     before = np.array(Image.open(folder / f"{photo.stem}.png"))
-    assert [status(Output(basis=basis)), status(Output(basis=str(basis)))] == ["done", "skipped"]
+    assert [status(Output(basis=basis)), status(Output(basis=basis), True)] == ["failed", "done"]
+    assert status(Output(basis=str(basis))) == "skipped"
     assert not np.array_equal(before, np.array(Image.open(folder / f"{photo.stem}.png")))
     other = write("other", maps(0, 96))
     with pytest.raises(FeatUpError, match="not a colour basis"):
-        status(Output(basis=other))
+        status(Output(basis=other), True)
     make_basis([other], basis)
-    assert status(Output(basis=basis)) == "done"
+    assert [status(Output(basis=basis)), status(Output(basis=basis), True)] == ["failed", "done"]
     with pytest.raises(UsageError, match="--basis"):
         Output(picture=False, basis=basis)

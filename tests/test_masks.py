@@ -169,11 +169,12 @@ def test_a_result_is_up_to_date_with_its_own_mask_only(photo: Path, tmp_path: Pa
     assert "up to date" in upsample(photo, tmp_path, mask)[2]
     save_mask(mask, blocks(0, 5))
     status, out, _ = upsample(photo, tmp_path, mask, "--dry-run", "--json")
-    assert status == 0
-    assert json.loads(out)["action"] == "redo"
-    assert "mask" in json.loads(out)["reason"]
-    assert "up to date" not in upsample(photo, tmp_path, mask)[2]
-    without = run("upsample", photo, "-o", tmp_path, "-m", "jbu", "--resize", 64, "--no-picture")
+    assert status == 1
+    assert "made with other settings: mask" in json.loads(out)["reason"]
+    status, out, _ = upsample(photo, tmp_path, mask, "--dry-run", "--json", "--overwrite")
+    assert (status, json.loads(out)["action"]) == (0, "redo")
+    assert "up to date" not in upsample(photo, tmp_path, mask, "--overwrite")[2]
+    without = run("upsample", photo, "-o", tmp_path, "-m", "jbu", "--resize", 64, "--no-picture", "--overwrite")
     assert without[0] == 0
     assert "up to date" not in without[2]
     assert "mask" not in read_provenance(tmp_path / "photo.safetensors")["request"]

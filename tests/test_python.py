@@ -197,7 +197,7 @@ def test_what_is_shown_is_three_lines_and_a_picture(photo: Path, tmp_path: Path)
         assert repr(strange).startswith("MappedFeatures: float32 [4, 6, 8]\n  backbone ?, method ?\n")
     featup.visualize(path)
     shown = featup.load_features(path)._repr_png_()
-    assert shown == path.with_suffix(".png").read_bytes()
+    assert shown == path.with_suffix(".pca.png").read_bytes()
     assert Image.open(io.BytesIO(result._repr_png_())).format == "PNG"
 
 

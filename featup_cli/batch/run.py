@@ -130,7 +130,7 @@ class Run:
             return
         missing = next((item for item in items if not os.path.exists(item.target)), None)
         with ExitStack() as stack:
-            if missing is not None:  # if all pictures fail, no folder is left behind
+            if missing is not None and len(self.items) > 1:  # if all pictures fail, no folder is left behind
                 stack.enter_context(parent_folder(Path(missing.target)))
                 check_writable(missing.target)
             yield from self._work(items, announce, progress)

@@ -68,9 +68,10 @@ def describe_lines(facts: dict[str, Any]) -> list[str]:
     """Facts about a file as aligned lines, nested ones indented."""
     facts = dict(facts)
     tensors, provenance = facts.pop("tensors"), facts.pop("provenance", None)
+    provenance = provenance if isinstance(provenance, dict) else {}
     if facts["kind"] == "features":
         facts["maps"] = {name: f"{tensor['shape']} {tensor['dtype']}" for name, tensor in tensors.items()}
-    facts["provenance"] = {key: value for key, value in (provenance or {}).items() if not is_told(key, value, facts)}
+    facts["provenance"] = {key: value for key, value in provenance.items() if not is_told(key, value, facts)}
     lines = [plain(facts.pop("file"))]
     for name, value in facts.items():
         if name in ("provenance", "maps") and isinstance(value, dict) and value:

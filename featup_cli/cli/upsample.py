@@ -21,7 +21,7 @@ from featup_cli.cli.groups import (
     ReplaceOptions,
     RunOptions,
 )
-from featup_cli.cli.unread import refuse_typed, refuse_unread
+from featup_cli.cli.unread import refuse_unread
 from featup_cli.core.devices import check_devices
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import INPUT, OUTPUT, RUN, argument, group, like, option
@@ -190,8 +190,6 @@ def upsample(
 ) -> None:
     """Create the features of pictures, or list what would be created."""
     console, config, chosen = run.console.console(), fit.config(), backbone.config()
-    if run.devices is not None:
-        refuse_typed(WorkerOptions, ["device"], f"--devices {run.devices} says it; omit it")
     refuse_unread([method.method], MethodOptions, FitOptions, FileOptions)
     files.check_colours(run.shard)
 

@@ -77,7 +77,9 @@ def _place(settings: Upsampling) -> Path:
         backbone["weights"] = os.path.abspath(settings.backbone.weights)
     upsampler = os.path.abspath(settings.upsampler) if os.path.exists(settings.upsampler) else settings.upsampler
     packaged = _stamps(sorted(map(str, PACKAGED.iterdir())))
-    asked = [backbone, settings.method, upsampler, settings.allow_other_backbone, versions(), packaged]
+    # The format that `auto` computes in depends on the device.
+    device = [settings.device, os.environ.get("CUDA_VISIBLE_DEVICES")]
+    asked = [backbone, settings.method, upsampler, settings.allow_other_backbone, device, versions(), packaged]
     key = hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()[:32]
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(cache) / "featup" / "loaded" / f"{key}.json"

@@ -93,7 +93,7 @@ def test_a_model_of_one_size_says_so():
     backbone = untrained("levit_128s")
     assert backbone.fixed_size == backbone.native_size == (224, 224)
     assert backbone(images(224, 224)).shape[2:] == (224 // backbone.stride, 224 // backbone.stride)
-    with pytest.raises(ShapeError, match=r"\(224, 224\)"):
+    with pytest.raises(ShapeError, match="takes 224x224 pixels"):
         backbone(images(256, 256))
 
 
@@ -139,7 +139,6 @@ def test_an_unknown_name_gets_a_hint(name, hint):
     ("pixels", "message"),
     [
         (torch.rand(1, 3, 60, 64), "multiples of 16"),
-        (torch.rand(3, 64, 64), "B, 3, H, W"),
         (torch.rand(1, 4, 64, 64), "B, 3, H, W"),
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "uint8"),
         (torch.rand(0, 3, 64, 64), "B, 3, H, W"),

@@ -186,7 +186,7 @@ def test_as_many_rows_are_taken_as_fit() -> None:
 
 
 def test_a_result_that_never_fits_is_refused_with_the_estimate() -> None:
-    message = r"4000x4000 features with --method dip need about 48 GB, but the limit is 2\.0 GB; "
+    message = r"4000x4000 features \(height x width\) with --method dip need about 48 GB, but the limit is 2\.0 GB; "
     message += r"give --memory 4[78][.\d]*GB"
     with pytest.raises(MemoryBudgetError, match=message):
         choose_rows(CARAFE(96), (1, 96, 16, 16), (4000, 4000), 2_000_000_000, held=500_000_000, method="dip")
