@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -62,6 +62,7 @@ class Method:
         network: `module:class` that weights are for and that `featup train` trains; empty for a method without weights.
             It is made of `channels` (None for any number) and `config`.
         config: frozen dataclass of its settings.
+        printed: settings that give the form which its paper prints, where the defaults are another.
         needs: what it looks at.
         per_picture: its upsampler is made for each picture: it depends on its input size, or fits it and says how far.
         fits_model: it fits a network, which `--save-model` writes and `featup render` reads.
@@ -78,6 +79,7 @@ class Method:
     build: str = WEIGHED
     network: str = ""
     config: type[Any] = NoSettings
+    printed: Mapping[str, Any] = field(default_factory=dict)
     needs: Needs = Needs.PICTURE
     per_picture: bool = False
     fits_model: bool = False

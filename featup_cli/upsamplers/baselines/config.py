@@ -109,3 +109,44 @@ class DeconvConfig(ConvolutionConfig):
 @dataclass(frozen=True)
 class ResizeConvConfig(ConvolutionConfig):
     """Settings of `ResizeConv`."""
+
+
+@dataclass(frozen=True)
+class LIIFConfig(BaselineConfig):
+    """Settings of `LIIF`; the defaults are the paper's, except `residual`.
+
+    Attributes:
+        hidden: width of the network.
+        layers: linear layers of it.
+        unfold: it sees the 3x3 tokens around each one (feature unfolding).
+        cell: it sees the size of an output pixel (cell decoding).
+        residual: add bilinear interpolation, which is then what training starts from.
+    """
+
+    hidden: int = 256
+    layers: int = 5
+    unfold: bool = True
+    cell: bool = True
+    residual: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers < 2:
+            raise UsageError(f"layers={self.layers}: must be at least 2")
+
+
+@dataclass(frozen=True)
+class IFAConfig(BaselineConfig):
+    """Settings of `IFA`; the defaults are those of the authors, except `residual`.
+
+    Attributes:
+        compressed: channels of a token that the network sees.
+        hidden: width of its first layer; the other two have half of it.
+        frequencies: of the encoded offsets along each side.
+        residual: add bilinear interpolation, which is then what training starts from.
+    """
+
+    compressed: int = 256
+    hidden: int = 512
+    frequencies: int = 6
+    residual: bool = True

@@ -35,9 +35,7 @@ class DoublingUpsampler(UpsamplerModule):
     channels: int
 
     def __init__(self, channels: int, config: Any = None) -> None:
-        if channels is None:
-            raise UsageError(f"{type(self).__name__} needs the number of channels of the features")
-        super().__init__(channels, config)
+        super().__init__(known_channels(type(self).__name__, channels), config)
 
     @abstractmethod
     def upsample(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None) -> Tensor:
@@ -56,6 +54,13 @@ class DoublingUpsampler(UpsamplerModule):
         batch, channels, height, width = lr_shape
         pixels = height * width * 4 ** doublings((height, width), output_size)
         return FLOAT * batch * (pixels * (3 * channels + _GUIDANCE_MAPS) + math.prod(output_size) * channels)
+
+
+def known_channels(name: str, channels: int | None) -> int:
+    """The number of channels; raises UsageError if it isn't given to the network called `name`."""
+    if channels is None:
+        raise UsageError(f"{name} needs the number of channels of the features")
+    return channels
 
 
 def doublings(lr_size: Size, output_size: Size) -> int:

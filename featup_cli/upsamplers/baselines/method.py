@@ -1,4 +1,4 @@
-"""The records of the trained baselines, all of which double the grid until it reaches the output."""
+"""The records of the trained baselines."""
 
 from __future__ import annotations
 
@@ -12,33 +12,55 @@ from featup_cli.upsamplers.method import Method, Needs
 _FILTER = ADAPTIVE_CONV.name
 
 
-def _baseline(
-    name: str, file: str, config: type[Any], how: str, source: str, kernel: str = "", needs: Needs = Needs.FEATURES
-) -> Method:
+def _trained(name: str, file: str, config: type[Any], how: str, source: str, **more: Any) -> Method:
     """A record; `file` has the class that goes by the name of its settings, and `source` is `Authors (year)`."""
-    about = f"doublings by {how} ({source.replace(' (', ', ')}; to be trained"
+    about = f"{how} ({source.replace(' (', ', ')}; to be trained"
     network = f"featup_cli.upsamplers.baselines.{file}:{config.__name__.removesuffix('Config')}"
-    kernels = (kernel,) if kernel else ()
-    return Method(name, about, source, network=network, config=config, needs=needs, kernels=kernels)
+    return Method(name, about, source, network=network, config=config, **{"needs": Needs.FEATURES} | more)
+
+
+def _doubling(name: str, file: str, config: type[Any], how: str, source: str, kernel: str = "", **more: Any) -> Method:
+    """The record of a method that doubles the grid."""
+    return _trained(
+        name, file, config, f"doublings by {how}", source, **{"kernels": (kernel,) if kernel else ()} | more
+    )
 
 
 _PICTURE = Needs.PICTURE
 METHODS = (
-    _baseline("carafe", "carafe", of.CARAFEConfig, "kernels that the features predict", "Wang et al. (2019)", _FILTER),
-    _baseline("sapa", "sapa", of.SAPAConfig, "likeness of picture and features", "Lu et al. (2022)", _FILTER, _PICTURE),
-    _baseline(
+    _doubling("carafe", "carafe", of.CARAFEConfig, "kernels that the features predict", "Wang et al. (2019)", _FILTER),
+    _doubling(
+        "sapa", "sapa", of.SAPAConfig, "likeness of picture and features", "Lu et al. (2022)", _FILTER, needs=_PICTURE
+    ),
+    _doubling(
         "fade",
         "fade",
         of.FADEConfig,
         "kernels that picture and features predict",
         "Lu et al. (2022)",
         _FILTER,
-        _PICTURE,
+        needs=_PICTURE,
     ),
-    _baseline("dysample", "dysample", of.DySampleConfig, "sampling at predicted points", "Liu et al. (2023)"),
-    _baseline("pixelshuffle", "convolution", of.PixelShuffleConfig, "sub-pixel convolution", "Shi et al. (2016)"),
-    _baseline("deconv", "convolution", of.DeconvConfig, "transposed convolution", "Noh et al. (2015)"),
-    _baseline(
+    _doubling("dysample", "dysample", of.DySampleConfig, "sampling at predicted points", "Liu et al. (2023)"),
+    _doubling("pixelshuffle", "convolution", of.PixelShuffleConfig, "sub-pixel convolution", "Shi et al. (2016)"),
+    _doubling("deconv", "convolution", of.DeconvConfig, "transposed convolution", "Noh et al. (2015)"),
+    _doubling(
         "resize-conv", "convolution", of.ResizeConvConfig, "interpolation and convolution", "Odena et al. (2016)"
+    ),
+    _trained(
+        "liif",
+        "local",
+        of.LIIFConfig,
+        "a network of the tokens beside each pixel, at any size",
+        "Chen et al. (2021)",
+        printed={"residual": False},
+    ),
+    _trained(
+        "ifa",
+        "local",
+        of.IFAConfig,
+        "a network of the nearest token and the encoded offset, at any size",
+        "Hu et al. (2022)",
+        printed={"residual": False},
     ),
 )

@@ -1,0 +1,149 @@
+"""The rivals that the papers name: their formulas by explicit loops, and what holds for all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featup_cli.training.config import TrainConfig
+from featup_cli.training.model import MultiViewModel
+from featup_cli.upsamplers.baselines.local import IFA, LIIF
+from featup_cli.upsamplers.interpolation.upsampler import Interpolation
+from featup_cli.upsamplers.registry import TRAINABLE
+from featup_cli.upsamplers.weights.file import build_upsampler
+from tests.upsamplers.rivals import CHANNELS, IMAGE, SMALL, away_from_start, make_batch, pixel
+
+LOCAL = ["liif", "ifa"]
+RIVALS = [*LOCAL]
+
+
+def small(method: str, **config: object) -> nn.Module:
+    return away_from_start(build_upsampler(method, {"channels": CHANNELS, **SMALL.get(method, {}), **config}))
+
+
+@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize(
+    ("lr_size", "output_size"), [((4, 5), (37, 45)), ((3, 7), (20, 30)), ((2, 2), (32, 32)), ((6, 4), (3, 9))]
+)
+def test_any_output_size_is_met_exactly_in_bands_too(
+    method: str, lr_size: tuple[int, int], output_size: tuple[int, int]
+) -> None:
+    model, lr_feats = small(method).double(), torch.randn(2, CHANNELS, *lr_size).double()
+    with torch.no_grad():
+        out = model(IMAGE.double(), lr_feats, output_size)
+    assert out.shape == (2, CHANNELS, *output_size)
+    assert out.isfinite().all()
+    bands = torch.cat(list(model.bands(IMAGE.double(), lr_feats, output_size, 7)), 2)  # type: ignore[operator]
+    torch.testing.assert_close(bands, out, atol=1e-9, rtol=0)
+    assert model.band_bytes(lr_feats.shape, output_size, 7) > 4 * out.numel() // 8  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("printed", [False, True])
+@pytest.mark.parametrize("method", RIVALS)
+def test_gradients_are_those_of_finite_differences(method: str, printed: bool) -> None:
+    model = small(method, **(TRAINABLE[method].printed if printed else {})).double()
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    lr_feats = torch.randn(1, CHANNELS, 2, 3, dtype=torch.float64, requires_grad=True)
+
+    def call(lr_feats: Tensor, *values: Tensor) -> Tensor:
+        state = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(model, state, (IMAGE[:1].double(), lr_feats, (5, 7)))
+
+    assert torch.autograd.gradcheck(call, (lr_feats, *parameters), fast_mode=True)
+
+
+@pytest.mark.parametrize("printed", [False, True])
+@pytest.mark.parametrize("method", RIVALS)
+def test_a_training_lowers_the_loss_below_that_of_its_start(method: str, printed: bool) -> None:
+    torch.manual_seed(1)
+    config = {"channels": CHANNELS, **SMALL.get(method, {}), **(TRAINABLE[method].printed if printed else {})}
+    settings = TrainConfig(uncertainty=False, learn_downsampler=False, pixels_per_token=4, projection=0)
+    model, batch = MultiViewModel(build_upsampler(method, config), CHANNELS, settings), make_batch()
+    optimizer = torch.optim.Adam(model.upsampler.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(6):
+        loss = model(batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("method", LOCAL)
+def test_an_untrained_field_is_bilinear_interpolation(method: str) -> None:
+    lr_feats = torch.randn(2, CHANNELS, 4, 5)
+    with torch.no_grad():
+        out = build_upsampler(method, {"channels": CHANNELS})(IMAGE, lr_feats, (13, 21))
+    torch.testing.assert_close(out, Interpolation("bilinear")(IMAGE, lr_feats, (13, 21)))
+
+
+def place(index: int, size: int, cells: int) -> float:
+    """A pixel's centre among tokens, whose centres have whole numbers."""
+    return (index + 0.5) * cells / size - 0.5
+
+
+def perceptron(layers: nn.Module, value: Tensor) -> Tensor:
+    return layers(value[None, :, None, None])[0, :, 0, 0]
+
+
+@pytest.mark.parametrize(("unfold", "cell"), [(True, True), (False, False)])
+def test_liif_weighs_the_network_at_four_tokens_by_the_areas_opposite(unfold: bool, cell: bool) -> None:
+    model = small("liif", residual=False, unfold=unfold, cell=cell).double()
+    assert isinstance(model, LIIF)
+    lr_feats, size = torch.randn(1, CHANNELS, 2, 3).double(), (5, 7)
+    first = torch.cat((model.tokens.weight.flatten(1), model.place.weight.flatten(1)), 1)
+    with torch.no_grad():
+        out = model(IMAGE[:1].double(), lr_feats, size)
+        tokens = model.norm(lr_feats)[0]
+        around = nn.functional.pad(tokens, (1, 1, 1, 1))  # zeros outside, as in the paper
+        for y in range(size[0]):
+            for x in range(size[1]):
+                at = torch.tensor([place(y, size[0], 2), place(x, size[1], 3)], dtype=torch.float64)
+                values, areas = [], []
+                for dy in (0, 1):
+                    for dx in (0, 1):
+                        row, column = min(max(math.floor(at[0]) + dy, 0), 1), min(max(math.floor(at[1]) + dx, 0), 2)
+                        offset = 2 * (at - torch.tensor([row, column]))
+                        seen = around[:, row : row + 3, column : column + 3] if unfold else tokens[:, row, column]
+                        sides = [4 / size[0], 6 / size[1]] if cell else []
+                        inputs = torch.cat((seen.flatten(), offset, torch.tensor(sides, dtype=torch.float64)))
+                        hidden = first @ inputs + model.tokens.get_parameter("bias")
+                        values.append(perceptron(model.head, perceptron(model.layers, hidden)))
+                        areas.append(offset.prod().abs() + 1e-12)
+                weights = torch.stack(areas[::-1]) / sum(areas)  # of the token diagonally opposite
+                torch.testing.assert_close(out[0, :, y, x], weights @ torch.stack(values))
+
+
+def test_ifa_evaluates_the_network_at_the_nearest_token_and_the_encoded_offset() -> None:
+    model = small("ifa", residual=False).double()
+    assert isinstance(model, IFA)
+    lr_feats, size = torch.randn(1, CHANNELS, 2, 3).double(), (5, 7)
+    first = torch.cat((model.tokens.weight.flatten(1), model.place.weight.flatten(1)), 1)
+    with torch.no_grad():
+        out = model(IMAGE[:1].double(), lr_feats, size)
+        tokens = model.compress(model.norm(lr_feats))[0].relu()
+        for y in range(size[0]):
+            for x in range(size[1]):
+                at = torch.tensor([place(y, size[0], 2), place(x, size[1], 3)], dtype=torch.float64)
+                nearest = (at + 0.5).floor()
+                offset = 2 * (at - nearest)
+                encoded = [offset, (model.frequencies @ offset).sin(), (model.frequencies @ offset).cos()]
+                inputs = torch.cat((pixel(tokens, int(nearest[0]), int(nearest[1])), *encoded))
+                hidden = perceptron(model.layers, first @ inputs + model.tokens.get_parameter("bias"))
+                torch.testing.assert_close(out[0, :, y, x], perceptron(model.head, hidden))
+
+
+def test_ifa_starts_with_frequencies_that_are_powers_of_two() -> None:
+    model = build_upsampler("ifa", {"channels": CHANNELS})
+    expected = 2.0 ** torch.tensor([0, 1.2, 2.4, 3.6, 4.8, 6])
+    torch.testing.assert_close(model.get_parameter("frequencies")[:6, 0].detach(), expected)
+
+
+def test_printed_settings_are_settings() -> None:
+    for method in TRAINABLE.values():
+        assert set(method.printed) <= set(asdict(method.config()))
