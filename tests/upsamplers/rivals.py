@@ -14,6 +14,7 @@ IMAGE = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
 SMALL: dict[str, dict[str, Any]] = {
     "liif": {"hidden": 8, "layers": 3},
     "ifa": {"hidden": 12, "compressed": 6, "frequencies": 2},
+    "pac": {"guidance_channels": 4},
 }
 
 

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.model import MultiViewModel
 from featup_cli.upsamplers.baselines.local import IFA, LIIF
+from featup_cli.upsamplers.baselines.pac import PAC
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.registry import TRAINABLE
 from featup_cli.upsamplers.weights.file import build_upsampler
 from tests.upsamplers.rivals import CHANNELS, IMAGE, SMALL, away_from_start, make_batch, pixel
 
 LOCAL = ["liif", "ifa"]
-RIVALS = [*LOCAL]
+MIXERS = ["pac"]
+RIVALS = [*LOCAL, *MIXERS]
 
 
 def small(method: str, **config: object) -> nn.Module:
@@ -142,6 +144,48 @@ def test_ifa_starts_with_frequencies_that_are_powers_of_two() -> None:
     model = build_upsampler("ifa", {"channels": CHANNELS})
     expected = 2.0 ** torch.tensor([0, 1.2, 2.4, 3.6, 4.8, 6])
     torch.testing.assert_close(model.get_parameter("frequencies")[:6, 0].detach(), expected)
+
+
+@pytest.mark.parametrize("side", [3, 5, 7])
+@pytest.mark.parametrize("full", [True, False])
+def test_pac_convolves_by_the_likeness_of_guidance(full: bool, side: int) -> None:
+    model = small("pac", full=full, kernel_size=side).double()
+    assert isinstance(model, PAC)
+    lr_feats, image = torch.randn(1, CHANNELS, 3, 4).double(), torch.rand(1, 3, 6, 8).double()
+    reach = side // 2
+    with torch.no_grad():
+        out = model(image, lr_feats, (6, 8))[0]
+        guidance = model.stem(image)[0]
+        for y in range(6):
+            for x in range(8):
+                total, kernels = torch.zeros(CHANNELS).double(), 0.0
+                # Over the new grid, and beyond it: where the border repeats, old pixels lie there too.
+                for v in range(y - reach, y + reach + 1):
+                    for u in range(x - reach, x + reach + 1):
+                        if v % 2 or u % 2:
+                            continue
+                        old = min(max(v, 0), 4), min(max(u, 0), 6)
+                        if full and old != (v, u):
+                            continue  # zeros
+                        likeness = (-(guidance[:, y, x] - guidance[:, old[0], old[1]]).square().sum() / 2).exp()
+                        place = v - y + reach, u - x + reach
+                        value = lr_feats[0, :, old[0] // 2, old[1] // 2]
+                        if full:
+                            total += likeness * model.weight[place] @ value
+                        else:
+                            kernel = likeness * model.spatial.view(side, side)[place].exp()
+                            total, kernels = total + kernel * value, kernels + kernel
+                expected = total + model.bias if full else total / kernels
+                torch.testing.assert_close(out[:, y, x], expected)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_pac_of_a_plain_picture_starts_as_bilinear_interpolation(full: bool) -> None:
+    lr_feats, image = torch.randn(1, CHANNELS, 4, 5), torch.full((1, 3, 8, 10), 0.5)
+    with torch.no_grad():
+        out = build_upsampler("pac", {"channels": CHANNELS, "full": full})(image, lr_feats, (8, 10))
+    expected = Interpolation("bilinear")(image, lr_feats, (8, 10))
+    torch.testing.assert_close(out[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=0.05, rtol=0)
 
 
 def test_printed_settings_are_settings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from featup_cli.core.errors import UsageError
 from featup_cli.core.settings import check_positive
@@ -15,7 +16,7 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, bool):
+            if not isinstance(value, bool | str):
                 check_positive(self, field.name)
             if field.name.endswith("_size") and value % 2 == 0:
                 raise UsageError(f"{field.name}={value}: must be odd")
@@ -150,3 +151,65 @@ class IFAConfig(BaselineConfig):
     hidden: int = 512
     frequencies: int = 6
     residual: bool = True
+
+
+@dataclass(frozen=True)
+class PACConfig(BaselineConfig):
+    """Settings of `PAC`.
+
+    Attributes:
+        kernel_size: side of the window in pixels of a doubling's output.
+        guidance_channels: of the map that a stem makes of the picture.
+        full: a matrix of all channels for each place of the window, and kernels used as they are: as the paper prints;
+            False: a number for each place, and kernels of sum one.
+    """
+
+    kernel_size: int = 5
+    guidance_channels: int = 16
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class DGFConfig(BaselineConfig):
+    """Settings of `DGF`.
+
+    Attributes:
+        hidden: channels between the two layers that make guidance of colours.
+        radius: of the windows in tokens; the authors' value.
+        epsilon: added to the variance of the guidance.
+    """
+
+    hidden: int = 64
+    radius: int = 1
+    epsilon: float = 1e-2
+
+
+@dataclass(frozen=True)
+class IndexNetConfig(BaselineConfig):
+    """Settings of `IndexNet`.
+
+    Attributes:
+        guidance_channels: of the map that a stem makes of the picture.
+        index: `cell` makes the four indices of a cell four times a softmax, so that their mean is one; `sigmoid` leaves
+            each between zero and one, as the paper's decoder does.
+    """
+
+    guidance_channels: int = 32
+    index: Literal["cell", "sigmoid"] = "cell"
+
+
+@dataclass(frozen=True)
+class A2UConfig(BaselineConfig):
+    """Settings of `A2U`; the defaults are the paper's.
+
+    Attributes:
+        kernel_size: side of the window that is reassembled, in pixels of a doubling's input.
+        encoder_size: side of the depthwise convolutions, whose kernels the picture predicts.
+        rank: of the bilinear form.
+        guidance_channels: of the map that a stem makes of the picture.
+    """
+
+    kernel_size: int = 3
+    encoder_size: int = 5
+    rank: int = 1
+    guidance_channels: int = 32

@@ -63,4 +63,14 @@ METHODS = (
         "Hu et al. (2022)",
         printed={"residual": False},
     ),
+    _doubling(
+        "pac",
+        "pac",
+        of.PACConfig,
+        "convolution that adapts to the picture",
+        "Su et al. (2019)",
+        _FILTER,
+        needs=_PICTURE,
+        printed={"full": True},
+    ),
 )

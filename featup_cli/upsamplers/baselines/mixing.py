@@ -59,6 +59,26 @@ class PixelMixer(DoublingUpsampler):
         return resize(maps, size)
 
 
+class PictureMixer(DoublingUpsampler):
+    """Mixes pixels with weights that depend on the picture alone."""
+
+    @abstractmethod
+    def predict(self, image: Tensor, grid: Size) -> Tensor:
+        """What `mix` needs to double a grid (h, w), from the picture [B, 3, H', W']."""
+
+    @abstractmethod
+    def mix(self, maps: Tensor, weights: Tensor) -> Tensor:
+        """Double [B, K, h, w] with weights that `predict` made: [B, K, 2 h, 2 w]."""
+
+    def upsample(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None) -> Tensor:
+        """Predict weights and mix, doubling by doubling."""
+        maps = lr_feats if values is None else values
+        image = image.to(next(self.parameters()).dtype)
+        for _ in range(doublings((lr_feats.shape[2], lr_feats.shape[3]), size)):
+            maps = self.mix(maps, self.predict(image, (maps.shape[2], maps.shape[3])))
+        return resize(maps, size)
+
+
 class Reassembler(PixelMixer):
     """A `PixelMixer` whose weights are taps [B, 4, k * k, h, w], for `reassemble`."""
 
