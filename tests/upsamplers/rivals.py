@@ -15,6 +15,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "liif": {"hidden": 8, "layers": 3},
     "ifa": {"hidden": 12, "compressed": 6, "frequencies": 2},
     "pac": {"guidance_channels": 4},
+    "dgf": {"hidden": 6},
+    "indexnet": {"guidance_channels": 4},
+    "a2u": {"guidance_channels": 4, "rank": 2},
 }
 
 

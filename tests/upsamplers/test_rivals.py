@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.model import MultiViewModel
+from featup_cli.upsamplers.baselines.a2u import A2U
+from featup_cli.upsamplers.baselines.dgf import DGF
+from featup_cli.upsamplers.baselines.indexnet import IndexNet
 from featup_cli.upsamplers.baselines.local import IFA, LIIF
 from featup_cli.upsamplers.baselines.pac import PAC
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
@@ -19,8 +22,10 @@ from featup_cli.upsamplers.weights.file import build_upsampler
 from tests.upsamplers.rivals import CHANNELS, IMAGE, SMALL, away_from_start, make_batch, pixel
 
 LOCAL = ["liif", "ifa"]
-MIXERS = ["pac"]
-RIVALS = [*LOCAL, *MIXERS]
+MIXERS = ["pac", "indexnet", "a2u"]
+RIVALS = [*LOCAL, *MIXERS, "dgf"]
+
+FORMS = [(method, False) for method in RIVALS] + [(method, True) for method in RIVALS if TRAINABLE[method].printed]
 
 
 def small(method: str, **config: object) -> nn.Module:
@@ -44,8 +49,7 @@ def test_any_output_size_is_met_exactly_in_bands_too(
     assert model.band_bytes(lr_feats.shape, output_size, 7) > 4 * out.numel() // 8  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("printed", [False, True])
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize(("method", "printed"), FORMS)
 def test_gradients_are_those_of_finite_differences(method: str, printed: bool) -> None:
     model = small(method, **(TRAINABLE[method].printed if printed else {})).double()
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -58,8 +62,7 @@ def test_gradients_are_those_of_finite_differences(method: str, printed: bool) -
     assert torch.autograd.gradcheck(call, (lr_feats, *parameters), fast_mode=True)
 
 
-@pytest.mark.parametrize("printed", [False, True])
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize(("method", "printed"), FORMS)
 def test_a_training_lowers_the_loss_below_that_of_its_start(method: str, printed: bool) -> None:
     torch.manual_seed(1)
     config = {"channels": CHANNELS, **SMALL.get(method, {}), **(TRAINABLE[method].printed if printed else {})}
@@ -186,6 +189,97 @@ def test_pac_of_a_plain_picture_starts_as_bilinear_interpolation(full: bool) -> 
         out = build_upsampler("pac", {"channels": CHANNELS, "full": full})(image, lr_feats, (8, 10))
     expected = Interpolation("bilinear")(image, lr_feats, (8, 10))
     torch.testing.assert_close(out[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], atol=0.05, rtol=0)
+
+
+def test_dgf_fits_channels_by_linear_functions_of_learned_guidance() -> None:
+    model = small("dgf").double()
+    assert isinstance(model, DGF)
+    lr_feats, image, size = torch.randn(1, CHANNELS, 3, 4).double() + 5, torch.rand(1, 3, 12, 16).double(), (12, 16)
+    with torch.no_grad():
+        out = model(image, lr_feats, size)[0]
+        coarse = torch.stack([image[0, :, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean((1, 2))
+                              for y in range(3) for x in range(4)], 1).view(1, 3, 3, 4)  # fmt: skip
+        network = nn.Sequential(model.colour, nn.ReLU(), model.guide)
+        g, fine = network(coarse)[0], network(image)[0]
+        slopes, offsets = torch.empty_like(lr_feats), torch.empty_like(lr_feats)
+        for y in range(3):
+            for x in range(4):
+                near = slice(None), slice(max(y - 1, 0), y + 2), slice(max(x - 1, 0), x + 2)
+                own, seen = g[near].flatten(1), lr_feats[0][near].flatten(1)
+                covariance = ((own - own.mean(1, True)) * (seen - seen.mean(1, True))).mean(1)
+                slope = covariance / (own.var(1, correction=0) + model.config.epsilon)
+                slopes[0, :, y, x], offsets[0, :, y, x] = slope, seen.mean(1) - slope * own.mean(1)
+        slopes, offsets = (Interpolation("bilinear")(image, maps, size)[0] for maps in (slopes, offsets))
+    torch.testing.assert_close(out, slopes * fine + offsets)
+
+
+@pytest.mark.parametrize("method", ["dgf", "indexnet", "a2u", "pac"])
+def test_constants_survive_in_the_mean_whatever_the_weights(method: str) -> None:
+    lr_feats = torch.linspace(-2, 5, CHANNELS).view(1, -1, 1, 1).expand(2, -1, 3, 4)
+    with torch.no_grad():
+        out = small(method)(IMAGE, lr_feats, (6, 8))
+    if method == "indexnet":
+        out = nn.functional.avg_pool2d(out, 2)
+    torch.testing.assert_close(out, lr_feats[..., :1, :1].expand_as(out), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("index", ["cell", "sigmoid"])
+def test_indexnet_multiplies_the_old_pixel_by_an_index(index: str) -> None:
+    model = small("indexnet", index=index).double()
+    assert isinstance(model, IndexNet)
+    lr_feats, image = torch.randn(1, CHANNELS, 2, 3).double(), torch.rand(1, 3, 4, 6).double()
+    with torch.no_grad():
+        out, guidance = model(image, lr_feats, (4, 6))[0], model.stem(image)[0]
+        logits = torch.empty(8, 2, 3).double()
+        for y in range(2):
+            for x in range(3):
+                around = [pixel(guidance, 2 * y + dy, 2 * x + dx) for dy in range(-1, 3) for dx in range(-1, 3)]
+                logits[:, y, x] = model.context.weight.flatten(1) @ torch.stack(around, 1).flatten()
+        indices = (model.logits.weight.flatten(1) @ model.norm(logits[None]).clamp(0, 6)[0].flatten(1)).sigmoid()
+        indices = (indices if index == "sigmoid" else 4 * indices.exp() / indices.exp().sum(0)).view(4, 2, 3)
+        for y in range(4):
+            for x in range(6):
+                expected = lr_feats[0, :, y // 2, x // 2] * indices[2 * (y % 2) + x % 2, y // 2, x // 2]
+                torch.testing.assert_close(out[:, y, x], expected)
+
+
+def test_a2u_reassembles_by_a_bilinear_form_of_the_guidance() -> None:
+    model = small("a2u").double()
+    assert isinstance(model, A2U)
+    lr_feats, image, width = torch.randn(1, CHANNELS, 3, 3).double(), torch.rand(1, 3, 6, 6).double(), 4
+    with torch.no_grad():
+        out, guidance = model(image, lr_feats, (6, 6))[0], model.stem(image)[0]
+        pooled = nn.functional.adaptive_avg_pool2d(guidance, 5)
+        form = torch.zeros(2, 3, 3).double()
+        for rank in range(2):
+            filtered = []
+            for layer, norm in ((model.u, model.norm_u), (model.v, model.norm_v)):
+                kernels = layer(pooled)[width * rank : width * (rank + 1)].flatten(1)
+                maps = torch.empty(width, 3, 3).double()
+                for y in range(3):
+                    for x in range(3):
+                        around = torch.stack([pixel(guidance, 2 * y + dy, 2 * x + dx)
+                                              for dy in range(-2, 3) for dx in range(-2, 3)], 1)  # fmt: skip
+                        maps[:, y, x] = (kernels * around).sum(1)
+                maps = norm(maps[None])[0]
+                filtered.append(torch.where(maps < 0, 0.01 * maps, maps))
+            form[rank] = (filtered[0] * filtered[1]).sum(0) / width**0.5
+        p = model.p(guidance.mean((1, 2), keepdim=True)).view(9, 4, 2)
+        for y in range(6):
+            for x in range(6):
+                scores = (p[:, 2 * (y % 2) + x % 2] @ form[:, y // 2, x // 2]).sigmoid().exp()
+                around = torch.stack([pixel(lr_feats[0], y // 2 + dy, x // 2 + dx)
+                                      for dy in (-1, 0, 1) for dx in (-1, 0, 1)], 1)  # fmt: skip
+                torch.testing.assert_close(out[:, y, x], around @ scores / scores.sum())
+
+
+@pytest.mark.parametrize("method", MIXERS)
+def test_values_are_mixed_as_the_features_are(method: str) -> None:
+    model, lr_feats, projection = small(method), torch.randn(2, CHANNELS, 3, 4), torch.randn(CHANNELS, 2)
+    with torch.no_grad():
+        whole = torch.einsum("bchw,ck->bkhw", model(IMAGE, lr_feats, (11, 16)), projection)
+        few = model(IMAGE, lr_feats, (11, 16), torch.einsum("bchw,ck->bkhw", lr_feats, projection))
+    torch.testing.assert_close(few, whole, atol=1e-4, rtol=1e-4)
 
 
 def test_printed_settings_are_settings() -> None:
