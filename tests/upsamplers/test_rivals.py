@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from featup_cli.core.errors import UsageError
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.model import MultiViewModel
 from featup_cli.upsamplers.baselines.a2u import A2U
 from featup_cli.upsamplers.baselines.dgf import DGF
+from featup_cli.upsamplers.baselines.dysample import DySample
 from featup_cli.upsamplers.baselines.indexnet import IndexNet
 from featup_cli.upsamplers.baselines.local import IFA, LIIF
 from featup_cli.upsamplers.baselines.pac import PAC
@@ -22,24 +24,26 @@ from featup_cli.upsamplers.weights.file import build_upsampler
 from tests.upsamplers.rivals import CHANNELS, IMAGE, SMALL, away_from_start, make_batch, pixel
 
 LOCAL = ["liif", "ifa"]
+CONVOLUTIONS = ["pixelshuffle", "deconv", "resize-conv"]
 MIXERS = ["pac", "indexnet", "a2u"]
 RIVALS = [*LOCAL, *MIXERS, "dgf"]
 
-FORMS = [(method, False) for method in RIVALS] + [(method, True) for method in RIVALS if TRAINABLE[method].printed]
+FORMS = [(method, False) for method in RIVALS] + [(name, True) for name, method in TRAINABLE.items() if method.printed]
 
 
 def small(method: str, **config: object) -> nn.Module:
     return away_from_start(build_upsampler(method, {"channels": CHANNELS, **SMALL.get(method, {}), **config}))
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize(("method", "printed"), FORMS)
 @pytest.mark.parametrize(
     ("lr_size", "output_size"), [((4, 5), (37, 45)), ((3, 7), (20, 30)), ((2, 2), (32, 32)), ((6, 4), (3, 9))]
 )
 def test_any_output_size_is_met_exactly_in_bands_too(
-    method: str, lr_size: tuple[int, int], output_size: tuple[int, int]
+    method: str, printed: bool, lr_size: tuple[int, int], output_size: tuple[int, int]
 ) -> None:
-    model, lr_feats = small(method).double(), torch.randn(2, CHANNELS, *lr_size).double()
+    model = small(method, **(TRAINABLE[method].printed if printed else {})).double()
+    lr_feats = torch.randn(2, CHANNELS, *lr_size).double()
     with torch.no_grad():
         out = model(IMAGE.double(), lr_feats, output_size)
     assert out.shape == (2, CHANNELS, *output_size)
@@ -68,7 +72,7 @@ def test_a_training_lowers_the_loss_below_that_of_its_start(method: str, printed
     config = {"channels": CHANNELS, **SMALL.get(method, {}), **(TRAINABLE[method].printed if printed else {})}
     settings = TrainConfig(uncertainty=False, learn_downsampler=False, pixels_per_token=4, projection=0)
     model, batch = MultiViewModel(build_upsampler(method, config), CHANNELS, settings), make_batch()
-    optimizer = torch.optim.Adam(model.upsampler.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(model.upsampler.parameters(), lr=5e-4)
     losses = []
     for _ in range(6):
         loss = model(batch).loss
@@ -280,6 +284,87 @@ def test_values_are_mixed_as_the_features_are(method: str) -> None:
         whole = torch.einsum("bchw,ck->bkhw", model(IMAGE, lr_feats, (11, 16)), projection)
         few = model(IMAGE, lr_feats, (11, 16), torch.einsum("bchw,ck->bkhw", lr_feats, projection))
     torch.testing.assert_close(few, whole, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_dysample_s_predicts_offsets_of_groups_from_shuffled_features(dynamic: bool) -> None:
+    model = small("dysample", style="pl", groups=4, dynamic_scope=dynamic).double()
+    assert isinstance(model, DySample)
+    lr_feats = torch.randn(1, CHANNELS, 3, 3).double()
+    with torch.no_grad():
+        out = model(IMAGE[:1].double(), lr_feats, (6, 6))[0]
+        for y in range(6):
+            for x in range(6):
+                shuffled = lr_feats[0, :, y // 2, x // 2].view(-1, 4)[:, 2 * (y % 2) + x % 2]
+                offsets = 0.5 * perceptron(model.offset, shuffled).view(2, 4)
+                offsets = offsets * (perceptron(model.scope, shuffled).view(2, 4).sigmoid() if dynamic else 0.5)
+                for group in range(4):
+                    at = torch.tensor([y, x]) / 2 - 0.25 + offsets[:, group]
+                    channels = slice(2 * group, 2 * group + 2)
+                    expected = torch.zeros(2).double()
+                    for corner in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                        token = at.floor() + torch.tensor(corner)
+                        value = pixel(lr_feats[0], int(token[0]), int(token[1]))[channels]
+                        expected += (1 - (at - token).abs()).prod() * value
+                    torch.testing.assert_close(out[channels, y, x], expected)
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4])
+@pytest.mark.parametrize("method", CONVOLUTIONS)
+def test_the_full_convolutions_are_the_printed_layers(method: str, ratio: int) -> None:
+    model, lr_feats = small(method, full=True, ratio=ratio).double(), torch.randn(1, CHANNELS, 3, 4).double()
+    size = 3 * ratio, 4 * ratio
+    weight, bias = (value.detach() for value in model.parameters())
+    with torch.no_grad():
+        out = model(IMAGE[:1].double(), lr_feats, size)[0]
+    larger = nn.functional.interpolate(lr_feats, scale_factor=ratio, mode="bilinear")[0]
+    for y in range(size[0]):
+        for x in range(size[1]):
+            old, part = (y // ratio, x // ratio), ratio * (y % ratio) + x % ratio
+            source, place = (larger, (y, x)) if method == "resize-conv" else (lr_feats[0], old)
+            around = torch.stack([pixel(source, place[0] + dy, place[1] + dx)
+                                  for dy in (-1, 0, 1) for dx in (-1, 0, 1)], 1)  # fmt: skip
+            if method == "deconv":
+                expected = weight[:, :, y % ratio, x % ratio].T @ lr_feats[0, :, old[0], old[1]] + bias
+            elif method == "pixelshuffle":
+                expected = weight.flatten(1)[part :: ratio**2] @ around.flatten() + bias[part :: ratio**2]
+            else:
+                expected = weight.flatten(1) @ around.flatten() + bias
+            torch.testing.assert_close(out[:, y, x], expected)
+
+
+def test_the_full_convolutions_hold_the_printed_numbers_of_weights() -> None:
+    counts = {"deconv": 16 * CHANNELS**2, "pixelshuffle": 16 * 9 * CHANNELS**2, "resize-conv": 9 * CHANNELS**2}
+    for method, count in counts.items():
+        weight, bias = build_upsampler(method, {"channels": CHANNELS, "full": True, "ratio": 4}).parameters()
+        assert weight.numel() == count
+        assert len(bias) == (16 if method == "pixelshuffle" else 1) * CHANNELS
+
+
+@pytest.mark.parametrize("method", CONVOLUTIONS)
+def test_the_full_convolutions_start_as_interpolation(method: str) -> None:
+    model = build_upsampler(method, {"channels": CHANNELS, "full": True, "ratio": 4})
+    lr_feats, mode = torch.randn(2, CHANNELS, 3, 4), "bilinear" if method == "resize-conv" else "nearest"
+    with torch.no_grad():
+        out = model(IMAGE, lr_feats, (12, 16))
+    torch.testing.assert_close(out, nn.functional.interpolate(lr_feats, scale_factor=4, mode=mode))
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "message"),
+    [
+        ("deconv", {"ratio": 4}, "ratio=4: give full=true as well"),
+        ("deconv", {"ratio": 1, "full": True}, "ratio=1: must be at least 2"),
+        ("dysample", {"groups": 2}, "groups=2: give style=pl as well"),
+        ("dysample", {"style": "pl", "groups": 3}, "8 channels are no multiple of 4 and of groups=3"),
+        ("pac", {"kernel_size": 4}, "kernel_size=4: must be odd"),
+        ("liif", {"layers": 1}, "layers=1: must be at least 2"),
+        ("ifa", {"channels": None}, "IFA needs the number of channels"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(method: str, config: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_upsampler(method, {"channels": CHANNELS, **config})
 
 
 def test_printed_settings_are_settings() -> None:

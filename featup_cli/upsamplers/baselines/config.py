@@ -80,10 +80,20 @@ class DySampleConfig(BaselineConfig):
     Attributes:
         reach: factor of the predicted offsets, in pixels of a doubling's input.
         dynamic_scope: multiply it by a predicted share of 0 to 1 (the paper's `+`); False uses one half everywhere.
+        style: `lp` predicts the offsets of four new pixels and shuffles them; `pl` (the paper's `S`) shuffles the
+            features first, without a norm, and predicts from a quarter of the channels.
+        groups: of channels with offsets of their own; above 1 with `pl` only.
     """
 
     reach: float = 0.5
     dynamic_scope: bool = True
+    style: Literal["lp", "pl"] = "lp"
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.groups > 1 and self.style != "pl":
+            raise UsageError(f"groups={self.groups}: give style=pl as well; with style=lp all channels share offsets")
 
 
 @dataclass(frozen=True)
@@ -92,9 +102,20 @@ class ConvolutionConfig(BaselineConfig):
 
     Attributes:
         hidden: channels that are fully mixed; of all channels only pixels are mixed.
+        full: one plain layer of C x C channels instead, as printed: features are not scaled by their spread.
+        ratio: factor by which that layer enlarges the grid; it is applied until the grid reaches the output.
     """
 
     hidden: int = 64
+    full: bool = False
+    ratio: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ratio != 2 and not self.full:
+            raise UsageError(f"ratio={self.ratio}: give full=true as well; without it the grid is doubled")
+        if self.ratio < 2:
+            raise UsageError(f"ratio={self.ratio}: must be at least 2")
 
 
 @dataclass(frozen=True)

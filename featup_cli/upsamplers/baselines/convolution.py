@@ -25,12 +25,19 @@ class ConvolutionalUpsampler(DoublingUpsampler):
     full layer between two 1x1 convolutions, with a GELU, that starts at zero. Each channel is seen relative to its
     mean in the picture, in units of its standard deviation there: features of any scale train alike, and constants
     are kept.
+
+    With `full=True` it is the one plain convolution of the papers, C x C, which starts as interpolation of each channel
+    by itself.
     """
 
     shares_weights = False
 
     def __init__(self, channels: int, config: Any = None) -> None:
         super().__init__(channels, config)
+        self.factor = self.config.ratio
+        if self.config.full:
+            self.layer = self.make_full(channels, self.factor)
+            return
         self.depthwise = self.make_layer(channels, channels)
         self.reduce = nn.Conv2d(channels, self.config.hidden, 1)
         self.full = self.make_layer(self.config.hidden, 1)
@@ -43,13 +50,24 @@ class ConvolutionalUpsampler(DoublingUpsampler):
     def make_layer(channels: int, groups: int) -> nn.Module:
         """A layer [B, channels, h, w] to [B, channels, 2 h, 2 w]; with a group a channel it starts as interpolation."""
 
+    @staticmethod
+    @abstractmethod
+    def make_full(channels: int, ratio: int) -> nn.Module:
+        """The printed layer, [B, channels, h, w] to [B, channels, ratio h, ratio w], started as interpolation."""
+
     def upsample(self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None) -> Tensor:
-        """Convolve, doubling by doubling; neither picture nor `values` are looked at."""
+        """Convolve, step by step; neither picture nor `values` are looked at."""
+        steps = doublings((lr_feats.shape[2], lr_feats.shape[3]), size, self.factor)
+        if self.config.full:
+            maps = lr_feats.to(next(self.parameters()).dtype)
+            for _ in range(steps):
+                maps = self.layer(maps)
+            return resize(maps, size).to(lr_feats.dtype)
         exact = at_least_float32(lr_feats)
         variance, mean = torch.var_mean(exact, (2, 3), correction=0, keepdim=True)
         spread = (variance + _LEAST_VARIANCE).sqrt()
         maps = ((exact - mean) / spread).to(self.reduce.weight.dtype)
-        for _ in range(doublings((lr_feats.shape[2], lr_feats.shape[3]), size)):
+        for _ in range(steps):
             maps = self.enlarge(maps)
         return torch.addcmul(mean, spread, resize(maps, size).to(exact.dtype)).to(lr_feats.dtype)
 
@@ -77,6 +95,12 @@ class PixelShuffle(ConvolutionalUpsampler):
                 values.copy_(values[::4].repeat_interleave(4, 0))
         return nn.Sequential(convolution, nn.PixelShuffle(2))
 
+    @staticmethod
+    def make_full(channels: int, ratio: int) -> nn.Module:
+        """A 3x3 convolution to ratio^2 C channels, rearranged (ReSFU, section 5.1)."""
+        convolution = _full_convolution(channels, channels * ratio**2)
+        return nn.Sequential(convolution, nn.PixelShuffle(ratio))
+
 
 class Deconv(ConvolutionalUpsampler):
     """Transposed convolution (Noh et al., *Learning Deconvolution Network for Semantic Segmentation*, 2015; Dumoulin
@@ -100,6 +124,15 @@ class Deconv(ConvolutionalUpsampler):
                 nn.init.zeros_(convolution.get_parameter("bias"))
         return nn.Sequential(nn.ReplicationPad2d(1), convolution)
 
+    @staticmethod
+    def make_full(channels: int, ratio: int) -> nn.Module:
+        """Kernel and stride are the ratio (ReSFU, section 5.1): each pixel becomes ratio x ratio new ones."""
+        convolution = nn.ConvTranspose2d(channels, channels, ratio, stride=ratio)
+        with torch.no_grad():
+            convolution.weight.copy_(torch.eye(channels)[..., None, None])
+            nn.init.zeros_(convolution.get_parameter("bias"))
+        return convolution
+
 
 class ResizeConv(ConvolutionalUpsampler):
     """Resize-convolution (Odena et al., *Deconvolution and Checkerboard Artifacts*, 2016), adapted as
@@ -116,6 +149,12 @@ class ResizeConv(ConvolutionalUpsampler):
         enlarge = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
         return nn.Sequential(enlarge, _convolution(channels, channels, groups))
 
+    @staticmethod
+    def make_full(channels: int, ratio: int) -> nn.Module:
+        """Resize, and convolve all channels 3x3."""
+        enlarge = nn.Upsample(scale_factor=ratio, mode="bilinear", align_corners=False)
+        return nn.Sequential(enlarge, _full_convolution(channels, channels))
+
 
 def _convolution(channels: int, out: int, groups: int) -> nn.Conv2d:
     """A 3x3 convolution; of single channels it starts as copies."""
@@ -124,4 +163,13 @@ def _convolution(channels: int, out: int, groups: int) -> nn.Conv2d:
         with torch.no_grad():
             convolution.weight.zero_()[:, :, 1, 1] = 1
             nn.init.zeros_(convolution.get_parameter("bias"))
+    return convolution
+
+
+def _full_convolution(channels: int, out: int) -> nn.Conv2d:
+    """A 3x3 convolution of all channels that starts as copies of each."""
+    convolution = nn.Conv2d(channels, out, 3, padding=1, padding_mode="replicate")
+    with torch.no_grad():
+        convolution.weight.zero_()[:, :, 1, 1] = torch.eye(channels).repeat_interleave(out // channels, 0)
+        nn.init.zeros_(convolution.get_parameter("bias"))
     return convolution

@@ -33,6 +33,7 @@ class DoublingUpsampler(UpsamplerModule):
     """
 
     channels: int
+    factor = 2  # by which a step enlarges the grid
 
     def __init__(self, channels: int, config: Any = None) -> None:
         super().__init__(known_channels(type(self).__name__, channels), config)
@@ -52,7 +53,7 @@ class DoublingUpsampler(UpsamplerModule):
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
         """Of making the whole: `rows` don't matter."""
         batch, channels, height, width = lr_shape
-        pixels = height * width * 4 ** doublings((height, width), output_size)
+        pixels = height * width * self.factor ** (2 * doublings((height, width), output_size, self.factor))
         return FLOAT * batch * (pixels * (3 * channels + _GUIDANCE_MAPS) + math.prod(output_size) * channels)
 
 
@@ -63,10 +64,13 @@ def known_channels(name: str, channels: int | None) -> int:
     return channels
 
 
-def doublings(lr_size: Size, output_size: Size) -> int:
-    """How many doublings bring `lr_size` to `output_size`, or within 7 % of it: at least one."""
+def doublings(lr_size: Size, output_size: Size, factor: int = 2) -> int:
+    """How many doublings bring `lr_size` to `output_size`, or within 7 % of it: at least one.
+
+    `factor` is that of a step which is no doubling.
+    """
     ratio = max(out / lr for out, lr in zip(output_size, lr_size, strict=True))
-    return max(1, math.ceil(math.log2(ratio) - _TOLERANCE))
+    return max(1, math.ceil((math.log2(ratio) - _TOLERANCE) / math.log2(factor)))
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:

@@ -27,6 +27,7 @@ def _doubling(name: str, file: str, config: type[Any], how: str, source: str, ke
 
 
 _PICTURE = Needs.PICTURE
+_FULL = {"full": True}
 METHODS = (
     _doubling("carafe", "carafe", of.CARAFEConfig, "kernels that the features predict", "Wang et al. (2019)", _FILTER),
     _doubling(
@@ -41,11 +42,30 @@ METHODS = (
         _FILTER,
         needs=_PICTURE,
     ),
-    _doubling("dysample", "dysample", of.DySampleConfig, "sampling at predicted points", "Liu et al. (2023)"),
-    _doubling("pixelshuffle", "convolution", of.PixelShuffleConfig, "sub-pixel convolution", "Shi et al. (2016)"),
-    _doubling("deconv", "convolution", of.DeconvConfig, "transposed convolution", "Noh et al. (2015)"),
     _doubling(
-        "resize-conv", "convolution", of.ResizeConvConfig, "interpolation and convolution", "Odena et al. (2016)"
+        "dysample",
+        "dysample",
+        of.DySampleConfig,
+        "sampling at predicted points",
+        "Liu et al. (2023)",
+        printed={"style": "pl", "groups": 4},
+    ),
+    _doubling(
+        "pixelshuffle",
+        "convolution",
+        of.PixelShuffleConfig,
+        "sub-pixel convolution",
+        "Shi et al. (2016)",
+        printed=_FULL,
+    ),
+    _doubling("deconv", "convolution", of.DeconvConfig, "transposed convolution", "Noh et al. (2015)", printed=_FULL),
+    _doubling(
+        "resize-conv",
+        "convolution",
+        of.ResizeConvConfig,
+        "interpolation and convolution",
+        "Odena et al. (2016)",
+        printed=_FULL,
     ),
     _trained(
         "liif",
@@ -71,7 +91,7 @@ METHODS = (
         "Su et al. (2019)",
         _FILTER,
         needs=_PICTURE,
-        printed={"full": True},
+        printed=_FULL,
     ),
     _trained(
         "dgf",
