@@ -40,12 +40,21 @@ def make_batch() -> Batch:
     grid = positions.flip(-1) * 2 - 1
     sampled = nn.functional.grid_sample(fine, grid, align_corners=False).mean(3).movedim(1, 2).flatten(0, 1)
     return Batch(
-        images=images, lr_feats=lr_feats, statistics=Statistics(torch.zeros(CHANNELS), torch.ones(CHANNELS)),
-        projection=torch.eye(CHANNELS), offsets=torch.rand(10, 4, 2, generator=generator) * 2 - 1,
-        positions=positions, observed=sampled,
-    )  # fmt: skip
+        images=images,
+        lr_feats=lr_feats,
+        statistics=Statistics(torch.zeros(CHANNELS), torch.ones(CHANNELS)),
+        projection=torch.eye(CHANNELS),
+        offsets=torch.rand(10, 4, 2, generator=generator) * 2 - 1,
+        positions=positions,
+        observed=sampled,
+    )
 
 
 def pixel(maps: Tensor, y: int, x: int) -> Tensor:
     """Pixel [C] of maps [C, h, w]; the border repeats."""
     return maps[:, min(max(y, 0), maps.shape[1] - 1), min(max(x, 0), maps.shape[2] - 1)]
+
+
+def around(maps: Tensor, y: int, x: int, offsets: range = range(-1, 2)) -> Tensor:
+    """The pixels [C, n * n] around (y, x), row-major."""
+    return torch.stack([pixel(maps, y + dy, x + dx) for dy in offsets for dx in offsets], 1)

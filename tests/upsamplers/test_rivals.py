@@ -21,7 +21,7 @@ from featup_cli.upsamplers.baselines.pac import PAC
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.registry import TRAINABLE
 from featup_cli.upsamplers.weights.file import build_upsampler
-from tests.upsamplers.rivals import CHANNELS, IMAGE, SMALL, away_from_start, make_batch, pixel
+from tests.upsamplers.rivals import CHANNELS, IMAGE, SMALL, around, away_from_start, make_batch, pixel
 
 LOCAL = ["liif", "ifa"]
 CONVOLUTIONS = ["pixelshuffle", "deconv", "resize-conv"]
@@ -109,7 +109,7 @@ def test_liif_weighs_the_network_at_four_tokens_by_the_areas_opposite(unfold: bo
     with torch.no_grad():
         out = model(IMAGE[:1].double(), lr_feats, size)
         tokens = model.norm(lr_feats)[0]
-        around = nn.functional.pad(tokens, (1, 1, 1, 1))  # zeros outside, as in the paper
+        padded = nn.functional.pad(tokens, (1, 1, 1, 1))  # zeros outside, as in the paper
         for y in range(size[0]):
             for x in range(size[1]):
                 at = torch.tensor([place(y, size[0], 2), place(x, size[1], 3)], dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_liif_weighs_the_network_at_four_tokens_by_the_areas_opposite(unfold: bo
                     for dx in (0, 1):
                         row, column = min(max(math.floor(at[0]) + dy, 0), 1), min(max(math.floor(at[1]) + dx, 0), 2)
                         offset = 2 * (at - torch.tensor([row, column]))
-                        seen = around[:, row : row + 3, column : column + 3] if unfold else tokens[:, row, column]
+                        seen = padded[:, row : row + 3, column : column + 3] if unfold else tokens[:, row, column]
                         sides = [4 / size[0], 6 / size[1]] if cell else []
                         inputs = torch.cat((seen.flatten(), offset, torch.tensor(sides, dtype=torch.float64)))
                         hidden = first @ inputs + model.tokens.get_parameter("bias")
@@ -201,8 +201,8 @@ def test_dgf_fits_channels_by_linear_functions_of_learned_guidance() -> None:
     lr_feats, image, size = torch.randn(1, CHANNELS, 3, 4).double() + 5, torch.rand(1, 3, 12, 16).double(), (12, 16)
     with torch.no_grad():
         out = model(image, lr_feats, size)[0]
-        coarse = torch.stack([image[0, :, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean((1, 2))
-                              for y in range(3) for x in range(4)], 1).view(1, 3, 3, 4)  # fmt: skip
+        cells = [image[0, :, y : y + 4, x : x + 4].mean((1, 2)) for y in range(0, 12, 4) for x in range(0, 16, 4)]
+        coarse = torch.stack(cells, 1).view(1, 3, 3, 4)
         network = nn.Sequential(model.colour, nn.ReLU(), model.guide)
         g, fine = network(coarse)[0], network(image)[0]
         slopes, offsets = torch.empty_like(lr_feats), torch.empty_like(lr_feats)
@@ -237,8 +237,8 @@ def test_indexnet_multiplies_the_old_pixel_by_an_index(index: str) -> None:
         logits = torch.empty(8, 2, 3).double()
         for y in range(2):
             for x in range(3):
-                around = [pixel(guidance, 2 * y + dy, 2 * x + dx) for dy in range(-1, 3) for dx in range(-1, 3)]
-                logits[:, y, x] = model.context.weight.flatten(1) @ torch.stack(around, 1).flatten()
+                near = around(guidance, 2 * y, 2 * x, range(-1, 3))
+                logits[:, y, x] = model.context.weight.flatten(1) @ near.flatten()
         indices = (model.logits.weight.flatten(1) @ model.norm(logits[None]).clamp(0, 6)[0].flatten(1)).sigmoid()
         indices = (indices if index == "sigmoid" else 4 * indices.exp() / indices.exp().sum(0)).view(4, 2, 3)
         for y in range(4):
@@ -262,9 +262,7 @@ def test_a2u_reassembles_by_a_bilinear_form_of_the_guidance() -> None:
                 maps = torch.empty(width, 3, 3).double()
                 for y in range(3):
                     for x in range(3):
-                        around = torch.stack([pixel(guidance, 2 * y + dy, 2 * x + dx)
-                                              for dy in range(-2, 3) for dx in range(-2, 3)], 1)  # fmt: skip
-                        maps[:, y, x] = (kernels * around).sum(1)
+                        maps[:, y, x] = (kernels * around(guidance, 2 * y, 2 * x, range(-2, 3))).sum(1)
                 maps = norm(maps[None])[0]
                 filtered.append(torch.where(maps < 0, 0.01 * maps, maps))
             form[rank] = (filtered[0] * filtered[1]).sum(0) / width**0.5
@@ -272,9 +270,8 @@ def test_a2u_reassembles_by_a_bilinear_form_of_the_guidance() -> None:
         for y in range(6):
             for x in range(6):
                 scores = (p[:, 2 * (y % 2) + x % 2] @ form[:, y // 2, x // 2]).sigmoid().exp()
-                around = torch.stack([pixel(lr_feats[0], y // 2 + dy, x // 2 + dx)
-                                      for dy in (-1, 0, 1) for dx in (-1, 0, 1)], 1)  # fmt: skip
-                torch.testing.assert_close(out[:, y, x], around @ scores / scores.sum())
+                near = around(lr_feats[0], y // 2, x // 2)
+                torch.testing.assert_close(out[:, y, x], near @ scores / scores.sum())
 
 
 @pytest.mark.parametrize("method", MIXERS)
@@ -321,15 +318,14 @@ def test_the_full_convolutions_are_the_printed_layers(method: str, ratio: int) -
     for y in range(size[0]):
         for x in range(size[1]):
             old, part = (y // ratio, x // ratio), ratio * (y % ratio) + x % ratio
-            source, place = (larger, (y, x)) if method == "resize-conv" else (lr_feats[0], old)
-            around = torch.stack([pixel(source, place[0] + dy, place[1] + dx)
-                                  for dy in (-1, 0, 1) for dx in (-1, 0, 1)], 1)  # fmt: skip
+            source, at = (larger, (y, x)) if method == "resize-conv" else (lr_feats[0], old)
+            near = around(source, *at).flatten()
             if method == "deconv":
                 expected = weight[:, :, y % ratio, x % ratio].T @ lr_feats[0, :, old[0], old[1]] + bias
             elif method == "pixelshuffle":
-                expected = weight.flatten(1)[part :: ratio**2] @ around.flatten() + bias[part :: ratio**2]
+                expected = weight.flatten(1)[part :: ratio**2] @ near + bias[part :: ratio**2]
             else:
-                expected = weight.flatten(1) @ around.flatten() + bias
+                expected = weight.flatten(1) @ near + bias
             torch.testing.assert_close(out[:, y, x], expected)
 
 

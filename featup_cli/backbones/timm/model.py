@@ -23,6 +23,7 @@ from featup_cli.backbones.grid import Grid, measure_grid, run_probe
 from featup_cli.backbones.hub import hub_access, is_offline, unavailable
 from featup_cli.backbones.precision import Network, Precision
 from featup_cli.backbones.registry import resolve_alias
+from featup_cli.backbones.timm.dilation import can_dilate, dilate
 from featup_cli.backbones.timm.library import timm
 from featup_cli.backbones.timm.loader import ALIASES as TIMM_ALIASES
 from featup_cli.backbones.timm.names import close_names, is_location, unknown
@@ -137,6 +138,9 @@ class OpenModel:
             },
             attention_heads=attention_heads(model),
             restride=(lambda stride: network_of(overlap_patches(model, stride))) if can_overlap(model) else None,
+            dilate=(lambda stride: network_of(dilate(self.reference, self.arguments, model, stride)))
+            if can_dilate(model)
+            else None,
         )
 
 

@@ -20,4 +20,12 @@ LARGE_IMAGE = Method(
     needs=Needs.BACKBONE,
     per_picture=True,
 )
-METHODS = (STRIDED, LARGE_IMAGE)
+DILATED = Method(
+    "dilated",
+    "runs a convolutional network with dilations instead of its last strides (Yu and Koltun, 2016); seconds a picture",
+    "Yu and Koltun (2016); FeatUp, section 2",
+    "featup_cli.upsamplers.denser.upsampler:build",
+    needs=Needs.BACKBONE,
+    per_picture=True,
+)
+METHODS = (STRIDED, LARGE_IMAGE, DILATED)

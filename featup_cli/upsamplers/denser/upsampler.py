@@ -1,6 +1,6 @@
-"""Baselines that ask the backbone for more tokens: a smaller patch stride, or a larger picture.
+"""Baselines that ask the backbone for more tokens: a smaller patch stride, a larger picture, or dilated convolutions.
 
-Both are those of FeatUp's tables 1 and 2 and its figure 5. Between the denser tokens they interpolate.
+The first two are those of FeatUp's tables 1 and 2 and its figure 5. Between the denser tokens they interpolate.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from featup_cli.core.shapes import MAX_TOKENS, Size, describe_size
 from featup_cli.core.text import counted
 from featup_cli.multiview.views import resize_picture
 from featup_cli.upsamplers.api import FLOAT, Details, Extract, Rows, RowUpsampler, check_inputs
-from featup_cli.upsamplers.denser.method import LARGE_IMAGE, STRIDED
+from featup_cli.upsamplers.denser.method import DILATED, LARGE_IMAGE, STRIDED
 from featup_cli.upsamplers.interpolation.upsampler import Interpolation
 from featup_cli.upsamplers.method import Making, Method
 
 FACTORS = (1, 2, 4, 8)  # that are chosen unasked, up to the largest of the paper's figure 17
 DEFAULT_GIB = 1.5  # the factor that is chosen unasked stays below this
 LIMIT_GIB = 16.0  # more is refused: for a ViT-S/16 at 224 pixels that is 16x, as in the paper
+LEAST_STRIDE = 8  # of a dilated network, as in DeepLab
 TOKEN_MAPS = 24  # of all channels, that a ViT holds at once besides what the input's pixels take: measured on a CPU
 
 
@@ -84,6 +85,15 @@ class DenserTokens(RowUpsampler, ABC):
     def check(self) -> None:
         """Raise UsageError for a backbone, or a factor, that can't be."""
 
+    @property
+    def most(self) -> int:
+        """The largest factor that can be."""
+        return self.backbone.stride
+
+    def with_stride(self, stride: int) -> Backbone:
+        """The backbone with the stride of a plan."""
+        return self.backbone.with_stride(stride)
+
     @abstractmethod
     def plan(self, factor: int) -> tuple[int, Size]:
         """Patch stride, and (height, width) of the network's input, for tokens `factor` times finer."""
@@ -132,13 +142,13 @@ class DenserTokens(RowUpsampler, ABC):
             ],
         )
         pictures = torch.stack([resize_picture(picture, size) for picture in image])
-        return self.backbone.with_stride(stride)(pictures).to(lr_feats)
+        return self.with_stride(stride)(pictures).to(lr_feats)
 
     def _choose(self, grid: Size, output_size: Size) -> tuple[int, int, Size, Estimate]:
         """The factor, its `plan`, and what it costs."""
         chosen = self.factor
         if chosen is None:
-            room = min(max(output_size[0] / grid[0], output_size[1] / grid[1], 1), self.backbone.stride)
+            room = min(max(output_size[0] / grid[0], output_size[1] / grid[1], 1), self.most)
             fitting = [factor for factor in FACTORS if factor <= room]
             chosen = [f for f in fitting if f <= 2 or self._estimate(*self.plan(f)).gib <= DEFAULT_GIB][-1]
         stride, size = self.plan(chosen)
@@ -198,9 +208,47 @@ class LargeImageUpsampler(DenserTokens):
         return self.backbone.stride, (self.network_size[0] * factor, self.network_size[1] * factor)
 
 
+class DilatedUpsampler(DenserTokens):
+    """A convolutional network with dilations instead of its last strides (FeatUp, section 2): stride / factor.
+
+    Every factor-th token along each side is that of the backbone itself (nearly, if shortcuts average, as ResNet-D's).
+    """
+
+    method = DILATED
+
+    @property
+    def most(self) -> int:
+        """Output strides below 8 are not built."""
+        return max(1, self.backbone.stride // LEAST_STRIDE)
+
+    def check(self) -> None:
+        """The network must have strides to replace."""
+        if self.backbone.dilate is None or self.most == 1:
+            raise UsageError(
+                f"method {DILATED.name} needs a convolutional network of timm with output strides, such as resnet50, "
+                f"and features of a stride above {LEAST_STRIDE}; {self.backbone.name} has none; {LARGE_IMAGE.name} "
+                "takes it"
+            )
+        if self.factor is not None and (self.factor > self.most or self.factor & (self.factor - 1)):
+            raise UsageError(
+                f"{DILATED.name}: {self.factor}x is impossible; choose a power of two up to {self.most} for "
+                f"{self.backbone.name}"
+            )
+
+    def plan(self, factor: int) -> tuple[int, Size]:
+        """The smaller output stride, and the backbone's own input size."""
+        return self.backbone.stride // factor, self.network_size
+
+    def with_stride(self, stride: int) -> Backbone:
+        """The backbone with this output stride."""
+        return self.backbone.with_output_stride(stride)
+
+
 def build(making: Making) -> DenserTokens:
     """The upsampler of a record."""
     assert making.backbone is not None
     assert making.network_size is not None
-    kind = next(kind for kind in (StridedUpsampler, LargeImageUpsampler) if kind.method is making.method)
+    kind = next(
+        kind for kind in (StridedUpsampler, LargeImageUpsampler, DilatedUpsampler) if kind.method is making.method
+    )
     return kind(making.backbone, making.network_size)
