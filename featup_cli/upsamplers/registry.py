@@ -22,12 +22,13 @@ from featup_cli.upsamplers.interpolation.method import METHODS as INTERPOLATIONS
 from featup_cli.upsamplers.jbu.method import CLASSICAL, JBU
 from featup_cli.upsamplers.method import Import, Making, Method, Needs
 from featup_cli.upsamplers.resfu.method import METHOD as RESFU
+from featup_cli.upsamplers.zssr.method import METHOD as ZSSR
 
 if TYPE_CHECKING:
     from featup_cli.upsamplers.api import Extract, Upsampler
 
 METHODS: dict[str, Method] = collect(
-    (*INTERPOLATIONS, GUIDED, CLASSICAL, JBU, RESFU, IMPLICIT, *DENSER, DIP, *BASELINES), "featup.methods", Method
+    (*INTERPOLATIONS, GUIDED, CLASSICAL, JBU, RESFU, IMPLICIT, *DENSER, DIP, ZSSR, *BASELINES), "featup.methods", Method
 )
 """By name: our own, then those of other packages (entry points `featup.methods`)."""
 DEFAULT_METHOD = IMPLICIT.name

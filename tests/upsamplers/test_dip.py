@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from featup_cli.core.errors import ShapeError, UsageError
+from featup_cli.upsamplers.components import output_grid
 from featup_cli.upsamplers.dip.config import DIPConfig
-from featup_cli.upsamplers.dip.upsampler import DIPUpsampler, output_grid
+from featup_cli.upsamplers.dip.upsampler import DIPUpsampler
 
 SMALL = DIPConfig(width=16, noise_channels=4, levels=3, steps=40, max_pixels=1600)
 IMAGE = torch.rand(1, 3, 40, 56)
