@@ -25,11 +25,8 @@ from featup_cli.engine.pipeline import Pipeline
 from featup_cli.engine.settings import Output, Upsampling
 from featup_cli.training.config import TrainConfig
 from featup_cli.training.run import Training, train
-from featup_cli.upsamplers.api import Upsampler
-from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig
 from featup_cli.upsamplers.registry import FEED_FORWARD
-from featup_cli.upsamplers.weights.file import build_upsampler
 
 SIZES = ((384, 14, 16, "float32"), (384, 28, 16, "float32"), (1024, 64, 16, "float16"))  # channels, grid, factor
 DRY_SIZES = ((8, 4, 4, "float32"),)
@@ -47,7 +44,7 @@ def upsample(session: Session) -> None:
         inputs = _inputs(session, channels, grid, factor, dtype)
         size = (grid * factor, grid * factor)
         for method in ("jbu", "resfu", *PEERS):
-            upsampler = suite.build(method, session.device)
+            upsampler = suite.build(method, session.device, channels)
             timing, peak = time_and_weigh(
                 lambda i, made=upsampler, x=inputs, hw=size: made(*x, hw), session.device,
                 repeat=2 if session.dry else 30, budget_s=2,
@@ -102,7 +99,7 @@ def precision(session: Session) -> None:
     """Results in half types against float32 on the same, rounded, inputs; then a ViT."""
     channels, grid, factor = (8, 4, 4) if session.dry else (384, 14, 16)
     for method in FEED_FORWARD:
-        upsampler = _build(method, channels, session.device)
+        upsampler = suite.build(method, session.device, channels)
         for dtype in ("float16", "bfloat16"):
             image, lr_feats = _inputs(session, channels, grid, factor, dtype)
             size = (grid * factor, grid * factor)
@@ -111,15 +108,6 @@ def precision(session: Session) -> None:
     for name in ("vit_tiny_patch16_224",) if session.dry else ("vit_small_patch16_224", "vit_small_patch16_dinov3"):
         for row in _vit(session, name):
             session.row(backbone=name, **row)
-
-
-def _build(method: str, channels: int, device: torch.device) -> Upsampler:
-    """The method, with untrained weights where none are packaged."""
-    try:
-        return suite.build(method, device)
-    except FeatUpError:
-        module = build_upsampler(method, {"channels": channels}).eval().to(device)
-        return PretrainedUpsampler(module, {"config": {"channels": channels}}, [])
 
 
 def _difference(found: Tensor, exact: Tensor) -> dict[str, Any]:

@@ -58,7 +58,7 @@ PAPER: Columns = [
     ("times\nfaster", field("published_ratio")),
 ]
 UPSAMPLER: Columns = [
-    ("method", lambda row: row["method"]),
+    ("method", lambda row: method_name(row)),
     ("C x h x w", lambda row: f"{row['channels']}x{row['grid']}x{row['grid']}"),
     ("by", lambda row: str(row["factor"])),
     *TIME,
@@ -80,6 +80,11 @@ def make_table(title: str, columns: Columns, rows: list[Row]) -> Table:
     return table
 
 
+def method_name(row: Row) -> str:
+    """The method of a row, marked if it is in the form that its paper prints."""
+    return f"{row['method']}{' (printed)' if 'settings' in row else ''}"
+
+
 def contestant_rows(row: Row) -> list[Row]:
     """The kernel of one case and its baselines as rows of one table."""
     ours = row | {"name": f"{row['operation']} ({row['backend']})", "ratio": 1.0}
@@ -95,7 +100,7 @@ def row_name(row: Row) -> str:
         return str(row["stage"])
     if "method" in row:
         setting = f" {row['channels']}x{row['grid']}x{row['grid']} by {row['factor']}" if "figure" in row else ""
-        return f"{row['method']}{setting}"
+        return f"{method_name(row)}{setting}"
     return f"{row['operation']} {row['shape']} {row['direction']}"
 
 

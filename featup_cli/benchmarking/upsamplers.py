@@ -1,10 +1,14 @@
-"""Figures 16 and 17 of FeatUp: time, peak memory and GFLOPs of every feed-forward upsampler."""
+"""Figures 16 and 17 of FeatUp: time, peak memory and GFLOPs of every upsampler but the implicit one.
+
+Weights that the package lacks are random, of a seed: time and memory don't depend on them.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,15 +18,21 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from featup_cli.backbones.api import Backbone
+from featup_cli.backbones.config import BackboneConfig
+from featup_cli.backbones.registry import load_backbone
 from featup_cli.benchmarking.check import WrongResultError, relative_error
 from featup_cli.benchmarking.kernels import first_line
 from featup_cli.benchmarking.measure import copies_for, time_and_weigh
 from featup_cli.benchmarking.settings import Settings
-from featup_cli.core.errors import FeatUpError
+from featup_cli.core.errors import FeatUpError, UsageError, WeightsError
 from featup_cli.core.memory import why_it_does_not_fit
 from featup_cli.core.progress import Announce
 from featup_cli.upsamplers.api import Upsampler
-from featup_cli.upsamplers.registry import FEED_FORWARD, make_upsampler
+from featup_cli.upsamplers.attached import PretrainedUpsampler
+from featup_cli.upsamplers.method import Method, Needs
+from featup_cli.upsamplers.registry import METHODS, make_upsampler
+from featup_cli.upsamplers.weights.file import build_upsampler
 
 # (factor, channels, grid). Figure 17: features of a ViT on a picture of 224 pixels. Figure 16 holds two at (2, 256, 8)
 # and varies the third; its axes are not printed, so the values here are ours.
@@ -32,6 +42,10 @@ FIGURE_16 = [
     *((2, channels, 8) for channels in (128, 512, 1024, 2048)),
     *((2, 256, grid) for grid in (16, 32, 64)),
 ]
+MEASURED = tuple(name for name, method in METHODS.items() if not method.fits_model)
+"""Methods that are measured; those that fit the picture or run a backbone, in figure 17 only."""
+BACKBONES = ("vit_small_patch16_224", "resnet50")
+"""What such a method runs, with random weights: the first that it takes."""
 # An upsampler may hold a few outputs at once; one that needs more fails by itself.
 OUTPUT_BUFFERS = 4
 TOLERANCE = 1e-3  # of float32 results through different kernels
@@ -109,33 +123,84 @@ def measure(settings: Settings, device: torch.device, note: Announce) -> dict[st
     Raises:
         WrongResultError: a method's result depends on the backend of its kernels.
     """
-    return {"rows": [row for method in FEED_FORWARD for row in measure_method(method, settings, device, note)]}
+    return {"rows": [row for method in MEASURED for row in measure_method(method, settings, device, note)]}
 
 
 def measure_method(method: str, settings: Settings, device: torch.device, note: Announce) -> Iterator[dict[str, Any]]:
-    """The rows of one method, each as soon as it is measured."""
-    note(f"{method}: checking")
+    """The rows of one method, each as soon as it is measured; then those of the form that its paper prints."""
+    yield from _measure_form(method, {}, settings, device, note)
+    if METHODS[method].printed:
+        yield from _measure_form(method, METHODS[method].printed, settings, device, note)
+
+
+def _measure_form(
+    method: str, form: Mapping[str, Any], settings: Settings, device: torch.device, note: Announce
+) -> Iterator[dict[str, Any]]:
+    record = METHODS[method]
+    about: dict[str, Any] = {"method": method, **({"settings": dict(form)} if form else {})}
     try:
-        check = check_upsampler(method, settings, device)
+        if not record.per_picture:  # others fit or run a network twice to no end: they have no kernels of ours
+            note(f"{method}: checking")
+            about["check"] = check_upsampler(method, settings, device, form)
+        backbone = load_random(record, device) if record.needs is Needs.BACKBONE else None
     except WrongResultError:
         raise
     except FeatUpError as error:
-        yield {"method": method, "skipped": str(error)}
+        yield about | {"skipped": str(error)}
         return
-    for figure, sweep in ((17, FIGURE_17), (16, FIGURE_16)):
-        for factor, channels, grid in sweep:
+    for figure, sweep in ((17, FIGURE_17), (16, () if record.per_picture else FIGURE_16)):
+        for factor, width, grid in sweep:
+            channels = backbone.channels if backbone else width
             note(f"{method}: figure {figure}, {channels}x{grid}x{grid} by {factor}")
-            row = {
-                "method": method, "figure": figure, "factor": factor, "channels": channels, "grid": grid,
-                "output_size": [grid * factor] * 2, "check": check,
-            }  # fmt: skip
-            yield row | _measure(method, factor, channels, grid, settings, device)
+            row = {"figure": figure, "factor": factor, "channels": channels, "grid": grid}
+            inputs = make_inputs(factor, channels, grid, settings, device)
+            made = partial(build, method, device, channels, settings.seed, form, backbone, grid)
+            yield about | row | {"output_size": [grid * factor] * 2} | _measure(made, inputs, settings, device)
 
 
-def build(method: str, device: torch.device) -> Upsampler:
-    """The upsampler by name, on the device."""
-    upsampler = make_upsampler(method)
-    return upsampler.to(device).eval() if isinstance(upsampler, torch.nn.Module) else upsampler
+def load_random(record: Method, device: torch.device) -> Backbone:
+    """The first of `BACKBONES`, with random weights, that a method which runs a backbone takes."""
+    for name in BACKBONES:
+        backbone = load_backbone(BackboneConfig(name, random_weights=True), device)
+        try:
+            make_upsampler(record.name, backbone=backbone, network_size=backbone.native_size)
+        except UsageError as error:
+            refusal = error
+        else:
+            return backbone
+    raise refusal
+
+
+def build(
+    method: str,
+    device: torch.device,
+    channels: int,
+    seed: int = 0,
+    form: Mapping[str, Any] | None = None,
+    backbone: Backbone | None = None,
+    grid: int = 0,
+) -> Upsampler:
+    """The upsampler by name, on the device, for features of `channels`.
+
+    Args:
+        method: its name.
+        device: where it will run.
+        channels: of the features.
+        seed: of random weights, which it has where the package has none.
+        form: settings of its network; with any, weights are random.
+        backbone: that a method runs, on a picture of `grid` x `grid` tokens.
+    """
+    if not form:
+        side = grid * backbone.stride if backbone else 0
+        try:
+            made = make_upsampler(method, backbone=backbone, network_size=(side, side) if backbone else None)
+            return made.to(device).eval() if isinstance(made, torch.nn.Module) else made
+        except WeightsError:
+            pass
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build_upsampler(method, {"channels": channels, **(form or {})}).eval().to(device)
+    return PretrainedUpsampler(module, {"config": {"channels": channels}}, [])
 
 
 def make_inputs(
@@ -150,7 +215,9 @@ def make_inputs(
     return image.to(dtype), lr_feats.to(dtype)
 
 
-def check_upsampler(method: str, settings: Settings, device: torch.device) -> dict[str, Any]:
+def check_upsampler(
+    method: str, settings: Settings, device: torch.device, form: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Compare the first setting of figure 17 in float32 with the same method on the reference kernels.
 
     Raises:
@@ -161,7 +228,8 @@ def check_upsampler(method: str, settings: Settings, device: torch.device) -> di
     results = []
     for backend in (settings.backend, "reference"):
         with kernels_backend(backend), torch.no_grad():
-            results.append(build(method, device)(image, lr_feats, (factor * grid, factor * grid)))
+            upsampler = build(method, device, channels, settings.seed, form)
+            results.append(upsampler(image, lr_feats, (factor * grid, factor * grid)))
     error = relative_error(results[0], results[1], 0)
     if not error <= TOLERANCE:
         raise WrongResultError(
@@ -174,17 +242,18 @@ def check_upsampler(method: str, settings: Settings, device: torch.device) -> di
 
 
 def _measure(
-    method: str, factor: int, channels: int, grid: int, settings: Settings, device: torch.device
+    made: Callable[[], Upsampler], inputs: tuple[Tensor, Tensor], settings: Settings, device: torch.device
 ) -> dict[str, Any]:
-    size = (factor * grid, factor * grid)
-    inputs = make_inputs(factor, channels, grid, settings, device)
-    needed = OUTPUT_BUFFERS * channels * size[0] * size[1] * inputs[1].element_size()
+    """Time, memory and operations of an upsampler, of a picture that has the size of the result, and features."""
+    height, width = inputs[0].shape[2:]
+    size = (height, width)
+    needed = OUTPUT_BUFFERS * inputs[1].shape[1] * height * width * inputs[1].element_size()
     reason = why_it_does_not_fit(needed, device)
     if reason is not None:
         return {"skipped": reason}
     try:
         with kernels_backend(settings.backend), torch.no_grad():
-            upsampler = build(method, device)
+            upsampler = made()
             flops = count_flops(lambda: upsampler(*inputs, size))
             nbytes = sum(x.nbytes for x in inputs)
             copies = copies_for(nbytes, nbytes, device)

@@ -17,6 +17,7 @@ from featup_cli.benchmarking.run import benchmark, cpu_threads
 from featup_cli.benchmarking.settings import BASELINES, Settings
 from featup_cli.core.errors import UsageError
 from featup_cli.upsamplers.api import Details
+from featup_cli.upsamplers.registry import METHODS
 
 CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {"backend": "reference", "repeat": 2, "budget": 0.02, "baselines": "loop", "device": "cpu"}
@@ -105,7 +106,7 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small_figures")
 def test_the_upsamplers_suite_measures_every_feed_forward_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upsamplers, "FEED_FORWARD", ("nearest", "bilinear"))
+    monkeypatch.setattr(upsamplers, "MEASURED", ("nearest", "bilinear"))
     report = benchmark(suite="upsamplers", **QUICK)
     rows = report["rows"]
     assert [(r["method"], r["figure"], r["factor"]) for r in rows[:3]] == [
@@ -119,12 +120,36 @@ def test_the_upsamplers_suite_measures_every_feed_forward_method(monkeypatch: py
 
 
 @pytest.mark.usefixtures("small_figures")
+def test_no_method_is_skipped_for_want_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but those that the test above measures; both forms, and fits and backbones in figure 17 alone."""
+    monkeypatch.setattr(upsamplers, "BACKBONES", ("test_vit", "test_resnet"))
+    methods = [method for method in upsamplers.MEASURED if method not in ("nearest", "bilinear", "dip", "zssr")]
+    monkeypatch.setattr(upsamplers, "MEASURED", methods)
+    rows = benchmark(suite="upsamplers", **QUICK)["rows"]
+    assert {row["method"] for row in rows} == set(methods)
+    assert not [row for row in rows if "skipped" in row]
+    printed = {row["method"]: row["settings"] for row in rows if "settings" in row}
+    assert printed == {name: METHODS[name].printed for name in methods if METHODS[name].printed}
+    assert {row["figure"] for row in rows if METHODS[row["method"]].per_picture} == {17}
+    assert {"dip", "zssr"} <= {name for name, method in METHODS.items() if not method.fits_model}
+
+
+def test_random_weights_are_of_the_seed() -> None:
+    image, lr_feats = torch.rand(1, 3, 8, 8), torch.randn(1, 8, 2, 2)
+    state = torch.get_rng_state()
+    first, again, other = (upsamplers.build("a2u", CPU, 8, seed)(image, lr_feats, (8, 8)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.usefixtures("small_figures")
 def test_an_upsampler_that_can_not_be_built_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(method: str) -> Any:
+    def refuse(method: str, **given: Any) -> Any:
         raise UsageError("no weights for this backbone")
 
     monkeypatch.setattr(upsamplers, "make_upsampler", refuse)
-    monkeypatch.setattr(upsamplers, "FEED_FORWARD", ("jbu",))
+    monkeypatch.setattr(upsamplers, "MEASURED", ("jbu",))
     report = benchmark(suite="upsamplers", **QUICK)
     assert report["rows"] == [{"method": "jbu", "skipped": "no weights for this backbone"}]
     assert "no weights" in as_text(report)
@@ -134,10 +159,10 @@ def test_an_upsampler_that_can_not_be_built_is_skipped_with_the_reason(monkeypat
 def test_an_upsampler_that_depends_on_its_kernels_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(suite="upsamplers")
     monkeypatch.delenv("FEATUP_KERNELS", raising=False)
-    monkeypatch.setattr(upsamplers, "make_upsampler", lambda method: WithKernel(wrong=0.1))
+    monkeypatch.setattr(upsamplers, "make_upsampler", lambda method, **given: WithKernel(wrong=0.1))
     with pytest.raises(check.WrongResultError, match="jbu is wrong"):
         upsamplers.check_upsampler("jbu", settings, CPU)
-    monkeypatch.setattr(upsamplers, "make_upsampler", lambda method: WithKernel())
+    monkeypatch.setattr(upsamplers, "make_upsampler", lambda method, **given: WithKernel())
     assert upsamplers.check_upsampler("jbu", settings, CPU)["largest_errors"]["output"] < 1e-5
     assert "FEATUP_KERNELS" not in upsamplers.os.environ
 

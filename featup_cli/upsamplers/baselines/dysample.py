@@ -38,7 +38,7 @@ class DySample(PixelMixer):
             if channels % 4 or channels % config.groups:
                 raise UsageError(f"style=pl: {channels} channels are no multiple of 4 and of groups={config.groups}")
             seen, predicted = channels // 4, 2 * config.groups
-            self.norm = nn.Identity()
+            del self.norm
             self.shares_weights = False
         self.offset = nn.Conv2d(seen, predicted, 1)
         nn.init.normal_(self.offset.weight, std=1e-3)
