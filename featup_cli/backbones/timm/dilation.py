@@ -6,8 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import timm
-
+from featup_cli.backbones.timm.library import timm
 from featup_cli.backbones.timm.overlap import TimmModel
 from featup_cli.backbones.weights import seeded
 
