@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -19,6 +19,21 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 @dataclass(frozen=True)
 class NoSettings:
     """The settings of something that has none."""
+
+
+def later(default: Any) -> Any:
+    """A field that was added after results were kept; `recorded` says when records have it."""
+    return field(default=default, metadata={"later": True})
+
+
+def recorded(config: DataclassInstance) -> dict[str, Any]:
+    """Settings as JSON values. Those declared by `later` are left out while all have their defaults.
+
+    So results that were made before there were such settings still count as made by the same ones.
+    """
+    added = {each.name: each.default for each in fields(config) if "later" in each.metadata}
+    unused = all(getattr(config, name) == default for name, default in added.items())
+    return {name: value for name, value in asdict(config).items() if not (unused and name in added)}
 
 
 def check_positive(config: DataclassInstance, *names: str) -> None:

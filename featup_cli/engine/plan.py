@@ -35,10 +35,10 @@ def plan_sizes(settings: Upsampling, backbone: Mapping[str, Any], size: Size, na
     Raises:
         UsageError: a size is invalid.
     """
-    fixed = backbone["fixed_size"]
-    network = resolve_network_size(
-        size, settings.resize, tuple(backbone["native_size"]), backbone["patch_multiple"], fixed and tuple(fixed), name
-    )
+    native, fixed, multiple = tuple(backbone["native_size"]), backbone["fixed_size"], backbone["patch_multiple"]
+    # A network of a fixed size has that one whatever the method's settings ask for.
+    short_side = settings.short_side if fixed is None else settings.resize
+    network = resolve_network_size(size, short_side, native, multiple, fixed and tuple(fixed), name)
     grid = (network[0] // backbone["stride"], network[1] // backbone["stride"])
     return Plan(network, grid, resolve_output_size(settings.output_size, size, network, grid))
 

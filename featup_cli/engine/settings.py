@@ -9,6 +9,7 @@ from typing import Any
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import UsageError
+from featup_cli.core.settings import recorded
 from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
 from featup_cli.io.digest import file_sha256
 from featup_cli.io.files import check_readable
@@ -44,9 +45,14 @@ class Upsampling:
         return self.implicit if self.config is None and fits else self.config
 
     @property
+    def short_side(self) -> str | int | Size | None:
+        """Size of the network's input: `resize`, or what the method's settings ask for; None for the backbone's own."""
+        return getattr(self.method_config, "load_size", None) or None if self.resize is None else self.resize
+
+    @property
     def method_settings(self) -> dict[str, Any]:
         """The same as JSON values."""
-        return asdict(self.method_config) if self.method_config is not None else {}
+        return recorded(self.method_config) if self.method_config is not None else {}
 
 
 @checked

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +22,17 @@ class Uncertainty(nn.Module):
         return self.linear(observed)[..., 0].clamp(-6, 6)
 
 
-def squared_error(predicted: Tensor, observed: Tensor) -> Tensor:
-    """Mean squared error over channels: [T] of tokens [T, K]."""
-    return (predicted - observed).square().mean(-1)
+def squared_error(
+    predicted: Tensor, observed: Tensor, channels: Literal["mean", "sum"] = "mean", again: Tensor | None = None
+) -> Tensor:
+    """Squared error of tokens [T, K], as mean or sum over channels: [T].
+
+    `again` is a second estimate of the same tokens, independent of the first. Its expectation is then free of the
+    estimates' variance, E (a - t)(b - t) = (E a - t)^2, and a single token's error may be negative.
+    """
+    difference = predicted - observed
+    square = difference.square() if again is None else difference * (again - observed)
+    return square.sum(-1) if channels == "sum" else square.mean(-1)
 
 
 def gaussian_likelihood(error: Tensor, log_spread: Tensor) -> Tensor:

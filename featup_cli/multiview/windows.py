@@ -58,3 +58,38 @@ def window_positions(row: Tensor, col: Tensor, offset: Tensor, grid: Size, half:
     """
     centre = torch.stack(((row + 0.5) / grid[0], (col + 0.5) / grid[1]), -1)
     return mirror(centre[:, None] + offset * half)
+
+
+class AllWindows:
+    """Every pixel of every token's window in a view, for pooling that draws nothing.
+
+    A window has `side` x `side` pixels around the token's centre. Where the centre lies between pixels and `side` is
+    odd, so do they. All of them lie on one lattice a pixel apart, so each is read from a view that was sampled once.
+
+    Args:
+        grid: (h, w) of the tokens.
+        size: (height, width) of a view.
+        side: pixels of a window along a side.
+        device: where the attributes are.
+
+    Attributes:
+        lattice: [L, 2], positions in a view, 0 to 1.
+        cells: [T, side^2], where in `lattice` the windows' pixels are; mirrored at the border.
+        offset: [1, side^2, 2], the same for all tokens, -1 to 1 (window edge to edge).
+    """
+
+    def __init__(self, grid: Size, size: Size, side: int, device: torch.device) -> None:
+        (row, y), (col, x) = (_axis_windows(*sides, side) for sides in zip(grid, size, strict=True))
+        cells = row[:, None, :, None] * len(x) + col[None, :, None, :]
+        self.cells = cells.reshape(grid[0] * grid[1], side**2).to(device)
+        self.lattice = torch.stack(torch.meshgrid(y, x, indexing="ij"), -1).view(-1, 2).to(device)
+        self.offset = lattice_offsets(side**2, device)[None]
+
+
+def _axis_windows(tokens: int, pixels: int, side: int) -> tuple[Tensor, Tensor]:
+    """Cells [tokens, side] of the windows along an axis, and the positions of the lattice there."""
+    first = (torch.arange(tokens, dtype=torch.float64) + 0.5) * pixels / tokens - (side - 1) / 2
+    shift = round(float(first[0]) * 2) / 2 % 1  # half a pixel where pixels' centres are taken, else none
+    lattice = (torch.arange(pixels + (shift == 0)) + shift) / pixels
+    places = mirror((first[:, None] + torch.arange(side)) / pixels) * pixels
+    return (places - shift).round().long().clamp(0, len(lattice) - 1), lattice

@@ -81,6 +81,12 @@ def test_steps_improve_on_the_initialisation() -> None:
         {"anchored": False},
         {"optimizer": "nadam", "average": 0.0, "dropout": 0.1},
         {"flips": False, "max_pad": 0.0, "zoom_share": 0.0},
+        {"pooling": "unbiased"},
+        {"pooling": "dense", "jitters": 2},
+        {"channel_error": "sum"},
+        {"schedule": "constant"},
+        {"magnitude_weight": 0.001, "magnitude_prior": "observed"},
+        {"kernel_size": 20.0},
     ],
     ids=str,
 )

@@ -17,11 +17,14 @@ from featup_cli.multiview.views import draw_views
 from featup_cli.ops.capture import NO_CUDA
 from featup_cli.ops.pca import PCA
 from featup_cli.upsamplers.implicit import fit as fitting
+from featup_cli.upsamplers.implicit import loss as losses
 from featup_cli.upsamplers.implicit import upsampler as upsampling
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig
-from featup_cli.upsamplers.implicit.fit import TokenSampler, draw_generator, make_field, multiview_loss
+from featup_cli.upsamplers.implicit.fit import draw_generator, make_field
+from featup_cli.upsamplers.implicit.loss import multiview_loss
 from featup_cli.upsamplers.implicit.model import BilinearField
 from featup_cli.upsamplers.implicit.observe import Observations
+from featup_cli.upsamplers.implicit.sampler import TokenSampler
 from featup_cli.upsamplers.implicit.upsampler import ImplicitUpsampler
 from tests.upsamplers.device_traffic import META, HostTrafficError, no_host_traffic
 from tests.upsamplers.test_implicit import FAST, SIZE, STRIDE, fitted, scene, toy_backbone
@@ -116,14 +119,14 @@ def test_a_wait_that_is_planted_in_a_step_is_caught(
 ) -> None:
     sampler = sampler_on(FAST, META)
     parts = modules(sampler, FAST)
-    plain = fitting.squared_error
+    plain = losses.squared_error
 
-    def waiting(predicted: Tensor, observed: Tensor) -> Tensor:
-        error = plain(predicted, observed)
+    def waiting(predicted: Tensor, observed: Tensor, *rest: object) -> Tensor:
+        error = plain(predicted, observed, *rest)
         wait(error.mean())
         return error
 
-    monkeypatch.setattr(fitting, "squared_error", waiting)
+    monkeypatch.setattr(losses, "squared_error", waiting)
     with pytest.raises(HostTrafficError), no_host_traffic():
         multiview_loss(*parts, sampler, FAST, torch.Generator())
 

@@ -7,13 +7,14 @@ features in the same way, as no method owns one.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featup_cli.core.settings import recorded
 from featup_cli.engine.pipeline import Look
 from featup_cli.evaluation.cache import Arrays
 from featup_cli.evaluation.consistency.task import TASK
@@ -24,8 +25,9 @@ from featup_cli.evaluation.task import PictureOptions
 from featup_cli.multiview.lookup import gather, grid_taps
 from featup_cli.multiview.views import resize_picture
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
-from featup_cli.upsamplers.implicit.fit import TokenSampler, draw_generator, explained_variance, fit_field
+from featup_cli.upsamplers.implicit.fit import draw_generator, explained_variance, fit_field
 from featup_cli.upsamplers.implicit.observe import Observations, observe
+from featup_cli.upsamplers.implicit.sampler import TokenSampler
 
 SEED_OFFSET = 10_000  # implicit FeatUp draws the views of its fit by the seed itself
 
@@ -68,7 +70,7 @@ class ConsistencyScorer(Scorer):
 
     def __init__(self, config: ImplicitConfig) -> None:
         self.config = config
-        self.settings = asdict(config)
+        self.settings = recorded(config)
 
     def prepare(self, source: FeatureSource, look: Look, item: Item) -> Views:
         """Look at the picture through views that all methods share."""

@@ -9,7 +9,14 @@ from typing import Any, Literal
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import UsageError
 from featup_cli.core.options import option
-from featup_cli.core.settings import change_settings, check_not_negative, check_positive, check_square, check_within
+from featup_cli.core.settings import (
+    change_settings,
+    check_not_negative,
+    check_positive,
+    check_square,
+    check_within,
+    later,
+)
 
 
 @checked
@@ -52,6 +59,16 @@ class ImplicitConfig:
         patience: stop after this many checks without improvement on the held-out views.
         precision: of matrix products on a CUDA GPU: `float32`, or `tf32`, which is quicker and rounds to 10 bits.
         cuda_graph: on a CUDA GPU, capture a step once and replay it.
+        pooling: `sampled` pools `positions` of each of `tokens`, which punishes fine detail (docs/implicit.md);
+            `unbiased` draws them twice and doesn't; `dense` renders the field and pools all pixels of all tokens.
+        jitters: views drawn for each step of `dense` pooling.
+        channel_error: a token's squared error is the `mean` over channels, or the `sum` (as equation 1 is printed).
+        schedule: of the learning rate: `cosine` after a short rise, or `constant`.
+        keep: the `best` state on the held-out views, or the `last`.
+        magnitude_prior: what `magnitude_weight` weighs: `small` features, or pooled magnitudes as `observed`.
+        scale_kernel: `kernel_size` scales with the stride; False takes it in pixels of the network's input.
+        load_size: short side of the network's input in pixels, unless `--resize` gives it; 0 is the backbone's own.
+        full_detail: magnified views show detail that the network's input lacks; False enlarges that input.
     """
 
     views: int = option(50, "jittered views to fit.")
@@ -89,12 +106,28 @@ class ImplicitConfig:
     patience: int = 3
     precision: Literal["float32", "tf32"] = "float32"
     cuda_graph: bool = True
+    pooling: Literal["sampled", "unbiased", "dense"] = later("sampled")
+    jitters: int = later(10)
+    channel_error: Literal["mean", "sum"] = later("mean")
+    schedule: Literal["cosine", "constant"] = later("cosine")
+    keep: Literal["best", "last"] = later("best")
+    magnitude_prior: Literal["small", "observed"] = later("small")
+    scale_kernel: bool = later(True)
+    load_size: int = later(0)
+    full_detail: bool = later(True)
 
     def __post_init__(self) -> None:
         check_positive(self, "views", "heldout_views", "components", "kernel_size", "kernel_width", "hidden")
-        check_positive(self, "max_steps", "tokens", "positions", "learning_rate", "patience")
+        check_positive(self, "max_steps", "tokens", "positions", "learning_rate", "patience", "jitters")
         check_not_negative(
-            self, "max_pad", "tv_weight", "magnitude_weight", "frequencies", "color_frequencies", "sharpening"
+            self,
+            "max_pad",
+            "tv_weight",
+            "magnitude_weight",
+            "frequencies",
+            "color_frequencies",
+            "sharpening",
+            "load_size",
         )
         check_within(self, zoom_share=(0, 1), dropout=(0, 0.99), average=(0, 0.9999))
         if not 0 < self.position_limit < 1:
@@ -108,11 +141,15 @@ class ImplicitConfig:
 
 PRESETS: dict[str, ImplicitConfig] = {
     "default": ImplicitConfig(),
-    # Table 7 as printed; what it leaves open (tokens and positions a step) is ours.
+    # Table 7 and sections 3 to 3.3 as printed. What they leave open is as in the authors' code: the pool of views, the
+    # share of magnified ones, 30 frequencies and the weight of the magnitude prior. Hidden channels are `components`.
     "paper": ImplicitConfig(
-        views=10, zoom_share=0.5, tv_weight=0.05, anchored=False, frequencies=30, position_limit=0.9,
-        color_frequencies=30, color_limit=100.0, hidden=128, dropout=0.1, optimizer="nadam", learning_rate=1e-3,
-        average=0.0, max_steps=2000, positions=16, patience=1000,
+        views=3000, jitters=10, load_size=224, full_detail=False, max_pad=30.0, max_zoom=1.8, zoom_share=0.5,
+        components=128, downsampler="attention", kernel_size=29.0, scale_kernel=False, pooling="dense",
+        channel_error="sum", uncertainty=True, tv_weight=0.05, magnitude_weight=0.001, magnitude_prior="observed",
+        representation="network", anchored=False, color_features=True, frequencies=30, position_limit=0.9,
+        color_frequencies=30, color_limit=100.0, hidden=128, layers=3, dropout=0.1, optimizer="nadam",
+        learning_rate=1e-3, schedule="constant", max_steps=2000, keep="last", average=0.0,
     ),
 }  # fmt: skip
 

@@ -1,41 +1,32 @@
-"""Fit a field to the views of one picture.
-
-The multi-view loss (FeatUp, equation 1) without rendering: a step draws tokens of random views and positions inside
-each token's window, maps the positions to the picture by the view's transform, evaluates the field there only, pools
-by the downsampler and compares with the observed tokens. Its cost depends on neither the picture's nor the output's
-size.
-"""
+"""Fit a field to the views of one picture."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from featup_cli.core.progress import Progress
 from featup_cli.multiview.downsample import SimpleDownsampler, make_downsampler
-from featup_cli.multiview.lookup import sample_grid
-from featup_cli.multiview.losses import Uncertainty, gaussian_likelihood, magnitude_variation, squared_error
+from featup_cli.multiview.losses import Uncertainty
 from featup_cli.multiview.optimize import WeightAverage, make_optimizer, set_learning_rate, warm_cosine
 from featup_cli.multiview.precision import matmul_precision
-from featup_cli.multiview.views import mirror
-from featup_cli.multiview.windows import half_window, lattice_offsets, stratified_offsets, window_positions
+from featup_cli.multiview.windows import lattice_offsets
 from featup_cli.ops.capture import CapturedStep
 from featup_cli.upsamplers.implicit.anchor import fit_slopes, mean_of_views
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
+from featup_cli.upsamplers.implicit.loss import multiview_loss, pool_views
 from featup_cli.upsamplers.implicit.model import AnchoredNetwork, BilinearField, FeatureBuffer, ImplicitNetwork
 from featup_cli.upsamplers.implicit.observe import Observations
+from featup_cli.upsamplers.implicit.sampler import HELDOUT_TOKENS, TokenSampler
 
 WARMUP_STEPS = 20
 CHECKS = 8  # looks at the held-out views during a fit
-HELDOUT_TOKENS = 800
 HELDOUT_POSITIONS = 25
-VARIATION_SAMPLES = 512
 DRAWS_KEY = 0x5EED  # sets the draws of a step apart from those of dropout
 
 
@@ -54,56 +45,6 @@ class Fit:
     steps: int
     captured: bool
     uncaptured_reason: str
-
-
-class TokenSampler:
-    """Draws tokens and the positions inside their windows.
-
-    Args:
-        observations: the views and what was seen in them.
-        picture: [3, H, W], the colours at the network's input size.
-        stride: pixels per token.
-        config: kernel size.
-    """
-
-    def __init__(self, observations: Observations, picture: Tensor, stride: int, config: ImplicitConfig) -> None:
-        self.observations = observations
-        self.picture = picture
-        self.grid = (observations.tokens.shape[2], observations.tokens.shape[3])
-        height, width = picture.shape[1:]
-        # What a step needs lies on the device before the first one.
-        self.views = observations.views.to(picture.device)
-        self.half_window = picture.new_tensor(half_window(config.kernel_size, stride, (height, width)))
-        self.pixel_steps = picture.new_tensor([[1 / height, 0.0], [0.0, 1 / width]])
-
-    def positions(self, view: Tensor, row: Tensor, col: Tensor, offset: Tensor) -> Tensor:
-        """Positions in the picture of offsets [T, P, 2] (-1 to 1, window edge to edge) around tokens [T]: [T, P, 2]."""
-        inside = window_positions(row, col, offset, self.grid, self.half_window)
-        return self.views.to_image(view[:, None].expand(offset.shape[:2]), inside)
-
-    def colors(self, position: Tensor) -> Tensor:
-        """Colours [N, 3] at positions [N, 2]."""
-        return sample_grid(self.picture, position)
-
-    def observed(self, view: Tensor, row: Tensor, col: Tensor) -> Tensor:
-        """Observed tokens [T, K]."""
-        return self.observations.tokens[view, :, row, col]
-
-    def draw(
-        self, views: range, count: int, generator: torch.Generator, device: torch.device | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """View, row and column [count] of random tokens of `views`; `device` is the generator's (the picture's)."""
-        ranges, device = ((views.start, views.stop), *((0, n) for n in self.grid)), device or self.picture.device
-        view, row, col = (torch.randint(*r, (count,), generator=generator, device=device) for r in ranges)
-        return view, row, col
-
-    @cached_property
-    def heldout(self) -> tuple[Tensor, Tensor, Tensor]:
-        """View, row and column of the tokens that score: the same on every device, as the CPU draws them."""
-        views = range(self.observations.fitted, len(self.observations.views))
-        generator, device = torch.Generator().manual_seed(0), self.picture.device
-        view, row, col = self.draw(views, HELDOUT_TOKENS, generator, generator.device)
-        return view.to(device), row.to(device), col.to(device)
 
 
 def make_field(observations: Observations, picture: Tensor, config: ImplicitConfig) -> nn.Module:
@@ -125,24 +66,43 @@ def make_field(observations: Observations, picture: Tensor, config: ImplicitConf
 def explained_variance(field: nn.Module, downsampler: SimpleDownsampler, sampler: TokenSampler) -> float:
     """Share of the variance of the held-out views' features that the pooled field explains (1 is perfect).
 
-    Positions form a fixed lattice and tokens a fixed draw, so that scores compare. What PCA left out counts as
-    unexplained. The host waits for the device once.
+    Tokens and positions are the same in each call, so that scores compare. What PCA left out counts as unexplained.
+    The host waits for the device once.
     """
     seen = sampler.observations
+    mean = seen.tokens[: seen.fitted].mean((0, 2, 3))
+    squares = torch.zeros(2, dtype=torch.float64, device=mean.device)  # of the errors, and of all
+    count, pool = 0, drawn_tokens if sampler.config.pooling != "dense" else whole_views
+    for tokens, observed in pool(field, downsampler, sampler):
+        count += len(tokens)
+        error = (tokens - observed).square().sum()
+        squares += torch.stack((error, (observed - mean).square().sum()))
+    error, total, left_out = torch.cat((squares, seen.left_out[seen.fitted :].mean()[None])).tolist()
+    left_out = left_out / (sampler.grid[0] * sampler.grid[1]) / seen.scale**2 * count
+    return 1 - (error + left_out) / max(total + left_out, 1e-12)
+
+
+def drawn_tokens(
+    field: nn.Module, downsampler: SimpleDownsampler, sampler: TokenSampler
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pooled and observed tokens [T, K] of the held-out views: a fixed draw, pooled over a fixed lattice."""
     view, row, col = sampler.heldout
     lattice = lattice_offsets(HELDOUT_POSITIONS, sampler.picture.device)
-    mean = seen.tokens[: seen.fitted].mean((0, 2, 3))
-    squares = torch.zeros(2, dtype=torch.float64, device=view.device)  # of the errors, and of all
     for part in torch.arange(HELDOUT_TOKENS, device=view.device).split(128):
         offset = lattice.expand(len(part), -1, -1)
         position = sampler.positions(view[part], row[part], col[part], offset).flatten(0, 1)
         features = field(position, sampler.colors(position)).view(*offset.shape[:2], -1)
-        observed = sampler.observed(view[part], row[part], col[part])
-        error = (downsampler(features, offset) - observed).square().sum()
-        squares += torch.stack((error, (observed - mean).square().sum()))
-    error, total, left_out = torch.cat((squares, seen.left_out[seen.fitted :].mean()[None])).tolist()
-    left_out = left_out / (sampler.grid[0] * sampler.grid[1]) / seen.scale**2 * HELDOUT_TOKENS
-    return 1 - (error + left_out) / max(total + left_out, 1e-12)
+        yield downsampler(features, offset), sampler.observed(view[part], row[part], col[part])
+
+
+def whole_views(
+    field: nn.Module, downsampler: SimpleDownsampler, sampler: TokenSampler
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same of all tokens of the held-out views, pooled over whole windows."""
+    seen, features = sampler.observations, field(*sampler.pixels)
+    for index in torch.arange(seen.fitted, len(seen.views), device=features.device).split(1):
+        tokens, _ = pool_views(features, downsampler, sampler, index)
+        yield tokens[0], seen.tokens[index][0].flatten(1).T
 
 
 def fit_field(
@@ -185,19 +145,20 @@ def fit_field(
 
     advance = CapturedStep(take_step, device, [generator], enabled=config.cuda_graph)
     best, best_score, checks_since = copy.deepcopy(averaged()), -math.inf, 0
-    interval = max(1, config.max_steps // CHECKS)
+    interval, keep_last = max(1, config.max_steps // CHECKS), config.keep == "last"
     step = 0
     for step in range(1, config.max_steps + 1):
-        set_learning_rate(optimizer, config.learning_rate * warm_cosine(step, config.max_steps, WARMUP_STEPS))
+        share = warm_cosine(step, config.max_steps, WARMUP_STEPS) if config.schedule == "cosine" else 1.0
+        set_learning_rate(optimizer, config.learning_rate * share)
         for module in fitted:
             module.train()
         with matmul_precision(config.precision, device):
             advance()
         if average is not None:
             average.update()
-        if step % interval == 0 or step == config.max_steps:
+        if step == config.max_steps or (step % interval == 0 and not keep_last):
             score = explained_variance(*averaged(), sampler)
-            if score > best_score:
+            if score > best_score or keep_last:
                 best, best_score, checks_since = copy.deepcopy(averaged()), score, 0
             else:
                 checks_since += 1
@@ -205,34 +166,6 @@ def fit_field(
         if checks_since >= config.patience:
             break
     return Fit(best[0], best[1], uncertainty, best_score, step, advance.captured, advance.reason)
-
-
-def multiview_loss(
-    field: nn.Module,
-    downsampler: SimpleDownsampler,
-    uncertainty: Uncertainty | None,
-    sampler: TokenSampler,
-    config: ImplicitConfig,
-    generator: torch.Generator,
-) -> Tensor:
-    """Loss of one random draw: reconstruction (equation 1) and the priors (equation 8, section 6.4)."""
-    device = sampler.picture.device
-    view, row, col = sampler.draw(range(sampler.observations.fitted), config.tokens, generator)
-    offset = stratified_offsets(config.tokens, config.positions, generator, device)
-    position = sampler.positions(view, row, col, offset).flatten(0, 1)
-    features = field(position, sampler.colors(position))
-    observed = sampler.observed(view, row, col)
-    error = squared_error(downsampler(features.view(*offset.shape[:2], -1), offset), observed)
-    loss = gaussian_likelihood(error, uncertainty(observed)) if uncertainty is not None else error.mean()
-    if config.tv_weight:
-        chosen = torch.randint(len(position), (VARIATION_SAMPLES,), generator=generator, device=device)
-        below, right = (mirror(position[chosen] + step) for step in sampler.pixel_steps)
-        loss = loss + config.tv_weight * magnitude_variation(
-            features[chosen], field(below, sampler.colors(below)), field(right, sampler.colors(right))
-        )
-    if config.magnitude_weight:
-        loss = loss + config.magnitude_weight * features.square().mean()
-    return loss
 
 
 def draw_generator(device: torch.device, seed: int) -> torch.Generator:

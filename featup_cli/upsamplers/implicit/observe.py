@@ -58,14 +58,14 @@ def observe(
     """Draw views, run the backbone on each, fit PCA on the first ones and keep coefficients only (section 3.3).
 
     Args:
-        picture: [3, H, W] in [0, 1], at any size; zoomed views use its full detail.
+        picture: [3, H, W] in [0, 1], at any size; zoomed views use its full detail, if asked.
         network_size: (height, width) of the backbone's input.
         extract: the backbone.
         config: settings.
         generator: CPU generator of the views; the same one gives the same views on any device.
         progress: called after each batch of views.
     """
-    source = view_source(picture, network_size, config.max_zoom)
+    source = view_source(picture, network_size, config.max_zoom if config.full_detail else 1.0)
     views = plan_views(source, network_size, config, generator)
 
     def features() -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from featup_cli.core.errors import FeatUpError, InputError, one_line
 from featup_cli.core.progress import Progress, no_progress
+from featup_cli.core.settings import recorded
 from featup_cli.core.shapes import Size
 from featup_cli.io.header import FITTED_MODEL, described
 from featup_cli.io.safetensors import read_tensors, refusing_others
@@ -161,7 +162,7 @@ def save_model(path: Path, model: FittedModel, provenance: Mapping[str, Any]) ->
     tensors["guidance"] = torch.from_numpy(np.frombuffer(encoded, np.uint8).copy())
     facts = {
         "scale": model.scale, "network_size": model.network_size, "grid": model.grid,
-        "config": asdict(model.config), "provenance": dict(provenance),
+        "config": recorded(model.config), "provenance": dict(provenance),
     }  # fmt: skip
     save_file(tensors, path, {"format": FITTED_MODEL, "featup": json.dumps(facts)})
 

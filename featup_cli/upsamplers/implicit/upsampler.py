@@ -78,7 +78,12 @@ class ImplicitUpsampler(RowUpsampler):
         zoomed = self.network_size[0] * self.network_size[1] * self.config.max_zoom**2
         # Tokens of the views and a copy; features of those for the PCA, twice; the picture, being resized; gradients.
         fit = 2 * views * components * tokens + 3 * PCA_VIEWS * channels * tokens + 9 * int(zoomed)
-        fit += self.config.tokens * self.config.positions * (12 * self.config.hidden + 24 * components)
+        if self.config.pooling == "dense":  # all pixels, and each view of them
+            evaluated, warped = self.network_size[0] * self.network_size[1], 2 * self.config.jitters * components
+        else:
+            evaluated = self.config.tokens * self.config.positions * (2 if self.config.pooling == "unbiased" else 1)
+            warped = 0
+        fit += evaluated * (12 * self.config.hidden + 24 * components + warped)
         return max(FLOAT * fit, rendering_bytes(channels, components, self.config, output_size[1], rows))
 
     def _fit(self, image: Tensor, lr_feats: Tensor, output_size: Size) -> FittedModel:
