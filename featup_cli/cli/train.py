@@ -13,9 +13,10 @@ from featup_cli.cli.command import command
 from featup_cli.cli.console import EXIT_INTERRUPTED, Console
 from featup_cli.cli.groups import BackboneOptions, ConsoleOptions, ReplaceOptions, RunOptions
 from featup_cli.core.options import INPUT, METHOD, OUTPUT, REQUIRED, RUN, group, like, option
+from featup_cli.core.references import resolve
 from featup_cli.core.settings import change_settings
 from featup_cli.core.text import counted
-from featup_cli.training.config import TrainConfig
+from featup_cli.training.config import PRESETS, TrainConfig
 from featup_cli.upsamplers.jbu.method import JBU
 from featup_cli.upsamplers.registry import TRAINABLE
 
@@ -45,10 +46,18 @@ class TrainingOptions:
         choices=lambda: TRAINABLE,
         common=True,
     )
+    preset: str = option(
+        "default",
+        "Settings of training and upsampler to start from. paper: table 7 of FeatUp, and for jbu its section 3.2, as "
+        "printed.",
+        panel=METHOD,
+        choices=lambda: PRESETS,
+        common=True,
+    )
     settings: tuple[str, ...] = option(
         (),
         "A setting of TrainConfig, such as steps=4000, or of the upsampler, such as upsampler.radius=2 "
-        "(docs/training.md). Repeatable.",
+        "(docs/training.md). It goes above the preset. Repeatable.",
         "--set",
         panel=METHOD,
         metavar="KEY=VALUE",
@@ -78,13 +87,14 @@ class TrainingOptions:
 @command(
     examples=[
         "featup train --images photos -o jbu.safetensors",
+        "featup train --preset paper --images photos -o jbu.safetensors",
         "featup train --method resfu --backbone dinov2 --images photos -o resfu.safetensors --set steps=4000",
         "torchrun --nproc-per-node 4 -m featup_cli train --images photos -o jbu.safetensors --set batch=16",
     ]
 )
 def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOptions) -> None:
     """Train, and report the result."""
-    config, upsampler = parse_settings(given.method, given.settings)
+    config, upsampler = parse_settings(given.method, given.preset, given.settings)
     chosen = backbone.config()
     given.console.console().loading(chosen.name)
 
@@ -128,15 +138,19 @@ def train(pictures: PictureOptions, backbone: BackboneOptions, given: TrainingOp
     report(result, training.folder, console)
 
 
-def parse_settings(method: str, texts: Sequence[str]) -> tuple[TrainConfig, Any]:
-    """Settings of the training and of the upsampler, from `KEY=VALUE` and `upsampler.KEY=VALUE`.
+def parse_settings(method: str, preset: str, texts: Sequence[str]) -> tuple[TrainConfig, Any]:
+    """Settings of the training and of the upsampler: a preset changed by `KEY=VALUE` and `upsampler.KEY=VALUE`.
+
+    A method without such a preset starts from its defaults.
 
     Raises:
         UsageError: an unknown setting, or an invalid value.
     """
     inner = [text.removeprefix(UPSAMPLER) for text in texts if text.startswith(UPSAMPLER)]
-    config = change_settings(TrainConfig(), [text for text in texts if not text.startswith(UPSAMPLER)])
-    return config, change_settings(TRAINABLE[method].config(), inner, UPSAMPLER)
+    config = change_settings(PRESETS[preset], [text for text in texts if not text.startswith(UPSAMPLER)])
+    record = TRAINABLE[method]
+    own = resolve(record.presets).get(preset) if record.presets else None
+    return config, change_settings(own or record.config(), inner, UPSAMPLER)
 
 
 def report(result: Any, folder: Path, console: Console) -> None:

@@ -115,15 +115,22 @@ class Batches:
             generator = seeded_generator(self.seed, "crop", step, member)
             key = self.keys[int(torch.randint(len(self.keys), (), generator=generator))]
             sample = self.cache.load(key)
-            offsets = stratified_offsets(self.config.tokens, self.config.positions, generator)
-            chosen.append((sample, *self._tokens(sample, 0, offsets, generator)))
+            height, width = sample.features.shape[2:]
+            count = self.config.jitters * height * width or self.config.tokens
+            offsets = stratified_offsets(count, self.config.positions, generator)
+            if self.config.jitters:
+                tokens = tokens_of_views(sample, self.config.jitters, generator)
+            else:
+                tokens = random_tokens(sample, 0, count, generator)
+            chosen.append((sample, *self._observe(sample, tokens, offsets)))
         return self._assemble(chosen, self._projection(step))
 
     def check(self, index: int) -> Batch:
         """Held-out sample `index`: always the same tokens of its views, the crop itself left out."""
         sample = self.cache.load(self.heldout[index])
         offsets = lattice_offsets(CHECK_POSITIONS, torch.device("cpu")).expand(self.config.check_tokens, -1, -1)
-        tokens = self._tokens(sample, 1, offsets, seeded_generator(0, "check", index))
+        drawn = random_tokens(sample, 1, self.config.check_tokens, seeded_generator(0, "check", index))
+        tokens = self._observe(sample, drawn, offsets)
         channels = sample.features.shape[1]
         if channels <= CHECK_PROJECTION:
             return self._assemble([(sample, *tokens)], torch.eye(channels))
@@ -137,15 +144,10 @@ class Batches:
         generator = seeded_generator(self.seed, "projection", step)
         return torch.randn(channels, self.config.projection, generator=generator) / channels**0.5
 
-    def _tokens(
-        self, sample: Sample, first_view: int, offsets: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Offsets [T, P, 2], positions in the crop [T, P, 2] and features [T, C] of random tokens of the views."""
-        views, _, height, width = sample.features.shape
-        count = len(offsets)
-        view = torch.randint(first_view, views, (count,), generator=generator)
-        row = torch.randint(height, (count,), generator=generator)
-        col = torch.randint(width, (count,), generator=generator)
+    def _observe(self, sample: Sample, tokens: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets [T, P, 2], positions in the crop [T, P, 2] and features [T, C] of (view, row, column) [T, 3]."""
+        height, width = sample.features.shape[2:]
+        view, row, col = tokens.unbind(1)
         inside = window_positions(row, col, offsets, (height, width), self.half_window)
         positions = sample.views.to_image(view[:, None].expand(offsets.shape[:2]), inside)
         observed = sample.features[view, :, row, col].float()
@@ -163,6 +165,20 @@ class Batches:
             positions=torch.stack(positions),
             observed=torch.cat(observed),
         )
+
+
+def random_tokens(sample: Sample, first_view: int, count: int, generator: torch.Generator) -> Tensor:
+    """(view, row, column) of random tokens of the views from `first_view` on: int64 [count, 3]."""
+    views, _, height, width = sample.features.shape
+    ranges = ((first_view, views), (0, height), (0, width))
+    return torch.stack([torch.randint(*range, (count,), generator=generator) for range in ranges], 1)
+
+
+def tokens_of_views(sample: Sample, count: int, generator: torch.Generator) -> Tensor:
+    """(view, row, column) of all tokens of `count` random views, without the crop itself: int64 [count * h * w, 3]."""
+    views, _, height, width = sample.features.shape
+    chosen = 1 + torch.randperm(views - 1, generator=generator)[:count]
+    return torch.cartesian_prod(chosen, torch.arange(height), torch.arange(width))
 
 
 def seed_of(*parts: object) -> int:

@@ -48,7 +48,8 @@ class TrainConfig:
         flips: mirror half of the views.
         steps: optimisation steps.
         batch: crops per step, over all processes.
-        tokens: tokens drawn from the views of each crop.
+        jitters: views of each crop that a step draws, to use all their tokens; 0: a step uses `tokens` of them.
+        tokens: tokens drawn from all views of each crop and from the crop itself.
         positions: positions drawn in each token's window; a square number.
         projection: random directions to which standardised channels are projected, new in every step; 0: no projection.
         pixels_per_token: side of the training output per token: with 8, 14x14 tokens give 112x112 pixels.
@@ -62,7 +63,8 @@ class TrainConfig:
             differences).
         magnitude_weight: prior on squared magnitudes (section 6.4).
         optimizer: `adamw` or `nadam`.
-        learning_rate: peak for the upsampler; linear warm-up, then cosine decay to zero.
+        learning_rate: peak for the upsampler, after a linear warm-up.
+        schedule: `cosine` decay to zero, or `constant`.
         downsampler_rate: learning rate of downsampler and uncertainty, in units of `learning_rate`.
         weight_decay: decoupled, in every step.
         warmup: steps of the linear warm-up.
@@ -70,6 +72,7 @@ class TrainConfig:
             `range_temp,sharpen_lr`.
         clip: largest gradient norm of each group of parameters; 0: no clipping.
         average: decay of the exponential average of the weights, which is scored and saved; 0: no average.
+        select: weights that are saved: of the `best` evaluation of the held-out pictures, or of the `last` step.
         precision: `auto` computes in bfloat16 on CUDA and in float32 elsewhere.
         heldout_share: share of the pictures held out for the score (at least 4 and at most 40).
         check_interval: steps between evaluations of the held-out pictures.
@@ -87,6 +90,7 @@ class TrainConfig:
     flips: bool = True
     steps: int = 2000
     batch: int = 4
+    jitters: int = 0
     tokens: int = 196
     positions: int = 16
     projection: int = 32
@@ -101,12 +105,14 @@ class TrainConfig:
     magnitude_weight: float = 0.0
     optimizer: Literal["adamw", "nadam"] = "adamw"
     learning_rate: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
     downsampler_rate: float = 3.0
     weight_decay: float = 0.0
     warmup: int = 50
     freeze: str = ""
     clip: float = 1.0
     average: float = 0.99
+    select: Literal["best", "last"] = "best"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     heldout_share: float = 0.05
     check_interval: int = 100
@@ -118,9 +124,23 @@ class TrainConfig:
         check_positive(self, *_POSITIVE)
         check_not_negative(self, *_NOT_NEGATIVE, "warmup", "clip")
         check_within(self, min_scale=(0, 1), zoom_share=(0, 1), average=(0, 0.99999), heldout_share=(0, 0.5))
+        check_within(self, jitters=(0, self.views))
         if self.max_zoom < 1:
             raise UsageError(f"max_zoom={self.max_zoom}: must be at least 1")
         check_square(self, "positions")
+
+
+PRESETS: dict[str, TrainConfig] = {
+    "default": TrainConfig(),
+    # Table 7, right column. Without a schedule, an average or a choice of the best, as it names none; the whole output
+    # and, at stride 16, one position for each pixel of a window, which is what pooling the warped map reads.
+    "paper": TrainConfig(
+        min_scale=1.0, views=2, max_pad=30.0, max_zoom=2.0, steps=2000, batch=4, jitters=2, positions=256,
+        projection=30, pixels_per_token=16, downsampler="attention", kernel_size=16.0, optimizer="nadam",
+        learning_rate=1e-3, schedule="constant", downsampler_rate=1.0, warmup=0, clip=0.0, average=0.0, select="last",
+        precision="float32",
+    ),
+}  # fmt: skip
 
 
 @checked

@@ -171,7 +171,8 @@ class Trainer:
             raise FeatUpError(
                 f"step {step}: the loss is {loss}; try a lower learning_rate, a longer warmup or precision=float32"
             )
-        scale = warm_cosine(step, config.steps, config.warmup)
+        cosine = config.schedule == "cosine"
+        scale = warm_cosine(step, config.steps, config.warmup) if cosine else min(1.0, step / max(config.warmup, 1))
         for group, rate, parameters in zip(self.optimizer.param_groups, self.rates, groups, strict=True):
             if config.clip:
                 nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -203,7 +204,7 @@ class Trainer:
         )
         self.rows.append(row)
         self.sums = [0.0, 0.0]
-        if self.best and row.explained_variance <= self.best["score"]:
+        if self.best and self.config.select == "best" and row.explained_variance <= self.best["score"]:
             return False
         state = {name: value.detach().cpu().clone() for name, value in scored.upsampler.state_dict().items()}
         self.best = {"score": row.explained_variance, "step": self.step, "state": state}

@@ -70,6 +70,7 @@ class Method:
         any_backbone: of the settings, to whether weights with them fit features of every backbone.
         kernels: operations of `featup_kernels` that it runs.
         imports: forms in which others publish its weights.
+        presets: `module:name` of settings by name, for `featup train --preset`; empty for the defaults alone.
         releases: `module:name` of released weights by name; empty if there are none.
     """
 
@@ -87,6 +88,7 @@ class Method:
     any_backbone: Callable[[Any], bool] = never
     kernels: tuple[str, ...] = ()
     imports: tuple[Import, ...] = ()
+    presets: str = ""
     releases: str = ""
 
     @property

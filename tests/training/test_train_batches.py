@@ -14,7 +14,7 @@ from featup_cli.core.distributed import Workers
 from featup_cli.core.progress import no_progress
 from featup_cli.training.batches import Batches, measure_statistics
 from featup_cli.training.cache import FeatureCache, fill_cache
-from featup_cli.training.config import TrainConfig
+from featup_cli.training.config import PRESETS, TrainConfig
 from featup_cli.training.pictures import find_pictures
 
 
@@ -75,6 +75,33 @@ def test_tokens_are_found_again_at_their_positions_in_the_crop(
     observed = batch.observed * batches.statistics.std + batches.statistics.mean
     unexplained = (pooled - observed).square().sum() / (observed - observed.mean(0)).square().sum()
     assert float(unexplained) < 0.01
+
+
+def test_a_step_of_whole_views_uses_each_of_their_tokens_once_and_none_of_the_crop(
+    colours: Backbone, config: TrainConfig, pictures: Path, tmp_path: Path
+) -> None:
+    batches = make(colours, replace(config, views=5, jitters=2), pictures, tmp_path / "c")
+    batch = batches.training(2, range(1))
+    sample = next(s for s in map(batches.cache.load, batches.keys) if torch.equal(s.image / 255, batch.images[0]))
+    tokens = [set(map(tuple, batches.statistics.standardise(view).flatten(1).T.tolist())) for view in sample.features]
+    observed = list(map(tuple, batch.observed.tolist()))
+    count = sample.features.shape[2] * sample.features.shape[3]
+    assert len(observed) == 2 * count
+    seen = [view for view in range(6) if tokens[view] <= set(observed)]
+    assert len(seen) == 2
+    assert 0 not in seen
+    assert sorted(observed) == sorted(t for view in seen for t in tokens[view])
+
+
+def test_the_papers_positions_are_one_in_each_pixel_of_a_window(
+    colours: Backbone, config: TrainConfig, pictures: Path, tmp_path: Path
+) -> None:
+    paper = PRESETS["paper"]
+    config = replace(config, views=2, jitters=2, positions=paper.positions, kernel_size=paper.kernel_size)
+    batches = make(colours, config, pictures, tmp_path / "c")
+    assert batches.stride == 16
+    inside = (batches.training(1, range(1)).offsets[0] + 1) / 2 * 16
+    assert sorted(map(tuple, inside.long().tolist())) == [(y, x) for y in range(16) for x in range(16)]
 
 
 def test_a_check_looks_at_the_same_tokens_every_time_and_never_at_the_crop_itself(batches: Batches) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,23 @@ def test_training_brings_the_error_down(training: Training) -> None:
     with (training.folder / "curves.csv").open() as stream:
         early, late = (float(row["explained_variance"]) for row in csv.DictReader(stream))
     assert late > early
+
+
+def test_a_constant_rate_and_the_last_weights_are_what_was_asked_for(
+    training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = count(1.0)  # every check is worse than the one before
+    score = lambda *_: torch.tensor([next(errors), 1.0, 99.0], dtype=torch.float64)  # noqa: E731
+    monkeypatch.setattr(MultiViewModel, "score", score)
+    config = replace(training.config, schedule="constant", select="last", average=0.0)
+    assert train(replace(training, config=config)).step == 6
+    with (training.folder / "curves.csv").open() as stream:
+        assert [float(row["learning_rate"]) for row in csv.DictReader(stream)] == [1e-3, 1e-3]
+    state = torch.load(training.folder / "checkpoint.pt", weights_only=True)["trainer"]["model"]
+    last = {n.removeprefix("upsampler."): v for n, v in state.items() if n.startswith("upsampler.")}
+    assert same(weights(training), last)
+    best = moved(training, "best", config=replace(config, select="best", schedule="cosine"))
+    assert train(best).step == 3
 
 
 @pytest.mark.parametrize(

@@ -62,3 +62,14 @@ class JBUConfig:
             raise UsageError("shared=False: separate parameters need a number of stages")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout={self.dropout}: must be at least 0 and below 1")
+
+
+PRESETS: dict[str, JBUConfig] = {
+    "default": JBUConfig(),
+    # Section 3.2 as printed: a 3x3 window, bilinear features, keys of 30 numbers. From 14x14 tokens to 224 pixels are
+    # four doublings, each with parameters of its own.
+    "paper": JBUConfig(
+        radius=1, key_size=30, stages=4, shared=False, unit_keys=False, temperature=1.0, temperature_growth=1.0,
+        resize="bilinear", sharpen_lr=0.0, sharpen_lr_wide=0.0,
+    ),
+}  # fmt: skip

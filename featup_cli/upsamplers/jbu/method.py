@@ -39,5 +39,6 @@ JBU = Method(
     any_backbone=_always,
     kernels=_KERNELS,
     imports=(RELEASED,),
+    presets="featup_cli.upsamplers.jbu.config:PRESETS",
     releases="featup_cli.upsamplers.jbu.releases:RELEASES",
 )
