@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn import decomposition
 from torch import Tensor
 
 import featup_cli as featup
+from featup_cli.cli.groups import ColourOptions
 from featup_cli.core.errors import FeatUpError, InputError, OutputError, UsageError
 from featup_cli.engine.write import Output
 from featup_cli.io.describe import describe_file
 from featup_cli.io.stream import save_features
+from featup_cli.ops.pca import fit_pca
 from featup_cli.pictures.basis import load_basis, write_basis
+from featup_cli.pictures.captions import fitted
 from featup_cli.pictures.components import Preview
 from featup_cli.pictures.panels import Colours, fit_colours, resize_rgb
 from featup_cli.pictures.visualize import make_basis, visualize
@@ -130,13 +134,94 @@ def test_the_picture_of_a_result_takes_the_same_colours(write: Write, tmp_path: 
     features, basis = maps(0), tmp_path / "colours.safetensors"
     make_basis([write("photo", features)], basis)
     stored = load_basis(basis)
-    preview = Preview((24, 32), features[:, ::8, ::8], stored=stored)
+    preview = Preview((24, 32), features[:, ::8, ::8], basis=stored)
     for band in features.split(10, 1):
         preview.add(band)
     low, high = (np.asarray(panel, int) for panel in panels(preview.render()))
     for shown, of in ((low, features[:, ::8, ::8]), (high, features)):
         expected = resize_rgb(stored.colours.picture(of), (shown.shape[0], shown.shape[1]))
         assert np.abs(shown - expected).max() <= 1  # of 255, by rounding
+
+
+def shown(features: Tensor, lr_features: Tensor | None, basis: str) -> np.ndarray:
+    """The upsampled features as the picture of a result shows them."""
+    pca = None if lr_features is not None else fit_pca(features.flatten(1).T, 8)
+    preview = Preview((24, 32), lr_features, pca=pca, basis=basis)
+    preview.add(features)
+    panel = panels(preview.render())[-1]  # tokens as squares
+    rows, columns = ((np.arange(n) + 0.5) * side / n for n, side in zip((24, 32), panel.shape, strict=False))
+    return panel[rows.astype(int)][:, columns.astype(int)]
+
+
+@pytest.mark.parametrize("basis", ["low", "both"])
+@pytest.mark.parametrize("stored", [True, False], ids=["low resolution", "none"])
+def test_colours_are_fitted_to_the_low_resolution_alone_unless_both_are_asked_for(
+    basis: str, stored: bool, tmp_path: Path
+) -> None:
+    features = maps(0)
+    lr_features = features[:, ::8, ::8] * torch.linspace(1, 2, 4)  # other colours than those of the features
+    path = tmp_path / "photo.safetensors"
+    low = {"lr_features": lr_features} if stored else {}
+    save_features(path, features, **low, provenance={}, dtype=torch.float32)
+    fitted_to = [*([lr_features] if stored else []), *([features] if basis == "both" or not stored else [])]
+    tokens = np.concatenate([each.flatten(1).T.numpy() for each in fitted_to]).astype(np.float64)
+    # By another route: axes by scikit-learn, whose signs are arbitrary, and colours by numpy.
+    axes = decomposition.PCA(3).fit(tokens)
+    scores, values = axes.transform(tokens), axes.transform(features.flatten(1).T.numpy().astype(np.float64))
+    low_end, high_end = np.percentile(scores, (1, 99), axis=0)
+    expected = ((values - low_end) / (high_end - low_end)).clip(0, 1).reshape(24, 32, 3) * 255
+    (of_file,) = plain([path], basis=basis)
+    for rgb in (of_file, shown(features, lr_features if stored else None, basis)):
+        for channel in range(3):
+            one, other = rgb[..., channel].astype(float), expected[..., channel]
+            assert min(np.abs(one - other).max(), np.abs(255 - one - other).max()) < 2
+
+
+def test_the_line_below_a_picture_says_what_its_colours_are_fitted_to() -> None:
+    assert fitted("low") == (
+        "Colours are fitted to the low-resolution features of this picture; those of separate runs can't be compared "
+        "(--basis FILE makes them agree)."
+    )
+    texts = {
+        ("both", 3, 0): "the low- and high-resolution features of 3 files",
+        ("low", 3, 1): "the low-resolution features of 3 files (of 1 without any, the features themselves)",
+        ("low", 1, 1): "the features of this picture, as there are no low-resolution ones",
+        ("both", 3, 3): "the features of 3 files, as there are no low-resolution ones",
+    }
+    for given, text in texts.items():
+        assert f"fitted to {text};" in fitted(*given)
+
+
+def test_a_picture_has_the_line_of_its_basis(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(
+        "featup_cli.pictures.visualize.panel_rows", lambda *a: lines.extend(a[2]) or np.zeros((9, 9, 3), np.uint8)
+    )
+    one, other = write("one", maps(0)), write("other", maps(1))
+    bare = other.with_name("bare.safetensors")
+    save_features(bare, maps(2), provenance={}, dtype=torch.float32)
+    visualize([one, other])
+    visualize([one], basis="both")
+    visualize([one, bare], overwrite=True)
+    visualize([bare], overwrite=True, basis="both")
+    told = [line for line in lines if line.startswith("Colours")]
+    assert told == [fitted("low", 2)] * 2 + [fitted("both")] + [fitted("low", 2, 1)] * 2 + [fitted("both", 1, 1)]
+
+
+def test_both_and_low_are_no_files_unless_they_are_paths(write: Write, tmp_path: Path) -> None:
+    features, out = write("photo", maps(0)), tmp_path / "out"
+    basis = tmp_path / "both"
+    make_basis([features], tmp_path / "b.safetensors", "both")
+    (tmp_path / "b.safetensors").rename(basis)
+    common = ("visualize", features, "-o", out, "--layout", "plain", "--json", "--overwrite")
+    assert run(*common, "--basis", basis)
+    stored = np.array(Image.open(out / "photo.pca.plain.both.png"))
+    assert run(*common, "--basis", "both")
+    np.testing.assert_array_equal(stored, np.array(Image.open(out / "photo.pca.plain.both.png")))
+    with pytest.raises(InputError, match="low, both, or what --save-basis wrote"):
+        ColourOptions(basis=str(tmp_path / "hight"))
+    with pytest.raises(UsageError, match="none is asked for"):
+        Output(picture=False, basis="both")
 
 
 def test_the_command_stores_colours_of_all_results(photo: Path, tmp_path: Path) -> None:
@@ -168,13 +253,15 @@ def test_a_result_is_up_to_date_only_with_the_same_basis(write: Write, tmp_path:
     assert [status(), status()] == ["done", "skipped"]
     make_basis([folder / f"{photo.stem}.safetensors"], basis)
     before = np.array(Image.open(folder / f"{photo.stem}.png"))
-    assert [status(Output(basis=basis)), status(Output(basis=basis), True)] == ["failed", "done"]
-    assert status(Output(basis=str(basis))) == "skipped"
+    assert status(Output(basis=basis)) == "failed"
+    assert [status(Output(basis=basis), overwrite=True), status(Output(basis=str(basis)))] == ["done", "skipped"]
     assert not np.array_equal(before, np.array(Image.open(folder / f"{photo.stem}.png")))
     other = write("other", maps(0, 96))
     with pytest.raises(FeatUpError, match="not a colour basis"):
-        status(Output(basis=other), True)
+        status(Output(basis=other), overwrite=True)
     make_basis([other], basis)
-    assert [status(Output(basis=basis)), status(Output(basis=basis), True)] == ["failed", "done"]
+    assert status(Output(basis=basis), overwrite=True) == "done"
+    assert [status(), status(Output(basis="both"))] == ["failed", "failed"]
+    assert [status(overwrite=True), status(Output(basis="low"))] == ["done", "skipped"]
     with pytest.raises(UsageError, match="--basis"):
         Output(picture=False, basis=basis)

@@ -30,7 +30,7 @@ from featup_cli.engine.bands import unloaded_bytes
 from featup_cli.engine.pipeline import Look, Pipeline
 from featup_cli.engine.plan import Plan
 from featup_cli.engine.request import remember
-from featup_cli.pictures.basis import load_basis
+from featup_cli.pictures.basis import load_basis, stored_file
 from featup_cli.pictures.masks import Mask
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.registry import METHODS
@@ -101,8 +101,8 @@ class Worker:
         settings, b, side = self.job.settings, self.pipeline.backbone, (1000, 1000)
         resolve_network_size(side, settings.resize, b.native_size, b.patch_multiple, b.fixed_size, "any picture")
         check_output_size(settings.output_size)
-        if self.job.output.basis is not None:
-            load_basis(self.job.output.basis).check(b.channels, {"backbone": b.describe()}, "the run")
+        if (basis := stored_file(self.job.output.basis)) is not None:
+            load_basis(basis).check(b.channels, {"backbone": b.describe()}, "the run")
 
     @property
     def about(self) -> str:

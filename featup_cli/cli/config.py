@@ -83,7 +83,7 @@ def load(ctx: typer.Context, value: str | None) -> str | None:
         raise InputError(f"{'--config' if value else variable_of(CONFIG)} {path}: no such file")
     options = _settable(ctx.command)
     found = [*(_from_file(path, ctx, options) if named or path.is_file() else ()), *_from_environment(options)]
-    ctx.default_map = {each.name: _as_typed(each, given) for each, given, _ in found}
+    ctx.default_map = {each.name: _as_typed(given) for each, given, _ in found}
     ctx.obj = {each.name: origin for each, _, origin in found}
     return value
 
@@ -189,13 +189,11 @@ def _check(kind: Any, value: Any, origin: Origin) -> None:
         raise UsageError(f"{origin.place}: expected {expected}, not {_toml(value)}")
 
 
-def _as_typed(each: Declared, value: Any) -> Any:
+def _as_typed(value: Any) -> Any:
     """The value as if typed, where the shell would also have replaced `~`."""
     if isinstance(value, list):
-        return [_as_typed(each, part) for part in value]
-    if isinstance(value, bool):
-        return value
-    return os.path.expanduser(value) if each.value is Path else str(value)
+        return [_as_typed(part) for part in value]
+    return value if isinstance(value, bool) else os.path.expanduser(str(value))
 
 
 @contextmanager

@@ -13,9 +13,11 @@ from featup_cli.backbones.config import PRECISIONS, BackboneConfig, parse_model_
 from featup_cli.backbones.registry import ALIASES
 from featup_cli.cli.console import Console
 from featup_cli.core.devices import check_device
-from featup_cli.core.errors import OutputError, UsageError
+from featup_cli.core.errors import InputError, OutputError, UsageError
 from featup_cli.core.options import BACKBONE, INPUT, METHOD, OUTPUT, RUN, Given, group, like, option, optional_fields
 from featup_cli.core.shapes import check_output_size, check_resize
+from featup_cli.io.files import is_missing
+from featup_cli.pictures.captions import BOTH, LOW
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig, implicit_config
 from featup_cli.upsamplers.method import Method
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, METHODS
@@ -277,28 +279,35 @@ class ReplaceOptions:
 
 @dataclass(frozen=True)
 class ColourOptions:
-    """Stored colours, for pictures that can be compared."""
+    """What the colours of pictures are fitted to; or stored ones, for pictures that can be compared."""
 
     PANEL = OUTPUT
 
-    basis: Path | None = option(
-        None, "Colours of pictures: a file that --save-basis wrote. (default: fitted to what is shown)", is_read=True
+    basis: str = option(
+        LOW,
+        "What colours of pictures are fitted to. low: the low-resolution features, as in the paper; both: also the "
+        "upsampled ones; FILE: as --save-basis stored them.",
+        metavar="low|both|FILE",
+        suggests=lambda: (LOW, BOTH),
     )
     save_basis: Path | None = option(
         None, "Store colours that fit all results, for --basis of later runs.", metavar="FILE.safetensors"
     )
 
     def __post_init__(self) -> None:
-        if self.basis is not None and self.save_basis is not None:
-            raise UsageError("--basis and --save-basis: give one of them; stored colours are taken as they are")
-        if self.basis is None and self.save_basis is None:
+        if self.basis == LOW and self.save_basis is None:
             return
-        from featup_cli.pictures.basis import basis_facts, check_basis_name  # read headers, which the help doesn't
+        from featup_cli.pictures import basis as bases  # reads headers, which the help doesn't
 
-        if self.basis is not None:
-            basis_facts(self.basis)
+        file = bases.stored_file(self.basis)
+        if file is not None and self.save_basis is not None:
+            raise UsageError("--basis and --save-basis: give one of them; stored colours are taken as they are")
+        if file is not None:
+            if is_missing(file):
+                raise InputError(f"--basis {file}: no such file; give {LOW}, {BOTH}, or what --save-basis wrote")
+            bases.basis_facts(file)
         if self.save_basis is not None:
-            check_basis_name(self.save_basis)
+            bases.check_basis_name(self.save_basis)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class FileOptions:
 
     features: OutputOptions = group()
     picture: bool = option(True, "Write STEM.HEIGHTxWIDTH.png as well.")
-    basis: Path | None = like(ColourOptions, "basis")
+    basis: str = like(ColourOptions, "basis")
     overwrite: bool = like(ReplaceOptions, "overwrite")
 
 

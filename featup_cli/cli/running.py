@@ -69,13 +69,13 @@ def report_run(run: Run, console: Console, *, fail_fast: bool = False) -> int:
     return status
 
 
-def store_basis(run: Run, place: Path | None, console: Console) -> None:
+def store_basis(run: Run, place: Path | None, basis: str, console: Console) -> None:
     """Store colours that fit all results of a run, if that is asked for and there are any."""
     made = [item.target for item in run.items if os.path.isfile(item.target)]
     if place is not None and made:
         from featup_cli.pictures.visualize import make_basis
 
-        make_basis(made, place)
+        make_basis(made, place, basis)
         console.note(f"{place}: colours that fit {len(made)} {'results' if len(made) > 1 else 'result'}")
 
 

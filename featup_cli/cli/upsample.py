@@ -227,6 +227,6 @@ def upsample(
         raise typer.Exit(report_preview(planned, console, settings.toml(("backbone", "method"), without=("dry-run",))))
     with join_shards(run.shard) as worst:
         status = worst(report_run(planned, console, fail_fast=run.fail_fast))
-    store_basis(planned, files.colours.save_basis, console)
+    store_basis(planned, files.colours.save_basis, files.colours.basis, console)
     if status:
         raise typer.Exit(status)

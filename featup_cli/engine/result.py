@@ -20,6 +20,7 @@ from featup_cli.engine.settings import Output
 from featup_cli.engine.write import Describe, make_picture, write_files
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.header import in_three_lines
+from featup_cli.pictures.captions import LOW
 from featup_cli.pictures.panels import png_bytes, save_png
 from featup_cli.pictures.read import Picture
 from featup_cli.upsamplers.api import Details, Rows, RowUpsampler
@@ -104,17 +105,17 @@ class Result:
         return Path(path)
 
     @checked
-    def save_picture(self, path: Path | str, *, basis: Path | str | None = None) -> Path:
+    def save_picture(self, path: Path | str, *, basis: Path | str = LOW) -> Path:
         """Write the PCA picture: image, low-resolution features, upsampled features; arguments as `render_picture`."""
         save_png(path, self.render_picture(basis=basis))
         return Path(path)
 
     @checked
-    def render_picture(self, *, basis: Path | str | None = None) -> np.ndarray:
+    def render_picture(self, *, basis: Path | str = LOW) -> np.ndarray:
         """The PCA picture as uint8 [H, W, 3]; one basis for low and high resolution.
 
         Args:
-            basis: file with stored colours (`featup visualize --save-basis`); None for colours that fit this result.
+            basis: what the colours are fitted to, as of `visualize`: "low" or "both", or a file with stored colours.
         Raises:
             InputError: the basis can't be used, or is for other features.
         """

@@ -14,6 +14,8 @@ from featup_cli.core.shapes import DEFAULT_MAX_PIXELS, Size
 from featup_cli.io.digest import file_sha256
 from featup_cli.io.files import check_readable
 from featup_cli.io.header import STORAGES, WRITTEN
+from featup_cli.pictures.basis import stored_file
+from featup_cli.pictures.captions import LOW
 from featup_cli.upsamplers.implicit.config import ImplicitConfig
 from featup_cli.upsamplers.registry import DEFAULT_METHOD, find_method
 
@@ -65,28 +67,30 @@ class Output:
         storage: `full`, or `factored` for coefficients and basis.
         model: write STEM.model.safetensors too, of methods that fit one.
         picture: write STEM.png too.
-        basis: file with stored colours for the picture; None for colours that fit it.
+        basis: what the picture's colours are fitted to: `low` or `both` (`visualize`), or a file with stored colours.
     """
 
     dtype: str = "float16"
     storage: str = "full"
     model: bool = False
     picture: bool = True
-    basis: Path | str | None = None
+    basis: Path | str = LOW
 
     def __post_init__(self) -> None:
         for name, value, choices in (("dtype", self.dtype, WRITTEN), ("storage", self.storage, STORAGES)):
             if value not in choices:
                 raise UsageError(f"{name} {value}: choose from {', '.join(choices)}")
-        if self.basis is not None and not self.picture:
+        if self.basis != LOW and not self.picture:
             raise UsageError(f"--basis {self.basis}: gives the colours of a picture, and none is asked for")
 
     def record(self) -> dict[str, Any]:
-        """What is asked for, as JSON values: of a basis the digest, and nothing of none."""
+        """What is asked for, as JSON values: of a basis that is a file the digest, and nothing of the default."""
         facts = asdict(self)
-        if (basis := facts.pop("basis")) is not None:
-            check_readable(Path(basis), "a colour basis")
-            facts["basis"] = file_sha256(Path(basis))
+        if facts["basis"] == LOW:
+            del facts["basis"]
+        elif (basis := stored_file(self.basis)) is not None:
+            check_readable(basis, "a colour basis")
+            facts["basis"] = file_sha256(basis)
         return facts
 
     def files(self, target: str) -> dict[str, str]:

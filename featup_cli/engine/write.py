@@ -24,7 +24,7 @@ from featup_cli.io.digest import file_sha256
 from featup_cli.io.stream import FeatureWriter, check_room, stream_features, tensor_bytes
 from featup_cli.ops.pca import BLOCK, PCA
 from featup_cli.ops.regions import RegionSums
-from featup_cli.pictures.basis import load_basis
+from featup_cli.pictures.basis import load_basis, stored_file
 from featup_cli.pictures.components import Preview
 from featup_cli.pictures.panels import save_png
 from featup_cli.upsamplers.implicit.saved import save_model
@@ -103,7 +103,7 @@ def make_features(task: Task, progress: Progress = no_progress) -> Tensor:
     return kept[0]
 
 
-def make_picture(task: Task, provenance: Mapping[str, Any], basis: Path | str | None = None) -> np.ndarray:
+def make_picture(task: Task, provenance: Mapping[str, Any], basis: Path | str) -> np.ndarray:
     """The PCA picture of a result: uint8 [H', W', 3]; errors as `make`, and of a basis that doesn't fit."""
     preview = _preview(task, provenance, basis)
     make(task, [lambda _: nullcontext(preview.add)])
@@ -206,8 +206,9 @@ def _picture_file(task: Task, path: Path, preview: Preview, describe: Describe) 
     save_png(path, preview.render(task.upsampler.details.maps.get("uncertainty"), describe(0.0)))
 
 
-def _preview(task: Task, provenance: Mapping[str, Any], basis: Path | str | None) -> Preview:
-    stored = None if basis is None else load_basis(basis)
+def _preview(task: Task, provenance: Mapping[str, Any], basis: Path | str) -> Preview:
+    file = stored_file(basis)
+    stored = None if file is None else load_basis(file)
     if stored is not None:
         stored.check(task.shape[0], provenance, task.picture.source or "the picture")
-    return Preview(task.output_size, task.lr_features, task.picture.pixels, task.pca, stored)
+    return Preview(task.output_size, task.lr_features, task.picture.pixels, task.pca, stored or str(basis))

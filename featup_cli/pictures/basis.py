@@ -16,7 +16,7 @@ from featup_cli.core.errors import InputError, OutputError, UsageError
 from featup_cli.io.atomic import atomic_path
 from featup_cli.io.header import COLOUR_BASIS, described
 from featup_cli.io.safetensors import read_tensors, refusing_others
-from featup_cli.pictures.captions import backbone_name
+from featup_cli.pictures.captions import BOTH, LOW, backbone_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,6 +60,11 @@ class ColourBasis:
         if channels != len(self.colours.pca.mean):
             held = len(self.colours.pca.mean)
             raise InputError(f"{self.path}: is a basis for {held} channels, but {name} has {channels}; {again}")
+
+
+def stored_file(basis: Path | str) -> Path | None:
+    """The file of stored colours that is meant; None for `LOW` and `BOTH`, which are fitted. A `Path` is a file."""
+    return None if basis in (LOW, BOTH) else Path(basis)
 
 
 def same_backbone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

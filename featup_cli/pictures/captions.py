@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+LOW, BOTH = "low", "both"
+"""What colours are fitted to: the low-resolution features alone (FeatUp, section 4.1), or low and high resolution."""
 LONGEST = 80  # characters of a name; files that anybody may have written hold them
 PACKAGED = "packaged:"
 
@@ -16,7 +18,7 @@ def picture_lines(provenance: Mapping[str, Any], components: Sequence[int] = (),
     Args:
         provenance: of the features, as files record it; empty for those that other programs made.
         components: the numbers of those that are red, green and blue; none where no features are shown.
-        colours: a sentence about these colours: `together` or `of_basis`.
+        colours: a sentence about these colours: `fitted` or `of_basis`.
     """
     backbone, method = provenance.get("backbone"), provenance.get("method")
     facts = [f"method {method_name(str(method), provenance.get('upsampler'))}"] if method else []
@@ -48,10 +50,21 @@ def backbone_name(backbone: Mapping[str, Any]) -> str:
     return f"{plain(str(backbone.get('name')))}" + (f", layer {layer}" if isinstance(layer, int) else "") + random
 
 
-def together(count: int = 1) -> str:
-    """Of pictures whose colours fit them all."""
+def fitted(basis: str, count: int = 1, without: int = 0) -> str:
+    """Of pictures whose colours fit them all.
+
+    Args:
+        basis: `LOW` or `BOTH`.
+        count: of the pictures.
+        without: how many of them have no low-resolution features, and are fitted by the features themselves.
+    """
+    maps = "low-resolution features" if basis == LOW else "low- and high-resolution features"
     what = "this picture" if count == 1 else f"{count} files"
-    return f"Colours are fitted to {what}; those of separate runs can't be compared (--basis makes them agree)."
+    if without == count:
+        to = f"the features of {what}, as there are no low-resolution ones"
+    else:
+        to = f"the {maps} of {what}" + (f" (of {without} without any, the features themselves)" if without else "")
+    return f"Colours are fitted to {to}; those of separate runs can't be compared (--basis FILE makes them agree)."
 
 
 def of_basis(name: str) -> str:

@@ -15,7 +15,7 @@ from featup_cli.core.shapes import Size
 from featup_cli.ops.pca import PCA, fit_pca, fix_signs
 from featup_cli.ops.taps import averaging_rows, interpolating_rows
 from featup_cli.pictures.basis import ColourBasis
-from featup_cli.pictures.captions import of_basis, picture_lines, together
+from featup_cli.pictures.captions import BOTH, LOW, fitted, of_basis, picture_lines
 from featup_cli.pictures.layout import UNCERTAINTY, Panel, feature_panels, heat_panel, panel_rows
 from featup_cli.pictures.panels import DEFAULT_COMPONENTS, MAP_TOKENS, Colours, fit_colours, panel_size, sample_tokens
 
@@ -30,7 +30,8 @@ class Preview:
         lr_features: [C, h, w], whose components are kept; None if `pca` is given.
         image: uint8 [H, W, 3] to show beside them.
         pca: a basis for features without low resolution.
-        stored: colours to use instead of those that fit the features.
+        basis: what the colours are fitted to, `LOW` or `BOTH`, or stored ones. Without low resolution they are fitted
+            to the features.
     """
 
     def __init__(
@@ -39,15 +40,17 @@ class Preview:
         lr_features: Tensor | None,
         image: np.ndarray | None = None,
         pca: PCA | None = None,
-        stored: ColourBasis | None = None,
+        basis: str | ColourBasis = LOW,
     ) -> None:
-        self.size, self.image, self.lr_features, self.stored = size, image, lr_features, stored
-        if stored is not None:
-            pca = stored.colours.pca
+        self.size, self.image, self.lr_features = size, image, lr_features
+        self.about = fitted(basis, without=lr_features is None) if isinstance(basis, str) else of_basis(basis.path.name)
+        self.colours = known_colours(basis, lr_features)
+        if self.colours is not None:
+            pca = self.colours.pca
         elif lr_features is not None:
             pca = fit_pca(sample_tokens(lr_features, MAP_TOKENS), COMPONENTS)
         assert pca is not None
-        kept = len(pca.basis) if stored is not None else COMPONENTS
+        kept = COMPONENTS if self.colours is None else len(pca.basis)
         self.pca = replace(pca, mean=pca.mean.cpu(), basis=pca.basis[:kept].cpu())
         self.frame: Size = size if image is None else (image.shape[0], image.shape[1])
         panel = panel_size(self.frame)
@@ -84,17 +87,25 @@ class Preview:
         panels += feature_panels(colours, lr_features, self.map[0], self.size)
         if uncertainty is not None:
             panels.append(heat_panel(UNCERTAINTY, uncertainty))
-        about = together() if self.stored is None else of_basis(self.stored.path.name)
-        return panel_rows(panels, self.frame, picture_lines(provenance or {}, colours.components, about))
+        return panel_rows(panels, self.frame, picture_lines(provenance or {}, colours.components, self.about))
 
     def _colours(self, lr_features: Tensor | None) -> Colours:
         """Colours of the kept components."""
-        if self.stored is not None:  # the basis in its own coordinates
+        if self.colours is not None:  # the basis in its own coordinates
             count = len(self.pca.basis)
             own = replace(self.pca, mean=torch.zeros(count), basis=torch.eye(count))
-            return replace(self.stored.colours, pca=own)
+            return replace(self.colours, pca=own)
         maps = [self.map[0]] if lr_features is None else [lr_features, self.map[0]]
         samples = [sample_tokens(features, MAP_TOKENS) for features in maps]
         shown = fit_pca(torch.cat(samples), max(DEFAULT_COMPONENTS))
         # Loadings on the components of the low resolution give the signs, so that all methods' pictures agree.
         return fit_colours(samples, DEFAULT_COMPONENTS, replace(shown, basis=fix_signs(shown.basis)))
+
+
+def known_colours(basis: str | ColourBasis, lr_features: Tensor | None) -> Colours | None:
+    """Colours that don't depend on the features: stored ones, or those of the low resolution alone; else None."""
+    if isinstance(basis, ColourBasis):
+        return basis.colours
+    if basis == BOTH or lr_features is None:
+        return None
+    return fit_colours([sample_tokens(lr_features, MAP_TOKENS)], DEFAULT_COMPONENTS)

@@ -23,8 +23,8 @@ from featup_cli.io.header import described, stored_parts
 from featup_cli.io.mapped import open_features
 from featup_cli.io.replace import refuse_replacing
 from featup_cli.ops.pca import fit_pca, fix_signs
-from featup_cli.pictures.basis import ColourBasis, check_basis_name, load_basis, write_basis
-from featup_cli.pictures.captions import of_basis, picture_lines, together
+from featup_cli.pictures.basis import ColourBasis, check_basis_name, load_basis, stored_file, write_basis
+from featup_cli.pictures.captions import BOTH, LOW, fitted, of_basis, picture_lines
 from featup_cli.pictures.components import COMPONENTS
 from featup_cli.pictures.layout import KERNELS, SALIENCY, UNCERTAINTY, Panel, feature_panels, heat_panel, panel_rows
 from featup_cli.pictures.panels import (
@@ -95,29 +95,40 @@ Source = tuple[Path, dict[str, Any]]
 """A feature file and its provenance."""
 
 
-def _fit_files(count: int, files: Iterable[FeatureFile], components: Components) -> tuple[Colours, list[Source]]:
-    """`fit_colours` on low and high resolution of all files, which are gone through once."""
+@dataclass(frozen=True)
+class _Fit:
+    """Colours that fit files, the files, and a sentence about these colours."""
+
+    colours: Colours
+    sources: list[Source]
+    about: str
+
+
+def _fit_files(count: int, files: Iterable[FeatureFile], components: Components, basis: str) -> _Fit:
+    """`fit_colours` on the low resolution of all files, or also on the high one, which are gone through once."""
     limit = min(max(ALL_TOKENS // (2 * count), 16), MAP_TOKENS)
     high: list[Tensor] = []
     low: list[Tensor] = []
     sources: list[Source] = []
+    channels = 0
     for file in files:
-        channels = len(file.features)
-        if high and channels != high[0].shape[1]:
+        if sources and len(file.features) != channels:
             raise InputError(
-                f"{file.path}: has {counted(channels, 'channel')} but {sources[0][0]} has {high[0].shape[1]}; "
+                f"{file.path}: has {counted(len(file.features), 'channel')} but {sources[0][0]} has {channels}; "
                 "files shown together must come from the same backbone"
             )
-        high.append(_tokens(file, file.features, limit))
+        channels = len(file.features)
+        if basis == BOTH or file.lr_features is None:
+            high.append(_tokens(file, file.features, limit))
         if file.lr_features is not None:
             low.append(_tokens(file, file.lr_features, limit))
         sources.append((file.path or Path(), file.provenance))
-    _checked_components(components, high[0].shape[1])
+    _checked_components(components, channels)
     pca = fit_pca(torch.cat(high + low), max(components))
-    if low:  # the same for all methods, so that their pictures agree
+    if high and low:  # the same for all methods, so that their pictures agree
         like = fit_pca(torch.cat(low), max(COMPONENTS, *components)).basis
         pca = replace(pca, basis=fix_signs(pca.basis, like))
-    return fit_colours(high + low, components, pca), sources
+    return _Fit(fit_colours(high + low, components, pca), sources, fitted(basis, count, count - len(low)))
 
 
 def _tokens(file: FeatureFile, maps: Tensor, limit: int) -> Tensor:
@@ -127,14 +138,14 @@ def _tokens(file: FeatureFile, maps: Tensor, limit: int) -> Tensor:
     return tokens
 
 
-def make_basis(files: Sequence[Path | str], path: Path | str) -> None:
-    """Store colours that fit all of these feature files; of the features an even grid of pixels is read.
+def make_basis(files: Sequence[Path | str], path: Path | str, basis: str = LOW) -> None:
+    """Store colours that fit all of these feature files (`basis` as of `visualize`); of the features a grid is read.
 
     Raises:
         InputError, UsageError, OutputError: as `visualize`.
     """
-    colours, sources = _fit_files(len(files), map(_thinned, files), DEFAULT_COMPONENTS)
-    write_basis(path, colours, sources)
+    fit = _fit_files(len(files), map(_thinned, files), DEFAULT_COMPONENTS, basis)
+    write_basis(path, fit.colours, fit.sources)
 
 
 def _thinned(path: Path | str) -> FeatureFile:
@@ -219,14 +230,14 @@ def _render(file: FeatureFile, look: _Look, image: np.ndarray | None) -> np.ndar
     return overlay(rgb, image)
 
 
-def _suffix(components: Components, layout: str, show: Sequence[str] | None, basis: Path | str | None) -> str:
+def _suffix(components: Components, layout: str, show: Sequence[str] | None, basis: Path | str) -> str:
     """What a picture's name adds to the stem: pictures of other settings have other names."""
     parts = ["pca"]
     if components != DEFAULT_COMPONENTS:
         parts.append("-".join(map(str, components)))
     if layout != LAYOUTS[0]:
         parts.append(layout)
-    if basis is not None:
+    if basis != LOW:
         parts.append(Path(basis).stem)
     return ".".join([*parts, *(show or ())]) + ".png"
 
@@ -234,7 +245,8 @@ def _suffix(components: Components, layout: str, show: Sequence[str] | None, bas
 def png_of_file(file: FeatureFile) -> bytes:
     """The picture of one file as the bytes of a PNG, as `visualize` writes it by default."""
     source = _source_image(file)
-    look = _Look(_fit_files(1, [file], DEFAULT_COMPONENTS)[0], together(1), LAYOUTS[0], None)
+    fit = _fit_files(1, [file], DEFAULT_COMPONENTS, LOW)
+    look = _Look(fit.colours, fit.about, LAYOUTS[0], None)
     return png_bytes(_render(file, look, None if source is None else load_image(source).pixels))
 
 
@@ -262,7 +274,7 @@ def visualize(  # noqa: PLR0913 (a public call: its keywords mirror the command'
     show: Sequence[str] | None = None,
     overwrite: bool = False,
     on_written: Callable[[Path], None] | None = None,
-    basis: Path | str | None = None,
+    basis: Path | str = LOW,
     save_basis: Path | str | None = None,
 ) -> list[Path]:
     """Write a picture of each feature file, all on one basis and one scale.
@@ -281,7 +293,9 @@ def visualize(  # noqa: PLR0913 (a public call: its keywords mirror the command'
         show: of "features", "uncertainty", "downsampler"; by default features, and uncertainty where there is one.
         overwrite: replace pictures that exist, if featup made them.
         on_written: called with each path once it is written.
-        basis: a file with stored colours, which are taken as they are; its components need not be given again.
+        basis: what colours are fitted to: "low", the low-resolution features (FeatUp, section 4.1), or "both", also the
+            upsampled ones. Of a file without low resolution it is the features. Or a file with stored colours, which
+            are taken as they are; its components need not be given again.
         save_basis: a file to store the colours in, that ends in .safetensors.
     Returns:
         The paths of the pictures.
@@ -303,23 +317,24 @@ def visualize(  # noqa: PLR0913 (a public call: its keywords mirror the command'
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     if not paths:
         raise UsageError("no feature files given")
-    if basis is not None and save_basis is not None:
+    place = stored_file(basis)
+    if place is not None and save_basis is not None:
         raise UsageError("basis and save_basis: give one of them; stored colours are taken as they are")
     if save_basis is not None:
         check_basis_name(save_basis)
     targets = _targets(paths, None if output is None else Path(output), _suffix(components, layout, show, basis))
     for target in (*targets, *(() if save_basis is None else (save_basis,))):
-        refuse_replacing(target, overwrite, inputs=(image, basis, *paths))
+        refuse_replacing(target, overwrite, inputs=(image, place, *paths))
     shared = None if image is None else load_image(image).pixels
     load = lru_cache(maxsize=1)(load_features)
-    if basis is not None:
-        stored = _stored_colours(basis, components, paths)
+    if place is not None:
+        stored = _stored_colours(place, components, paths)
         look = _Look(stored.colours, of_basis(stored.path.name), layout, show)
     else:
-        colours, sources = _fit_files(len(paths), map(load, paths), components)
-        look = _Look(colours, together(len(paths)), layout, show)
+        fit = _fit_files(len(paths), map(load, paths), components, str(basis))
+        look = _Look(fit.colours, fit.about, layout, show)
         if save_basis is not None:
-            write_basis(save_basis, colours, sources)
+            write_basis(save_basis, fit.colours, fit.sources)
     for path, target in zip(paths, targets, strict=True):
         file = load(path)
         source = _source_image(file) if image is None else Path(image)
