@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,24 @@ from featup_cli.upsamplers.resfu.selection import NeighborSelection
 from featup_cli.upsamplers.resfu.statistics import Map, norms_of, pointwise
 
 KEY_PIXELS = 4  # along a token, of the picture that keys of `components` are made of
+
+
+# Not frozen: the compiler of PyTorch 2.9 and older loses the fields of frozen records that it makes and calls.
+@dataclass
+class Pairs:
+    """Queries and keys that the scores compare; None for those of a score that is not used.
+
+    Attributes:
+        query: q, from the guidance.
+        key: k, of the semantic score, from the features.
+        aligned: q_GF, the query that is compared with `key`.
+        smoothed: q_GS, whose neighbours the detail score compares with `query`.
+    """
+
+    query: Map
+    key: LowResKey | None
+    aligned: Map | None
+    smoothed: Map | None
 
 
 class ReSFU(UpsamplerModule):
@@ -85,7 +104,7 @@ class ReSFU(UpsamplerModule):
         weight, lr_size = self.q.weight, (lr_feats.shape[2], lr_feats.shape[3])
         plan = Plan(self.config, lr_size, size, weight.device, keep)
         with torch.autocast(weight.device.type, enabled=False):
-            scores = self._scores(like_features(image, weight), lr_feats.to(weight.dtype), plan)
+            scores = self.scores(self.pairs(image, lr_feats, plan), plan)
         return NeighborSelection(scores, sharpen(lr_feats if values is None else values, self.sharpen_lr), plan)
 
     def band_bytes(self, lr_shape: Sequence[int], output_size: Size, rows: int) -> int:
@@ -100,16 +119,24 @@ class ReSFU(UpsamplerModule):
             raise ShapeError(f"guidance must be [B, {channels}, H, W], not {list(image.shape)}")
         self.check_call(image if self.stem else image[:, :1].expand(-1, 3, -1, -1), lr_feats, size)
 
-    def _scores(self, image: Tensor, lr_feats: Tensor, plan: Plan) -> list[Rows]:
-        """The semantic and the detail score: rows of [B, K * K, H, W], none made twice from top to bottom."""
-        c = self.config
+    def pairs(self, image: Tensor, lr_feats: Tensor, plan: Plan) -> Pairs:
+        """Queries and keys by rows; arguments as of `prepare`."""
+        c, weight = self.config, self.q.weight
+        image, lr_feats = like_features(image, weight), lr_feats.to(weight.dtype)
         query, smooth = query_of(guidance_of(image, self.stem, plan), self.norm_y, self.q, plan, c.smoothed_key)
-        compared = []
+        pairs = Pairs(query, None, None, None if self.detail_scores is None else smooth)
         if self.semantic_scores is not None:
-            key = LowResKey(self._low_res_key(image, lr_feats, plan), plan.size, c.neighbors == "coarse")
-            compared.append(self.semantic_scores(self._aligned(query, key, plan), key, plan))
-        if self.detail_scores is not None:
-            compared.append(self.detail_scores(query, detail_key(smooth, plan), plan))
+            pairs.key = LowResKey(self._low_res_key(image, lr_feats, plan), plan.size, c.neighbors == "coarse")
+            pairs.aligned = self._aligned(query, pairs.key, plan)
+        return pairs
+
+    def scores(self, pairs: Pairs, plan: Plan) -> list[Rows]:
+        """The semantic and the detail score: rows of [B, K * K, H, W], none made twice from top to bottom."""
+        compared = []
+        if self.semantic_scores is not None and pairs.aligned is not None and pairs.key is not None:
+            compared.append(self.semantic_scores(pairs.aligned, pairs.key, plan))
+        if self.detail_scores is not None and pairs.smoothed is not None:
+            compared.append(self.detail_scores(pairs.query, detail_key(pairs.smoothed, plan), plan))
         blocks = [block for block in (self.semantic_scores, self.detail_scores) if isinstance(block, PCDCBlock)]
         return compressed(blocks, compared, plan) if blocks else compared
 
