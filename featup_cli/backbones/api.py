@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featup_cli.backbones.precision import Network, Precision
-from featup_cli.core.errors import ShapeError, UsageError, first_line
+from featup_cli.core.errors import ShapeError, UsageError
 from featup_cli.core.shapes import Size, describe_size, resolve_network_size
 from featup_cli.pictures.read import Picture, as_picture
 
@@ -84,7 +84,8 @@ class Backbone:
         details: more facts for the record, as JSON values.
         attention_heads: heads of a transformer whose tokens may all attend to each other, else 0.
         restride: builds the network with another patch stride; None if it has no patches to move.
-        dilate: builds the network with a smaller output stride, by dilated convolutions; None if it has none to dilate.
+        dilate: builds the network with a smaller output stride, by dilated convolutions, or gives None if it has no
+            such form; None if it has none at all.
 
     Example:
         >>> import featup_cli as featup, numpy
@@ -112,7 +113,7 @@ class Backbone:
     details: Mapping[str, Any] = field(default_factory=dict)
     attention_heads: int = 0
     restride: Callable[[int], Network] | None = None
-    dilate: Callable[[int], Network] | None = None
+    dilate: Callable[[int], Network | None] | None = None
 
     def __call__(self, images: Any) -> Tensor:
         """Features of one picture, or of a batch; no gradient flows back to the pictures.
@@ -203,16 +204,13 @@ class Backbone:
         """The same network and weights with dilated convolutions instead of its last strides.
 
         Raises:
-            UsageError: the network has none, or timm does not build it so.
+            UsageError: the network has no such form.
         """
         if stride == self.stride:
             return self
-        if self.dilate is None:
-            raise UsageError(f"{self.name} can't be dilated: it is not a convolutional network with output strides")
-        try:
-            network = self.dilate(stride)
-        except (AssertionError, ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-            raise UsageError(f"{self.name} can't have an output stride of {stride}: {first_line(error)}") from None
+        network = self.dilate(stride) if self.dilate else None
+        if network is None:
+            raise UsageError(f"{self.name} can't have an output stride of {stride} by dilated convolutions")
         return replace(self, network=network, stride=stride)
 
     def identity(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def load(name: str, **settings: object) -> Backbone:
 
 @pytest.fixture(scope="module")
 def resnet() -> Backbone:
-    return load("test_resnet")
+    return load("resnet18")
 
 
 @pytest.mark.parametrize("factor", [2, 4])
@@ -77,7 +77,7 @@ def test_the_factor_follows_the_output(output: tuple[int, int], factor: int, res
 
 
 def test_the_command_line_and_python_run_it() -> None:
-    backbone = load("test_resnet")
+    backbone = load("resnet18")
     result = upsample(torch.rand(3, 64, 64), backbone=backbone, method="dilated", resize="64", output_size="32x32")
     assert result.features.shape == (backbone.channels, 32, 32)
 
@@ -89,7 +89,17 @@ def test_backbones_that_cannot_are_refused_in_a_line(resnet: Backbone) -> None:
             DilatedUpsampler(backbone, SIZE)
     with pytest.raises(UsageError, match="3x is impossible; choose a power of two up to 4"):
         DilatedUpsampler(resnet, SIZE, factor=3)
-    with pytest.raises(UsageError, match="tiny can't be dilated"):
-        tiny.with_output_stride(8)
-    with pytest.raises(UsageError, match="can't have an output stride of 5"):
-        load("resnet18").with_output_stride(5)
+    for backbone, stride in ((tiny, 8), (resnet, 5), (load("vgg11"), 16)):
+        with pytest.raises(UsageError, match=f"can't have an output stride of {stride}"):
+            backbone.with_output_stride(stride)
+
+
+def test_a_form_with_other_features_is_not_taken() -> None:
+    """timm pads ConvNeXt's 2x2 convolutions on both sides where they are dilated, which moves what they see."""
+    backbone, image = load("test_convnext"), torch.rand(1, 3, *SIZE)
+    with pytest.raises(UsageError, match="can't have an output stride of 8"):
+        backbone.with_output_stride(8)
+    upsampler = DilatedUpsampler(backbone, SIZE)
+    tokens = upsampler.tokens(image, backbone(image), SIZE)
+    assert upsampler.details.scores["factor"] == 2
+    torch.testing.assert_close(tokens[:, :, ::2, ::2], backbone(image), atol=1e-4, rtol=1e-4)

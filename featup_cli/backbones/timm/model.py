@@ -23,7 +23,7 @@ from featup_cli.backbones.grid import Grid, measure_grid, run_probe
 from featup_cli.backbones.hub import hub_access, is_offline, unavailable
 from featup_cli.backbones.precision import Network, Precision
 from featup_cli.backbones.registry import resolve_alias
-from featup_cli.backbones.timm.dilation import can_dilate, dilate
+from featup_cli.backbones.timm.dilation import can_dilate, checked_dilation, dilate
 from featup_cli.backbones.timm.library import timm
 from featup_cli.backbones.timm.loader import ALIASES as TIMM_ALIASES
 from featup_cli.backbones.timm.names import close_names, is_location, unknown
@@ -110,6 +110,10 @@ class OpenModel:
             details: further facts for the record.
         """
         model, native = self.model, self.native_size
+
+        def dilated(stride: int) -> Network:
+            return network_of(dilate(self.reference, self.arguments, model, stride))
+
         tag, architecture = (model.pretrained_cfg.get(key) for key in ("tag", "architecture"))
         return Backbone(
             network=network,
@@ -138,9 +142,7 @@ class OpenModel:
             },
             attention_heads=attention_heads(model),
             restride=(lambda stride: network_of(overlap_patches(model, stride))) if can_overlap(model) else None,
-            dilate=(lambda stride: network_of(dilate(self.reference, self.arguments, model, stride)))
-            if can_dilate(model)
-            else None,
+            dilate=checked_dilation(dilated, network, grid, self.device) if can_dilate(model) else None,
         )
 
 

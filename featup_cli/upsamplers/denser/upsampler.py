@@ -211,19 +211,24 @@ class LargeImageUpsampler(DenserTokens):
 class DilatedUpsampler(DenserTokens):
     """A convolutional network with dilations instead of its last strides (FeatUp, section 2): stride / factor.
 
-    Every factor-th token along each side is that of the backbone itself (nearly, if shortcuts average, as ResNet-D's).
+    Every factor-th token along each side is that of the backbone itself.
     """
 
     method = DILATED
 
     @property
     def most(self) -> int:
-        """Output strides below 8 are not built."""
-        return max(1, self.backbone.stride // LEAST_STRIDE)
+        """The last of 2, 4, ... down to an output stride of 8 that the network has."""
+        dilate, factor = self.backbone.dilate, 1
+        while dilate and self.backbone.stride // (2 * factor) >= LEAST_STRIDE:
+            if dilate(self.backbone.stride // (2 * factor)) is None:
+                break
+            factor *= 2
+        return factor
 
     def check(self) -> None:
         """The network must have strides to replace."""
-        if self.backbone.dilate is None or self.most == 1:
+        if self.most == 1:
             raise UsageError(
                 f"method {DILATED.name} needs a convolutional network of timm with output strides, such as resnet50, "
                 f"and features of a stride above {LEAST_STRIDE}; {self.backbone.name} has none; {LARGE_IMAGE.name} "
