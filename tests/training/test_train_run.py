@@ -26,15 +26,8 @@ from featup_cli.training.config import Training
 from featup_cli.training.model import Losses, MultiViewModel
 from featup_cli.training.run import train
 from featup_cli.training.trainer import Interrupted
-from featup_cli.upsamplers.baselines.config import (
-    CARAFEConfig,
-    DeconvConfig,
-    DySampleConfig,
-    FADEConfig,
-    PixelShuffleConfig,
-    ResizeConvConfig,
-    SAPAConfig,
-)
+from featup_cli.upsamplers.baselines import config as of
+from featup_cli.upsamplers.baselines.config import ResizeConvConfig
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.weights.file import build_upsampler, load_upsampler
 
@@ -132,9 +125,11 @@ def test_a_constant_rate_and_the_last_weights_are_what_was_asked_for(
 @pytest.mark.parametrize(
     "upsampler",
     [
-        ReSFUConfig(projection=8, hidden=16, groups=2, filter_radius=2), CARAFEConfig(compressed=8), SAPAConfig(),
-        FADEConfig(compressed=8), DySampleConfig(), PixelShuffleConfig(hidden=8), DeconvConfig(hidden=8),
-        ResizeConvConfig(hidden=8),
+        ReSFUConfig(projection=8, hidden=16, groups=2, filter_radius=2), of.CARAFEConfig(compressed=8), of.SAPAConfig(),
+        of.FADEConfig(compressed=8), of.DySampleConfig(), of.DySampleConfig(style="pl", groups=4),
+        of.PixelShuffleConfig(hidden=8), of.DeconvConfig(hidden=8), of.DeconvConfig(full=True, ratio=4),
+        ResizeConvConfig(hidden=8), of.LIIFConfig(hidden=8), of.IFAConfig(hidden=8, compressed=8), of.DGFConfig(),
+        of.PACConfig(), of.PACConfig(full=True), of.IndexNetConfig(), of.A2UConfig(),
     ],
 )  # fmt: skip
 def test_other_upsamplers_are_trained_for_their_backbone(training: Training, upsampler: Any) -> None:
