@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from featup_cli.upsamplers.registry import make_upsampler as make_upsampler
     from featup_cli.upsamplers.weights.file import load_upsampler as load_upsampler
     from featup_cli.upsamplers.weights.file import save_upsampler as save_upsampler
+    from featup_cli.upsamplers.weights.imported import read_checkpoint as read_checkpoint
 
 _NAMES = {
     "featup_cli.backbones.api": "Backbone",
@@ -75,6 +76,7 @@ _NAMES = {
     "featup_cli.upsamplers.implicit.config": "ImplicitConfig",
     "featup_cli.upsamplers.registry": "METHODS make_upsampler",
     "featup_cli.upsamplers.weights.file": "load_upsampler save_upsampler",
+    "featup_cli.upsamplers.weights.imported": "read_checkpoint",
 }
 # GNU OpenMP's threads wait for each other by spinning for milliseconds. Beside another busy process they do little
 # else, and work in many small parallel regions takes three times as long. A spin as short as this costs next to nothing

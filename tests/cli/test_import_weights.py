@@ -15,9 +15,9 @@ from featup_cli.cli.app import app
 from featup_cli.io.features import load_features
 from featup_cli.io.header import read_provenance
 from featup_cli.upsamplers.jbu.released import ReleasedJBU
-from featup_cli.upsamplers.resfu.upsampler import ReSFU
 from featup_cli.upsamplers.weights import find
 from featup_cli.upsamplers.weights.file import build_upsampler, read_metadata, save_upsampler
+from tests.upsamplers.published_resfu import Published
 
 ABOUT = {"backbone": "any", "provenance": {}, "card": "Random numbers."}
 TINY = {"name": "tiny", "channels": 96}
@@ -73,15 +73,16 @@ def test_a_checkpoint_is_converted_with_its_origin_and_then_used(photo: Path, tm
 
 
 def test_a_resfu_state_dict_is_converted_and_json_tells_what_was_read(tmp_path: Path) -> None:
-    module = ReSFU(96)
-    torch.save(module.state_dict(), tmp_path / "resfu.pth")
+    state = Published(channels=96).state()
+    torch.save(state, tmp_path / "resfu.pth")
     output = tmp_path / "resfu.safetensors"
     status, stdout, _ = featup("import-weights", tmp_path / "resfu.pth", "-o", output, "--json")
     facts = json.loads(stdout)
     assert status == 0
     assert (facts["method"], facts["channels"], facts["normed"]) == ("resfu", 96, False)
-    assert facts["parameters"] == sum(p.numel() for p in module.parameters())
+    assert facts["parameters"] == sum(value.numel() for name, value in state.items() if name != "GF.kernel")
     assert facts["backbone"]["name"] is None
+    assert read_metadata(output)["config"]["filter_radius"] == 4
     assert "name its backbone" in featup("import-weights", tmp_path / "resfu.pth", "-o", output, "--overwrite")[2]
 
 

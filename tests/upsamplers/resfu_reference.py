@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featup_cli.upsamplers.resfu.config import ReSFUConfig
-from featup_cli.upsamplers.resfu.scores import PCDCBlock
+from featup_cli.upsamplers.resfu.scores import ConcatBlock, PCDCBlock
 from featup_cli.upsamplers.resfu.upsampler import KEY_PIXELS, ReSFU
 
 Size = tuple[int, int]
@@ -37,7 +37,7 @@ def plain_weights(model: ReSFU, image: Tensor, lr_feats: Tensor, size: Size) -> 
         upsampled = F.interpolate(key, size=size, mode="nearest-exact") if coarse else up(key, size)
         aligned = guided_filter(query, upsampled, c) if c.guided_query else query
         near = [*low_res_neighbors(key, size, c.kernel_size, coarse)]
-        scores = scores + compare(model.semantic_scores, aligned, near, upsampled)
+        scores = scores + compare(model.semantic_scores, aligned, near, upsampled, lr_size)
     if model.detail_scores is not None:
         if coarse:
             pooled = resized(smooth, lr_size)
@@ -45,7 +45,7 @@ def plain_weights(model: ReSFU, image: Tensor, lr_feats: Tensor, size: Size) -> 
             smooth = F.interpolate(pooled, size=size, mode="nearest-exact")
         else:
             near = [*high_res_neighbors(smooth, lr_size, c.kernel_size)]
-        scores = scores + compare(model.detail_scores, query, near, smooth)
+        scores = scores + compare(model.detail_scores, query, near, smooth, lr_size)
     return (scores - 1e7 * ~inside(lr_size, size, c.kernel_size)).softmax(1)
 
 
@@ -67,16 +67,20 @@ def low_res_key(model: ReSFU, image: Tensor, lr_feats: Tensor) -> Tensor:
     return model.k((mean + components @ (components.mT @ (flat - mean))).mT.unflatten(2, (height, width)))
 
 
-def compare(block: nn.Module, query: Tensor, near: list[Tensor], key: Tensor) -> Tensor:
+def compare(block: nn.Module, query: Tensor, near: list[Tensor], key: Tensor, lr_size: Size) -> Tensor:
     """Scores of a query, the neighbours of its key, and the key at full size, whose statistics a norm takes."""
     if not isinstance(block, PCDCBlock):
         return torch.stack([(query * maps).sum(1) for maps in near], 1)
     normed = torch.stack([group_normed(maps, block.norm, key) for maps in near], 2)
-    differences = normed - block.norm(query)[:, :, None]
+    if isinstance(block, ConcatBlock):
+        around = torch.stack([*high_res_neighbors(block.norm(query), lr_size, block.weight.shape[-1])], 2)
+        read = torch.cat((around, normed), 1)
+    else:
+        read = normed - block.norm(query)[:, :, None]
     weight = block.weight.flatten(1)[:, :, None, None]
-    maps = F.conv2d(differences.flatten(1, 2), weight, block.bias, groups=block.groups)
-    _, mix, _, norm, last = block.channel_compressor
-    return last(norm(F.relu(mix(F.relu(maps)))))
+    maps = F.conv2d(read.flatten(1, 2), weight, block.bias, groups=block.groups)
+    first, mix, _, norm, last = block.channel_compressor
+    return last(norm(F.relu(mix(first(maps)))))
 
 
 def group_normed(maps: Tensor, norm: nn.GroupNorm, of: Tensor) -> Tensor:
@@ -91,18 +95,18 @@ def group_normed(maps: Tensor, norm: nn.GroupNorm, of: Tensor) -> Tensor:
 
 
 def guided_filter(query: Tensor, key: Tensor, config: ReSFUConfig) -> Tensor:
-    radius, eps = config.filter_radius, config.filter_eps
-    height, width = (max(1, n // 2) for n in query.shape[2:])
-    half_query, half_key = (t[:, :, ::2, ::2][:, :, :height, :width] for t in (query, key))
+    radius, scale, eps = config.filter_radius, config.filter_scale, config.filter_eps
+    height, width = (max(1, n // scale) for n in query.shape[2:])
+    sparse_query, sparse_key = (t[:, :, ::scale, ::scale][:, :, :height, :width] for t in (query, key))
     kernel = query.new_ones(query.shape[1], 1, 2 * radius + 1, 2 * radius + 1)
 
     def box(maps: Tensor) -> Tensor:
         sums = (F.conv2d(t, kernel, padding=radius, groups=len(kernel)) for t in (maps, torch.ones_like(maps)))
         return next(sums) / next(sums)
 
-    covariance = box(half_query * half_key) - box(half_query) * box(half_key)
-    slope = covariance / (box(half_query.square()) - box(half_query).square() + eps)
-    offset = box(half_key) - slope * box(half_query)
+    covariance = box(sparse_query * sparse_key) - box(sparse_query) * box(sparse_key)
+    slope = covariance / (box(sparse_query.square()) - box(sparse_query).square() + eps)
+    offset = box(sparse_key) - slope * box(sparse_query)
     size = query.shape[2], query.shape[3]
     return up(box(slope), size) * query + up(box(offset), size)
 

@@ -148,7 +148,7 @@ def test_guided_query_of_resfu(dtype: torch.dtype) -> None:
     """Queries and keys of mean 2, whose variances are small differences of their squares."""
     query = (2 + SPREAD * smooth(4, (6, 7), (48, 56), 0)).to(dtype)
     maps = (2 + SPREAD * smooth(4, (4, 5), (6, 7), 1)).to(dtype)
-    guide, size = GuidedFilter(4, 1e-3), (48, 56)
+    guide, size = GuidedFilter(ReSFUConfig()), (48, 56)
 
     def aligned(query: Tensor, maps: Tensor, keep: Keep) -> Tensor:
         plan = Plan(ReSFUConfig(), (6, 7), size, query.device, keep)

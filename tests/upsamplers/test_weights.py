@@ -211,16 +211,19 @@ RESFU_CONFIGS = [
     ReSFUConfig(scores="semantic", guidance="features", guided_query=False),
     ReSFUConfig(similarity="inner_product", guidance="features"),
     ReSFUConfig(**SMALL_RESFU),
+    ReSFUConfig(**SMALL_RESFU, similarity="concat", compressed=24),
 ]
 
 
 @pytest.mark.parametrize("config", RESFU_CONFIGS)
 @pytest.mark.parametrize("prefix", ["", "decode_head.upsampler."])
 def test_resfu_state_dicts_are_read_by_names_and_shapes(config: ReSFUConfig, prefix: str, tmp_path: Path) -> None:
-    module = randomised(ReSFU(6, replace(config, filter_radius=8)))
+    module = randomised(ReSFU(6, config))
     state = {prefix + name: value for name, value in module.state_dict().items()}
     if f"{prefix}GF.kernel" in state:
-        state[f"{prefix}GF.kernel"] = torch.ones(config.projection, 1, 17, 17)
+        state[f"{prefix}GF.kernel"] = torch.ones(config.projection, 1, 1, 2 * config.filter_radius + 1)
+    for name in [name for name in state if name.endswith("scores.bias")]:
+        state[name] = state[name][None, :, None, None]
     if prefix:
         state["backbone.cls_token"] = torch.ones(1, 1, 6)
     torch.save(state, tmp_path / "resfu.pth")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featup_cli.upsamplers.guidance import at_least_float32
+from featup_cli.upsamplers.resfu.config import ReSFUConfig
 from featup_cli.upsamplers.resfu.key import LowResKey
 from featup_cli.upsamplers.resfu.plan import Plan
 from featup_cli.upsamplers.resfu.rows import Rows
@@ -16,38 +17,36 @@ from featup_cli.upsamplers.resfu.sampling import centres, lookup
 class GuidedFilter(nn.Module):
     """Fit the key in every window by a linear map of the query, channel by channel (ReSFU, equations 4 to 6).
 
-    The fit is done at half resolution, as fast guided filters do; its coefficients are interpolated. Both are in
-    float32 at least, as variances are small differences of squares.
-
-    Args:
-        radius: of the window at half resolution.
-        eps: regularisation of the slope.
+    The fit is done on every `filter_scale`-th row and column, as fast guided filters do; its coefficients are
+    interpolated. Both are in float32 at least, as variances are small differences of squares.
     """
 
-    def __init__(self, radius: int, eps: float) -> None:
+    def __init__(self, config: ReSFUConfig) -> None:
         super().__init__()
-        self.radius = radius
-        self.side = 2 * radius + 1
-        self.eps = eps
+        self.radius, self.scale, self.eps = config.filter_radius, config.filter_scale, config.filter_eps
+        self.side = 2 * self.radius + 1
         # Not read: windows are means, but the released state dict has their kernel.
         self.register_buffer("kernel", torch.ones(1, 1, self.side, self.side))
 
     def forward(self, query: Rows, key: LowResKey, plan: Plan) -> Rows:
         """Transform a query [B, D, H, W], aligned with a key: rows of [B, D, H, W], `plan.aligned` best at once."""
-        size, step = key.size[0], max(1, plan.aligned // 2)
-        height = max(1, size // 2)
-        rows, columns = (lookup(centres(n, max(1, n // 2), key.maps.device), max(1, n // 2)) for n in key.size)
+        size, scale = key.size[0], self.scale
+        height, width = (max(1, n // scale) for n in key.size)
+        step = max(1, plan.aligned // scale)
+        rows, columns = (
+            lookup(centres(n, cells, key.maps.device), cells)
+            for n, cells in zip(key.size, (height, width), strict=True)
+        )
 
-        def make_halves(start: int, stop: int) -> Tensor:
-            """Query and key at every second pixel: [B, 2 D, stop - start, W // 2]."""
-            key_maps = key.every_second_pixel(start, stop)
-            maps = query(2 * start, min(2 * stop, size))[:, :, ::2, ::2][:, :, : stop - start, : key_maps.shape[3]]
-            return torch.cat((at_least_float32(maps), at_least_float32(key_maps)), 1)
+        def make_sparse(start: int, stop: int) -> Tensor:
+            """Query and key at every `scale`-th pixel: [B, 2 D, stop - start, W // scale]."""
+            maps = query(scale * start, min(scale * stop, size))[:, :, ::scale, ::scale][:, :, : stop - start, :width]
+            return torch.cat((at_least_float32(maps), at_least_float32(key.sparse(scale, start, stop))), 1)
 
         def fit(start: int, stop: int) -> Tensor:
-            """Slopes and offsets: [B, 2 D, stop - start, W // 2]."""
-            half_query, half_key = (maps := halves(*self._reach(start, stop, height))).chunk(2, 1)
-            products = torch.cat((maps, half_query * half_query, half_query * half_key), 1)
+            """Slopes and offsets: [B, 2 D, stop - start, W // scale]."""
+            sparse_query, sparse_key = (maps := sparse(*self._reach(start, stop, height))).chunk(2, 1)
+            products = torch.cat((maps, sparse_query * sparse_query, sparse_query * sparse_key), 1)
             mean_query, mean_key, mean_square, mean_product = self.box_mean(products, start, stop, height).chunk(4, 1)
             slope = (mean_product - mean_query * mean_key) / (mean_square - mean_query * mean_query + self.eps)
             return torch.cat((slope, mean_key - slope * mean_query), 1)
@@ -60,7 +59,7 @@ class GuidedFilter(nn.Module):
             return torch.addcmul(offset, slope, maps.to(slope.dtype)).to(maps.dtype)
 
         span = step + self.side + 1
-        halves, fits = (plan.kept(make, step, span, wide=True, height=height) for make in (make_halves, fit))
+        sparse, fits = (plan.kept(make, step, span, wide=True, height=height) for make in (make_sparse, fit))
         return transformed
 
     def _reach(self, start: int, stop: int, height: int) -> tuple[int, int]:

@@ -40,9 +40,13 @@ class LowResKey:
         positions = centres(self.size[dim - 2], cells, self.maps.device, coarse=self.coarse)
         return lookup(positions + pad, cells + 2 * pad)
 
-    def every_second_pixel(self, start: int, stop: int) -> Tensor:
-        """Rows of the upsampled map at its rows and columns 0, 2, 4, ...: [B, D, stop - start, W // 2 (at least 1)]."""
-        rows, columns = (self._lookup(dim, 0)[: max(2, self.size[dim - 2]) // 2 * 2 : 2] for dim in (2, 3))
+    def sparse(self, scale: int, start: int, stop: int) -> Tensor:
+        """Rows of the upsampled map at its rows and columns 0, `scale`, ...: [B, D, stop - start, W // scale].
+
+        There is one row and one column at least.
+        """
+        stops = (max(scale, n) // scale * scale for n in self.size)
+        rows, columns = (self._lookup(dim, 0)[:end:scale] for dim, end in zip((2, 3), stops, strict=True))
         return columns(rows[start:stop](self.maps, 2), 3)
 
     def neighbors(self, radius: int, start: int, stop: int) -> Iterator[Tensor]:

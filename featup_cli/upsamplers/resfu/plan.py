@@ -41,6 +41,7 @@ class Plan:
         tall: of a band of the guidance.
         aligned: of a band of the guided filter.
         step: (rows, columns) from a neighbour to the next, in output pixels.
+        aligned_span: rows of the aligned query, of which only `similarity=concat` reads neighbours.
         query_span: of the query: from the neighbours above the current rows to the last that the guided filter or the
             neighbours below need.
     """
@@ -51,15 +52,20 @@ class Plan:
         self.config, self.lr_size, self.size, self.keep = config, lr_size, size, keep
         self.rows = min(size[0], max(1, (_CPU_PIXELS if device.type == "cpu" else _PIXELS) // size[1]))
         self.tall = max(self.rows, _TALL)
-        self.aligned = max(self.rows, min(_ALIGNED, 2 * max(2, _ALIGNED_PIXELS // (2 * size[1]))))
+        scale = config.filter_scale
+        self.aligned = max(self.rows, min(_ALIGNED, scale * max(2, _ALIGNED_PIXELS // (scale * size[1]))))
         if keep == Keep.ALL:
             self.rows, self.tall, self.aligned = size[0], size[0] + 2, size[0]
         self.step = size[0] / lr_size[0], size[1] / lr_size[1]
         steps = config.kernel_size // 2 if config.neighbors == "fine" else 1
         reach = math.ceil(steps * self.step[0])
-        filtered = 3 * self.aligned + 4 * config.filter_radius + 8 if config.guided_query else 0
-        above = reach + 2 if config.scores != "semantic" else 0
-        self.query_span = above + self.rows + max(filtered, reach + self.tall + 2)
+        filtered = 3 * self.aligned + scale * (2 * config.filter_radius + 4) if config.guided_query else 0
+        around = (
+            reach + 2 if config.similarity == "concat" else 0
+        )  # of the query, which else is read at its pixel alone
+        above = reach + 2 if config.scores != "semantic" else around
+        self.aligned_span = self.rows + 2 * around
+        self.query_span = above + self.rows + around + max(filtered, reach + self.tall + 2)
 
     def kept(self, rows: Rows, chunk: int, span: int = 0, *, wide: bool = False, height: int | None = None) -> Rows:
         """Rows that are made `chunk` at a time and kept: all, or the last `span`; for a span of 0 maybe none.
@@ -82,17 +88,20 @@ class Plan:
         """
         c, (height, width), lr_pixels = self.config, self.size, math.prod(self.lr_size)
         blocks = 2 if c.scores == "both" else 1
-        half, reach = self.aligned // 2, self.aligned // 2 + 2 * c.filter_radius + 2
+        sparse = max(1, self.aligned // c.filter_scale)
+        reach = sparse + 2 * c.filter_radius + 2
         held = window_rows(height, self.query_span, self.tall) * c.projection
         if rows >= height:  # then narrow maps are kept instead of made again
             held += height * (c.guidance_channels + 3 * c.projection)
         if c.guided_query:
-            held += 2 * window_rows(height // 2, reach, half) * c.projection  # of two windows, half as wide
-            held += window_rows(height, self.rows, self.aligned) * c.projection
+            # Of two windows with two maps, as many times narrower.
+            held += 4 * window_rows(height // c.filter_scale, reach, sparse) * c.projection // c.filter_scale
+            held += window_rows(height, self.aligned_span, self.aligned) * c.projection
         widened = blocks * (self.rows * self.lr_size[0] // height + 4) * c.hidden
         stem = (self.tall + 2) * 2 * _STEM + self.tall * (2 * c.guidance_channels + c.projection)
-        filtering = reach * 7 * c.projection + 4 * self.aligned * c.projection if c.guided_query else 0
-        compared = self.rows * ((c.kernel_size**2 + 4) * c.projection + 3 * c.hidden)
+        filtering = reach * 24 * c.projection // c.filter_scale if c.guided_query else 0
+        copies = 4 * c.kernel_size**2 if c.similarity == "concat" else c.kernel_size**2 + 4
+        compared = self.rows * (copies * c.projection + 3 * max(c.hidden, c.compressor_width))
         # Every row of the band reads the rows of its neighbours, which pass through copies while they are interpolated.
         mixed = rows * (channels + c.kernel_size**2) + 3 * c.kernel_size * rows * channels * self.lr_size[1] // width
         sharpened = 5 * channels * lr_pixels if c.sharpen_lr or c.sharpen_lr_wide else 0

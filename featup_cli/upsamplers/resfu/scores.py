@@ -10,10 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from featup_cli.upsamplers.resfu.key import Key, LowResKey
+from featup_cli.upsamplers.resfu.config import ReSFUConfig
+from featup_cli.upsamplers.resfu.key import HighResKey, Key, LowResKey
 from featup_cli.upsamplers.resfu.plan import Keep, Plan
 from featup_cli.upsamplers.resfu.rows import Rows
-from featup_cli.upsamplers.resfu.statistics import Map, norms_of, pointwise
+from featup_cli.upsamplers.resfu.statistics import Affine, Map, norms_of, pointwise
 
 
 class InnerProduct(nn.Module):
@@ -33,41 +34,38 @@ class PCDCBlock(nn.Module):
     """Paired central difference convolution and channel compressor (ReSFU, section 4.2, equation 12).
 
     Names of parameters are those of the released module. Group norms are folded into the convolutions after them.
-
-    Args:
-        kernel_size: K.
-        projection: D, channels of query and key.
-        hidden: L, channels of the compared maps.
-        groups: G.
+    The last convolution has one group: the paper's 4 can't give K * K channels, which is odd.
     """
 
-    def __init__(self, kernel_size: int, projection: int, hidden: int, groups: int) -> None:
+    maps = 1  # of D channels that the first convolution reads
+
+    def __init__(self, config: ReSFUConfig) -> None:
         super().__init__()
-        self.groups = groups
+        projection, side, width = config.projection, config.kernel_size, config.compressor_width
+        self.groups = config.groups
         self.norm = nn.GroupNorm(math.gcd(8, projection), projection)
-        self.weight = nn.Parameter(torch.empty(hidden, projection // groups, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.weight = nn.Parameter(torch.empty(config.hidden, self.maps * projection // self.groups, side, side))
+        self.bias = nn.Parameter(torch.zeros(config.hidden))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # as PyTorch's own convolutions
         self.channel_compressor = nn.Sequential(
+            nn.ReLU(inplace=True) if config.relu_first else nn.Identity(),
+            nn.Conv2d(config.hidden, width, 1, groups=self.groups),
             nn.ReLU(inplace=True),
-            nn.Conv2d(hidden, hidden, 1, groups=groups),
-            nn.ReLU(inplace=True),
-            nn.GroupNorm(8, hidden),
-            nn.Conv2d(hidden, kernel_size**2, 1),
+            nn.GroupNorm(8, width),
+            nn.Conv2d(width, side**2, 1),
         )
 
     def forward(self, query: Map, key: Key, plan: Plan) -> Rows:
-        """Compared maps, up to the compressor's norm, which needs all of them: rows of [B, L, H, W]."""
-        mix = cast(nn.Conv2d, self.channel_compressor[1])
-        differences = self._differences(query, key, plan)
+        """Compared maps, up to the compressor's norm, which needs all of them: rows of [B, its width, H, W]."""
+        first, mix = self.channel_compressor[0], cast(nn.Conv2d, self.channel_compressor[1])
+        compare = self._compare(query, key, plan)
 
         def hidden(start: int, stop: int) -> Tensor:
-            maps = differences(start, stop).relu_()
-            return pointwise(maps, mix.weight.flatten(1), mix.bias, self.groups, relu=True)
+            return pointwise(first(compare(start, stop)), mix.weight.flatten(1), mix.bias, self.groups, relu=True)
 
         return plan.kept(hidden, 0, wide=True)
 
-    def _differences(self, query: Map, key: Key, plan: Plan) -> Rows:
+    def _compare(self, query: Map, key: Key, plan: Plan) -> Rows:
         """The convolution of the neighbours' differences from the query: rows of [B, L, H, W]."""
         groups = self.groups
         weight, bias = query.norm(self.norm).then(-self.weight.sum((2, 3)), self.bias, groups)
@@ -88,6 +86,33 @@ class PCDCBlock(nn.Module):
         def compared(start: int, stop: int) -> Tensor:
             near = key.neighbors(plan.config.kernel_size // 2, start, stop)
             return pointwise(torch.stack((*near, query.rows(start, stop)), 2).flatten(1, 2), both, bias, groups)
+
+        return compared
+
+
+class ConcatBlock(PCDCBlock):
+    """A channel compressor after a convolution of query and key, concatenated (ReSFU, table 6 b).
+
+    Its groups are those of a convolution of the concatenation: with an even number of them, none reads both.
+    """
+
+    maps = 2
+
+    def _compare(self, query: Map, key: Key, plan: Plan) -> Rows:
+        """The convolution of the neighbours of both: rows of [B, L, H, W]."""
+        norms = [query.norm(self.norm)]
+        if isinstance(key, LowResKey):
+            key = key.normalised(self.norm)
+            norms += [Affine(torch.ones_like(norms[0].scale), torch.zeros_like(norms[0].shift))]
+        else:
+            norms += [key.map.norm(self.norm)]
+        norm = Affine(*(torch.cat(parts, 1) for parts in zip(*((n.scale, n.shift) for n in norms), strict=True)))
+        weight, bias = norm.then(self.weight, self.bias, self.groups)
+        keys = (HighResKey(query, plan.size, plan.step), key)
+
+        def compared(start: int, stop: int) -> Tensor:
+            near = [torch.stack([*k.neighbors(plan.config.kernel_size // 2, start, stop)], 2) for k in keys]
+            return pointwise(torch.cat(near, 1).flatten(1, 2), weight, bias, self.groups)
 
         return compared
 

@@ -22,7 +22,7 @@ from featup_cli.upsamplers.resfu.key import LowResKey, detail_key
 from featup_cli.upsamplers.resfu.plan import Keep, Plan
 from featup_cli.upsamplers.resfu.query import guidance_of, query_of
 from featup_cli.upsamplers.resfu.rows import Rows, stored
-from featup_cli.upsamplers.resfu.scores import InnerProduct, PCDCBlock, compressed
+from featup_cli.upsamplers.resfu.scores import ConcatBlock, InnerProduct, PCDCBlock, compressed
 from featup_cli.upsamplers.resfu.selection import NeighborSelection
 from featup_cli.upsamplers.resfu.statistics import Map, norms_of, pointwise
 
@@ -79,16 +79,15 @@ class ReSFU(UpsamplerModule):
             self.k = nn.Conv2d(channels, config.projection, 1)
         self.norm_y = nn.GroupNorm(math.gcd(32, guidance_channels), guidance_channels)
         self.q = nn.Conv2d(guidance_channels, config.projection, 1)
-        self.GF = GuidedFilter(config.filter_radius, config.filter_eps) if config.guided_query else None
+        self.GF = GuidedFilter(config) if config.guided_query else None
         self.semantic_scores = self._similarity() if config.scores != "detail" else None
         self.detail_scores = self._similarity() if config.scores != "semantic" else None
         self.sharpen_lr = make_strengths(config.sharpen_lr, config.sharpen_lr_wide)
 
     def _similarity(self) -> InnerProduct | PCDCBlock:
-        c = self.config
-        if c.similarity == "inner_product":
+        if self.config.similarity == "inner_product":
             return InnerProduct()
-        return PCDCBlock(c.kernel_size, c.projection, c.hidden, c.groups)
+        return (PCDCBlock if self.config.similarity == "pcdc" else ConcatBlock)(self.config)
 
     def prepare(
         self, image: Tensor, lr_feats: Tensor, size: Size, values: Tensor | None = None, *, whole: bool = True
@@ -144,7 +143,7 @@ class ReSFU(UpsamplerModule):
         """The query, aligned with the key by the guided filter."""
         if self.GF is None:
             return query
-        rows = plan.kept(self.GF(query.rows, key, plan), plan.aligned, plan.rows)
+        rows = plan.kept(self.GF(query.rows, key, plan), plan.aligned, plan.aligned_span)
         return Map(rows, lambda norm: norms_of([(rows, norm)], plan.size[0], plan.aligned)[0])
 
     def _low_res_key(self, image: Tensor, lr_feats: Tensor, plan: Plan) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, UsageError, WeightsError, first_line
 from featup_cli.core.references import resolve
 from featup_cli.io.files import check_readable
@@ -48,7 +49,8 @@ class Checkpoint:
     ignored: int
 
 
-def read_checkpoint(path: Path, kind: str | None = None, normed: bool | None = None) -> Checkpoint:
+@checked
+def read_checkpoint(path: Path | str, kind: str | None = None, normed: bool | None = None) -> Checkpoint:
     """Read an upsampler from a checkpoint or state dict of others.
 
     Args:
@@ -57,7 +59,17 @@ def read_checkpoint(path: Path, kind: str | None = None, normed: bool | None = N
         normed: whether to build FeatUp's variant with a norm; None does so if the checkpoint has one.
     Raises:
         WeightsError: the file can't be read without running code, or holds no such upsampler, a part of one, or more.
+
+    Example:
+        >>> import tempfile, torch, featup_cli as featup
+        >>> from featup_cli.upsamplers.resfu.upsampler import ReSFU
+        >>> path = f"{tempfile.mkdtemp()}/mine.pth"
+        >>> torch.save(ReSFU(96).state_dict(), path)
+        >>> found = featup.read_checkpoint(path)
+        >>> found.kind, found.channels
+        ('resfu', 96)
     """
+    path = Path(path)
     state = _tensors_of(path)
     found = next((form for form in IMPORTS.values() if _prefix(state, form.telling) is not None), None)
     if found is None or (kind is not None and kind != found.kind):
