@@ -112,11 +112,15 @@ class BackboneOptions:
         return self.loading.config(self.backbone, self.layer, not self.no_norm)
 
 
-def released_upsamplers() -> list[str]:
+ALTERNATIVES = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.alternatives))
+"""Names of packaged weights that are never taken unasked."""
+
+
+def named_upsamplers() -> list[str]:
     """What `--upsampler` of a single method takes, beside files."""
     from featup_cli.upsamplers.weights.releases import all_releases
 
-    return ["auto", *all_releases()]
+    return ["auto", *ALTERNATIVES, *all_releases()]
 
 
 def has_weights(method: Method) -> bool:
@@ -140,10 +144,10 @@ class MethodOptions:
     )
     upsampler: str = option(
         "auto",
-        "Weights of a trained method. auto: packaged with featup; NAME: released by FeatUp (`featup info` lists them); "
-        "FILE: written by `featup train` or `featup import-weights`.",
+        f"Weights of a method. auto: packaged with featup; NAME: {', '.join(ALTERNATIVES)}, packaged too, or released "
+        "by FeatUp (`featup info` lists them); FILE: written by `featup train` or `featup import-weights`.",
         metavar="auto|NAME|FILE",
-        suggests=released_upsamplers,
+        suggests=named_upsamplers,
         read_by=has_weights,
     )
     allow_other_backbone: bool = option(
@@ -230,7 +234,7 @@ class MethodsOptions:
     implicit: ImplicitOptions = group()
     upsampler: tuple[str, ...] = option(
         (),
-        "Weights of a method: a file, or a released name. Repeatable. (default: packaged with featup)",
+        "Weights of a method, as `featup upsample --upsampler` takes them. Repeatable. (default: packaged with featup)",
         metavar="METHOD=WEIGHTS",
         read_by=has_weights,
     )

@@ -116,7 +116,7 @@ def print_tables(facts: dict[str, Any]) -> None:
     for title, rows, columns in (
         ("Backbones (any timm name or reference works too)", facts["backbones"], ("alias", "model", "about")),
         ("Methods", facts["methods"], ("method", "about")),
-        ("Weights of trained methods (--upsampler)", facts["upsamplers"], ("upsampler", "method", "for", "where")),
+        ("Weights (--upsampler)", facts["upsamplers"], ("upsampler", "method", "for", "where")),
         ("Devices", facts["devices"], ("device", "about")),
         ("Kernels", facts["kernels"], ("backend", "device", "status")),
         ("Versions", facts["versions"], ("package", "version")),

@@ -70,6 +70,7 @@ class Method:
         any_backbone: of the settings, to whether weights with them fit features of every backbone.
         kernels: operations of `featup_kernels` that it runs.
         imports: forms in which others publish its weights.
+        alternatives: names of weights in the package that are never taken unasked: NAME is `METHOD_NAME.safetensors`.
         presets: `module:name` of settings by name, for `featup train --preset`; empty for the defaults alone.
         releases: `module:name` of released weights by name; empty if there are none.
     """
@@ -88,6 +89,7 @@ class Method:
     any_backbone: Callable[[Any], bool] = never
     kernels: tuple[str, ...] = ()
     imports: tuple[Import, ...] = ()
+    alternatives: tuple[str, ...] = ()
     presets: str = ""
     releases: str = ""
 

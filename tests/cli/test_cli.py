@@ -281,6 +281,10 @@ def test_info_lists_what_there_is() -> None:
     assert status == 0
     assert {"tiny", "dino", "dinov2", "clip", "resnet50"} <= {row["alias"] for row in facts["backbones"]}
     assert {"backend": "reference", "device": "cpu", "status": "would run"} in facts["kernels"]
+    paper = {"upsampler": "paper", "method": "jbu", "for": "any backbone", "where": "in the package"}
+    assert paper in facts["upsamplers"]
+    about = next(row["about"] for row in facts["methods"] if row["method"] == "jbu")
+    assert "a colour kernel behind a sharpening, six numbers tuned, not trained" in about
     assert "tiny" in featup("info")[1]
 
 

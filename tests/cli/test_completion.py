@@ -55,7 +55,7 @@ def bash(words: str) -> list[str]:
         ("featup train --method ", list(TRAINABLE)),
         ("featup upsample --backbone ", list(ALIASES)),
         ("featup import-weights -b ti", ["tiny"]),
-        ("featup upsample --upsampler ", ["auto", *all_releases()]),
+        ("featup upsample --upsampler ", ["auto", "paper", *all_releases()]),
         ("featup eval probe --methods ", ["fast", "all", *METHODS]),
         ("featup compare --methods bilinear,jbu,res", ["bilinear,jbu,resfu", "bilinear,jbu,resize-conv"]),
         ("featup compare --methods jbu,jb", []),

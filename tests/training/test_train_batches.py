@@ -93,6 +93,15 @@ def test_a_step_of_whole_views_uses_each_of_their_tokens_once_and_none_of_the_cr
     assert sorted(observed) == sorted(t for view in seen for t in tokens[view])
 
 
+def test_random_directions_keep_squared_distances(
+    colours: Backbone, config: TrainConfig, pictures: Path, tmp_path: Path
+) -> None:
+    batches = make(colours, replace(config, projection=PRESETS["paper"].projection), pictures, tmp_path / "c")
+    a, b = torch.randn(2, 3)
+    kept = [((a - b) @ batches.training(step, range(1)).projection).square().mean() for step in range(500)]
+    assert float(torch.stack(kept).mean()) == pytest.approx(float((a - b).square().mean()), rel=0.1)
+
+
 def test_the_papers_positions_are_one_in_each_pixel_of_a_window(
     colours: Backbone, config: TrainConfig, pictures: Path, tmp_path: Path
 ) -> None:

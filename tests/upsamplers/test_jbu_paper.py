@@ -1,4 +1,4 @@
-"""JBU as the paper prints it: the preset's values, its formulas pixel by pixel."""
+"""JBU as the paper prints it: the preset's values, its formulas pixel by pixel, and the packaged weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import featup_cli as featup
+from featup_cli.core.errors import UsageError
+from featup_cli.training.config import PRESETS as TRAININGS
 from featup_cli.upsamplers.jbu.config import PRESETS
 from featup_cli.upsamplers.jbu.stage import JBUStage
 from featup_cli.upsamplers.jbu.upsampler import JBUUpsampler
+from featup_cli.upsamplers.weights.file import load_upsampler
+from featup_cli.upsamplers.weights.find import SHIPPED
 
 Map = NDArray[np.float64]
 
@@ -121,3 +126,34 @@ def test_its_gradients_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
 
     inputs = [torch.rand(1, 3, 5, 6), torch.randn(1, 2, 2, 2), *(p.detach() for p in model.parameters())]
     assert torch.autograd.gradcheck(call, [t.double().requires_grad_() for t in inputs], fast_mode=True)
+
+
+# The packaged weights.
+
+CHANGED = {"views": 20, "positions": 64, "check_interval": 200}
+"""What the command in the card changes of the preset: a pool of views for few pictures, and what a CPU allows."""
+
+
+def test_the_packaged_weights_are_of_the_presets_and_small() -> None:
+    path = SHIPPED / "jbu_paper.safetensors"
+    module, metadata = load_upsampler(path)
+    assert isinstance(module, JBUUpsampler)
+    assert module.config == PRESETS["paper"]
+    assert path.stat().st_size < 100_000
+    provenance = metadata["provenance"]
+    assert provenance["upsampler"] == asdict(PRESETS["paper"])
+    assert provenance["training"] == asdict(TRAININGS["paper"]) | CHANGED
+    assert provenance["backbone"]["name"] == "tiny"
+    assert provenance["explained_variance"] > provenance["bilinear_explained_variance"]
+    assert f"table 7 says (featup train --preset paper), {provenance['step']} of its 2000 steps" in metadata["card"]
+
+
+def test_they_are_chosen_by_name_and_never_unasked() -> None:
+    assert featup.make_upsampler("jbu").provenance["file"] == "jbu.safetensors"
+    chosen = featup.make_upsampler("jbu", upsampler="paper")
+    assert (chosen.provenance["source"], chosen.provenance["file"]) == (
+        "packaged:jbu_paper.safetensors",
+        "jbu_paper.safetensors",
+    )
+    with pytest.raises(UsageError, match="--upsampler paper: no such file, and not one of: auto, dino16"):
+        featup.make_upsampler("resfu", upsampler="paper")

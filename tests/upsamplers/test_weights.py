@@ -337,6 +337,14 @@ def test_auto_prefers_weights_for_the_backbone_and_else_takes_those_for_any(ship
     assert find.load_pretrained("resfu", backbone=other).provenance["file"] == "resfu.safetensors"
 
 
+def test_weights_with_a_name_are_listed_by_it_and_never_taken_unasked(shipped: Path) -> None:
+    write(shipped / "jbu_paper.safetensors", "jbu", {"radius": 1})
+    with pytest.raises(WeightsError, match="there are: none"):
+        make_upsampler("jbu")
+    assert make_upsampler("jbu", upsampler="paper").provenance["config"]["radius"] == 1
+    assert [row["upsampler"] for row in find.describe_shipped() if row["where"] == "in the package"] == ["paper"]
+
+
 def test_without_weights_the_error_says_what_exists_and_how_to_train(shipped: Path, tiny: Backbone) -> None:
     with pytest.raises(WeightsError, match="there are: none"):
         make_upsampler("jbu")

@@ -32,13 +32,15 @@ RELEASED = Import(
 )
 JBU = Method(
     "jbu",
-    "one pass of a joint bilateral stack; serves every backbone",
+    "one pass of a joint bilateral stack, for every backbone; packaged: a colour kernel behind a sharpening, six "
+    "numbers tuned, not trained; --upsampler paper: FeatUp's, trained",
     "FeatUp, section 3.2",
     network="featup_cli.upsamplers.jbu.upsampler:JBUUpsampler",
     config=JBUConfig,
     any_backbone=_always,
     kernels=_KERNELS,
     imports=(RELEASED,),
+    alternatives=("paper",),
     presets="featup_cli.upsamplers.jbu.config:PRESETS",
     releases="featup_cli.upsamplers.jbu.releases:RELEASES",
 )

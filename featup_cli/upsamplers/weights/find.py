@@ -1,4 +1,4 @@
-"""Upsamplers with weights: found by `auto`, a released name or a file, checked, and ready for the pipeline."""
+"""Upsamplers with weights: found by `auto`, a name or a file, checked, and ready for the pipeline."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from featup_cli.io.digest import file_sha256
 from featup_cli.upsamplers.api import UpsamplerModule
 from featup_cli.upsamplers.attached import PretrainedUpsampler
 from featup_cli.upsamplers.method import Making
+from featup_cli.upsamplers.registry import TRAINABLE
 from featup_cli.upsamplers.weights.file import KINDS, load_upsampler, read_metadata
 from featup_cli.upsamplers.weights.identity import check_backbone, describe_identity
 from featup_cli.upsamplers.weights.imported import read_checkpoint
@@ -46,7 +47,8 @@ def load_pretrained(
 
     Args:
         method: with weights (`registry.TRAINABLE`).
-        source: `auto` for the package's own weights, a released name (`all_releases`), or a file of ours.
+        source: `auto` for the package's own weights; the name of others in the package (`Method.alternatives`) or of
+            released ones (`all_releases`); or a file of ours.
         backbone: whose features will be upsampled; None leaves it unchecked.
         allow_other_backbone: accept weights for another backbone with as many channels.
         offline: never use the network.
@@ -55,9 +57,9 @@ def load_pretrained(
         UsageError: neither a name nor a file, or weights of another method.
         WeightsError: there are none, they can't be read, or they are for another backbone.
     """
-    label, releases = str(source), all_releases()
-    if label == "auto":
-        path = _shipped_for(method, backbone)
+    label, releases, alternatives = str(source), all_releases(), _alternatives(method)
+    if label == "auto" or label in alternatives:
+        path = alternatives.get(label) or _shipped_for(method, backbone)
         module, metadata = load_upsampler(path)
         label = f"packaged:{path.name}"
     elif label in releases:
@@ -66,7 +68,8 @@ def load_pretrained(
     else:
         path = Path(source)
         if not path.exists() and path.name == label and not path.suffix:
-            raise UsageError(f"--upsampler {label}: no such file, and not one of: auto, {', '.join(releases)}")
+            names = ", ".join(["auto", *alternatives, *releases])
+            raise UsageError(f"--upsampler {label}: no such file, and not one of: {names}")
         module, metadata = load_upsampler(path)
     if KINDS[metadata["method"]][0].name != method:
         raise UsageError(f"upsampler {label} is of method {metadata['method']}, not {method}")
@@ -85,9 +88,10 @@ def load_pretrained(
 
 def describe_shipped() -> list[dict[str, str]]:
     """Upsamplers of the package and of FeatUp's release, as rows for `featup info`."""
+    names = {path: name for method in TRAINABLE for name, path in _alternatives(method).items()}
     rows = [
-        {"upsampler": path.name, "method": metadata["method"], "for": describe_identity(metadata["backbone"]),
-         "where": "in the package"}
+        {"upsampler": names.get(path, path.name), "method": metadata["method"],
+         "for": describe_identity(metadata["backbone"]), "where": "in the package"}
         for path, metadata in _shipped()
     ]  # fmt: skip
     rows += [
@@ -110,9 +114,15 @@ def _shipped() -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
+def _alternatives(method: str) -> dict[str, Path]:
+    """The package's files of a method that are taken by name only."""
+    return {name: SHIPPED / f"{method}_{name}.safetensors" for name in TRAINABLE[method].alternatives}
+
+
 def _shipped_for(method: str, backbone: Backbone | None) -> Path:
     """The package's file for a backbone: one that names it, else one for any."""
-    files = [(path, metadata) for path, metadata in _shipped() if metadata["method"] == method]
+    named = _alternatives(method).values()
+    files = [(path, metadata) for path, metadata in _shipped() if metadata["method"] == method and path not in named]
     for path, metadata in files:
         named = metadata["backbone"]
         if backbone is not None and isinstance(named, dict) and named.get("name") == backbone.resolved:
