@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import featup_cli as featup
+from featup_cli.core.progress import no_progress
 from featup_cli.core.settings import recorded
 from featup_cli.engine.pipeline import Pipeline
 from featup_cli.engine.settings import Upsampling
@@ -19,7 +20,10 @@ from featup_cli.upsamplers.implicit import fit as fitting
 from featup_cli.upsamplers.implicit import loss as losses
 from featup_cli.upsamplers.implicit.config import PRESETS, ImplicitConfig
 from featup_cli.upsamplers.implicit.model import ImplicitNetwork
-from tests.upsamplers.test_implicit import FAST, fitted
+from featup_cli.upsamplers.implicit.observe import observe
+from featup_cli.upsamplers.implicit.sampler import TokenSampler
+from tests.upsamplers.test_implicit import FAST, SIZE, fitted, toy_backbone
+from tests.upsamplers.test_implicit_pooling import DENSE, toy
 
 PAPER = PRESETS["paper"]
 
@@ -95,6 +99,22 @@ def test_the_settings_give_the_size_of_the_networks_input_unless_it_is_asked_for
     assert min(featup.upsample(photo, implicit=fast).provenance["network_size"]) == 64
     assert min(featup.upsample(photo, implicit=fast, resize=96).provenance["network_size"]) == 96
     assert Upsampling(implicit=PAPER, method="bilinear").short_side is None
+
+
+@pytest.mark.parametrize(("stride", "scaled"), [(8, 14), (14, 25), (32, 58)])
+def test_the_kernel_has_29_pixels_at_any_stride(stride: int, scaled: int) -> None:
+    seen = toy(DENSE)[1].observations
+    sides = [TokenSampler(seen, torch.rand(3, 32, 32), stride, config).side for config in (PAPER, ImplicitConfig())]
+    assert sides == [29, scaled]
+
+
+def test_views_show_the_picture_as_it_was_loaded() -> None:
+    shown = list[tuple[int, int]]()
+    for config in (PAPER, ImplicitConfig()):
+        few = replace(config, views=2, heldout_views=1)
+        seen = observe(torch.rand(3, 200, 300), SIZE, toy_backbone, few, torch.Generator().manual_seed(0), no_progress)
+        shown.append(seen.views.image_size)
+    assert shown == [SIZE, (round(SIZE[0] * 1.8), round(SIZE[1] * 1.8))]
 
 
 def test_a_backbone_of_one_size_keeps_it(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
