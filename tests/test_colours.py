@@ -14,7 +14,7 @@ from sklearn import decomposition
 from torch import Tensor
 
 import featup_cli as featup
-from featup_cli.cli.groups import ColourOptions
+from featup_cli.cli.groups import check_basis
 from featup_cli.core.errors import FeatUpError, InputError, OutputError, UsageError
 from featup_cli.engine.write import Output
 from featup_cli.io.describe import describe_file
@@ -219,7 +219,7 @@ def test_both_and_low_are_no_files_unless_they_are_paths(write: Write, tmp_path:
     assert run(*common, "--basis", "both")
     np.testing.assert_array_equal(stored, np.array(Image.open(out / "photo.pca.plain.both.png")))
     with pytest.raises(InputError, match="low, both, or what --save-basis wrote"):
-        ColourOptions(basis=str(tmp_path / "hight"))
+        check_basis(str(tmp_path / "hight"))
     with pytest.raises(UsageError, match="none is asked for"):
         Output(picture=False, basis="both")
 

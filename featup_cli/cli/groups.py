@@ -281,6 +281,17 @@ class ReplaceOptions:
     overwrite: bool = option(False, "Replace files that exist, if featup made them.")
 
 
+def check_basis(text: str) -> None:
+    """Raise InputError for a file that isn't there or holds no colours."""
+    from featup_cli.pictures.basis import basis_facts, stored_file  # they read headers, which the help doesn't
+
+    file = stored_file(text)
+    if file is not None:
+        if is_missing(file):
+            raise InputError(f"--basis {file}: no such file; give {LOW}, {BOTH}, or what --save-basis wrote")
+        basis_facts(file)
+
+
 @dataclass(frozen=True)
 class ColourOptions:
     """What the colours of pictures are fitted to; or stored ones, for pictures that can be compared."""
@@ -293,6 +304,7 @@ class ColourOptions:
         "upsampled ones; FILE: as --save-basis stored them.",
         metavar="low|both|FILE",
         suggests=lambda: (LOW, BOTH),
+        check=check_basis,
     )
     save_basis: Path | None = option(
         None, "Store colours that fit all results, for --basis of later runs.", metavar="FILE.safetensors"
@@ -306,10 +318,6 @@ class ColourOptions:
         file = bases.stored_file(self.basis)
         if file is not None and self.save_basis is not None:
             raise UsageError("--basis and --save-basis: give one of them; stored colours are taken as they are")
-        if file is not None:
-            if is_missing(file):
-                raise InputError(f"--basis {file}: no such file; give {LOW}, {BOTH}, or what --save-basis wrote")
-            bases.basis_facts(file)
         if self.save_basis is not None:
             bases.check_basis_name(self.save_basis)
 

@@ -76,7 +76,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
         (["render", "PHOTO", "--basis", "nope.st"], 1, "--basis nope.st: no such file"),
         (["upsample", "PHOTO", "--basis", "nope.st"], 1, "--basis nope.st: no such file"),
         (["upsample", "PHOTO", "--basis", __file__], 1, f"{__file__}: is not a safetensors file"),
-        (["upsample", "PHOTO", "--basis", __file__, "--save-basis", "x.safetensors"], 2, "--basis and --save-basis"),
+        (["upsample", "PHOTO", "--basis", "both", "--save-basis", "x.png"], 2, "--save-basis x.png: give a name"),
         (["upsample", "PHOTO", "--save-basis", "x.png"], 2, "--save-basis x.png: give a name"),
         (["upsample", "PHOTO", "--save-basis", "x.safetensors", "--shard", "1/2"], 2, "--save-basis: a shard"),
         (["export", "nope.st", "--to", "npy"], 1, "nope.st: no such file"),

@@ -11,7 +11,7 @@ import torch
 from PIL import ImageFont
 
 from featup_cli.evaluation.comparison import shared_lines
-from featup_cli.pictures.captions import method_name, of_basis, picture_lines, together
+from featup_cli.pictures.captions import LOW, fitted, method_name, of_basis, picture_lines
 from featup_cli.pictures.layout import Panel, Sheet, ends, heat_panel, panel_rows, size_text, wrap
 from featup_cli.pictures.panels import MAGMA
 
@@ -25,12 +25,13 @@ def solid(height: int, width: int) -> np.ndarray:
 def test_a_result_names_its_method_backbone_and_components() -> None:
     backbone = {"name": "dinov2", "layer": 11, "weights_source": "hub"}
     facts = {"method": "jbu", "backbone": backbone, "upsampler": {"source": "folder/mine.safetensors"}}
-    assert picture_lines(facts, (4, 5, 6), together()) == [
+    assert picture_lines(facts, (4, 5, 6), fitted(LOW)) == [
         "Method jbu (weights mine.safetensors); backbone dinov2, layer 11; "
         "principal components 4, 5, 6 as red, green, blue.",
-        "Colours are fitted to this picture; those of separate runs can't be compared (--basis makes them agree).",
+        "Colours are fitted to the low-resolution features of this picture; those of separate runs can't be compared "
+        "(--basis FILE makes them agree).",
     ]
-    assert "3 files" in together(3)
+    assert "3 files" in fitted(LOW, 3)
     assert picture_lines({}, (1, 2, 3), of_basis("c.safetensors")) == [
         "Principal components 1, 2, 3 as red, green, blue.",
         "Colours of c.safetensors: all pictures with this basis can be compared.",

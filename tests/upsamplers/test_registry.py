@@ -44,8 +44,9 @@ def test_every_listed_method_can_be_made(tmp_path: Path, monkeypatch: pytest.Mon
         about = {"backbone": "any", "provenance": {}, "card": ""}
         save_upsampler(tmp_path / f"{method}.safetensors", build_upsampler(method, config), about)
     vit = BackboneConfig("vit_tiny_patch16_224", random_weights=True, model_args={"depth": 1})
+    cnn = BackboneConfig("resnet18", random_weights=True)
     for method in METHODS:
-        backbone = (lambda x: x) if method in TRAINABLE else load_backbone(vit)
+        backbone = (lambda x: x) if method in TRAINABLE else load_backbone(cnn if method == "dilated" else vit)
         assert make_upsampler(method, backbone=backbone, network_size=(16, 16)) is not None
 
 
