@@ -69,7 +69,8 @@ def why_make(item: Item, request: Mapping[str, Any], files: Mapping[str, str]) -
     """
     target = files["output"]
     if not os.path.isfile(target):  # of a folder in its place writing says what is wrong
-        taken = next((path for path in files.values() if os.path.isfile(path)), None)
+        # A run that was killed leaves what comes before the features; another program's file is no such thing.
+        taken = next((path for path in files.values() if os.path.isfile(path) and not may_be_ours(path)), None)
         return Reason("no features yet") if taken is None else Reason("exists already, without features", taken)
     try:
         provenance = read_provenance(target)

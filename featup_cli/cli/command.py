@@ -45,7 +45,7 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
         def run(context: typer.Context, **given: Any) -> None:
             with naming_places(context):
                 values = parse_values(options, given, context.command_path)
-                _check_files(options, values)
+                _check(options, values)
                 built = {name: _build(kind, values) for name, kind in groups.items()}
                 function(**built, **{name: Settings.of(context, values) for name in asking})
 
@@ -104,8 +104,6 @@ def parse_values(options: Sequence[Declared], given: Mapping[str, Any], path: st
             values[each.name] = each.default
         else:
             values[each.name] = tuple(_parse(each, text) for text in value) if each.is_repeated else _parse(each, value)
-            if each.option.check is not None:
-                each.option.check(values[each.name])
     return values
 
 
@@ -119,12 +117,14 @@ def _parse(each: Declared, text: Any) -> Any:
     return Path(text) if each.value is Path else text
 
 
-def _check_files(options: Sequence[Declared], values: Mapping[str, Any]) -> None:
-    """Raise InputError for a file to read that isn't there: now, as it takes seconds to load libraries.
+def _check(options: Sequence[Declared], values: Mapping[str, Any]) -> None:
+    """Raise an error for a file to read that isn't there, and as the options' own checks: before libraries are loaded.
 
     Of several files the command does those that are there.
     """
     for each in options:
+        if each.option.check is not None and values[each.name] not in (None, each.default):
+            each.option.check(values[each.name])
         value = values[each.name] if each.option.is_read else None
         paths = [value] if isinstance(value, Path) else value or []
         if len(paths) == 1 and is_missing(paths[0]):

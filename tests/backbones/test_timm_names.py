@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 
@@ -12,7 +11,6 @@ import timm
 from featup_cli.backbones.config import BackboneConfig
 from featup_cli.backbones.timm import names
 from featup_cli.core.errors import UsageError
-from tests.guards.sources import modules
 
 
 def test_the_source_has_every_model_of_the_registry() -> None:
@@ -94,9 +92,3 @@ import torch._dynamo.utils as real
 assert counters is real.counters and real.__spec__
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_timm_is_imported_in_one_place() -> None:
-    lines = re.compile(r"^\s*(?:import|from) timm\b", re.MULTILINE)
-    importers = [name for name, path in modules().items() if lines.search(path.read_text())]
-    assert importers == ["featup_cli.backbones.timm.library"]

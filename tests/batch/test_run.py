@@ -109,6 +109,10 @@ MADE: dict[str, tuple[Change, list[str]]] = {
     "no png, none wanted": ((lambda pictures, out: (out / "b.png").unlink(), ["--no-picture"]), []),
     "cut short": ((lambda pictures, out: damage(out / "a.safetensors"), []), ["a.png"]),
     "empty": ((lambda pictures, out: (out / "a.safetensors").write_bytes(b""), []), ["a.png"]),
+    "a run that was killed before the features": (
+        (lambda pictures, out: (out / "a.safetensors").unlink(), []),
+        ["a.png"],
+    ),
 }
 KEPT: dict[str, tuple[Change, dict[str, str]]] = {
     "a setting": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guards.sources import PACKAGES, ROOT, imports
+from tests.guards.sources import PACKAGES, ROOT, imports, modules
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -81,3 +82,9 @@ def test_a_planted_step_up_is_seen(copy: Path, file: str, line: str) -> None:
     result = lint_imports(copy)
     assert result.returncode == 1
     assert "BROKEN" in result.stdout
+
+
+def test_timm_is_imported_in_one_place() -> None:
+    lines = re.compile(r"^\s*(?:import|from) timm\b", re.MULTILINE)
+    importers = [name for name, path in modules().items() if lines.search(path.read_text())]
+    assert importers == ["featup_cli.backbones.timm.library"]

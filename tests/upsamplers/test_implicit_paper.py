@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import featup_cli as featup
+from featup_cli.backbones.registry import load_backbone
 from featup_cli.core.progress import no_progress
 from featup_cli.core.settings import recorded
 from featup_cli.engine.pipeline import Pipeline
@@ -117,11 +118,9 @@ def test_views_show_the_picture_as_it_was_loaded() -> None:
     assert shown == [SIZE, (round(SIZE[0] * 1.8), round(SIZE[1] * 1.8))]
 
 
-def test_a_backbone_of_one_size_keeps_it(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = Pipeline(Upsampling(implicit=PAPER))
-    monkeypatch.setattr(type(pipeline.backbone), "fixed_size", (96, 96), raising=False)
-    pipeline.backbone.__dict__["fixed_size"] = (96, 96)
-    assert pipeline.plan(load_image(photo)).network == (96, 96)
+def test_a_backbone_of_one_size_keeps_it(photo: Path) -> None:
+    backbone = replace(load_backbone("tiny"), fixed_size=(96, 96))
+    assert Pipeline(Upsampling(implicit=PAPER), backbone).plan(load_image(photo)).network == (96, 96)
 
 
 def test_records_have_the_later_settings_only_where_one_is_used() -> None:
