@@ -79,7 +79,7 @@ def test_each_kind_of_mask_gives_the_means_of_a_loop(tmp_path: Path, mode: str, 
     labels, features = blocks(0, high), torch.rand(5, 41, 55)
     path = save_mask(tmp_path / "m.png", labels, mode)
     with Image.open(path) as image:
-        assert image.mode == mode
+        assert image.mode == mode or (image.mode, mode) == ("I", "I;16")  # of Pillow before 11
         from_image = featup.pool_regions(torch.rand(1, *SIZE), image)
     assert from_image.ids.tolist() == np.unique(labels).tolist()
     # Features of another shape than the mask: 41 x 55 shows a picture of 72 x 96 to the pixel.

@@ -221,7 +221,10 @@ def check_inputs(image: Tensor, lr_feats: Tensor, output_size: Size) -> None:
         raise ShapeError(f"lr_feats must be a tensor of floats [B, C, h, w], as backbone(image) gives, not {kind}")
     if lr_feats.ndim != 4 or lr_feats.shape[0] != image.shape[0] or lr_feats.numel() == 0:
         raise ShapeError(f"lr_feats must be [{image.shape[0]}, C, h, w], not {list(lr_feats.shape)}")
-    whole = isinstance(output_size, Sequence) and all(hasattr(side, "__index__") for side in output_size)
+    # The compiler of torch 2.6 can't ask a size for an attribute, and has sizes of no other kind.
+    whole = torch.compiler.is_compiling() or (
+        isinstance(output_size, Sequence) and all(hasattr(side, "__index__") for side in output_size)
+    )
     if not whole or len(output_size) != 2 or min(output_size) < 1:
         raise ShapeError(
             f"output_size must be (height, width), each at least 1, or one number for a square, not {output_size}"

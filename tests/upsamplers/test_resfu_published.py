@@ -51,7 +51,7 @@ def test_state_dicts_of_published_shapes_give_the_papers_result(sizes: Published
     extent, size = expected.max() - expected.min(), (height * ratio, width * ratio)
     with torch.no_grad():
         if sizes == PUBLISHED:
-            assert (found.upsampler(y, x, size) - expected).abs().max() < 1e-6 * extent
+            assert (found.upsampler(y, x, size) - expected).abs().max() < 2e-6 * extent
         exact = found.upsampler.double()(y.double(), x.double(), size)
     assert (exact - expected).abs().max() < 1e-12 * extent
 

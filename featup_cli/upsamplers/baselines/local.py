@@ -83,7 +83,8 @@ class LocalField(UpsamplerModule):
         """The codes of the tokens; rows evaluate the network."""
         self.check_call(image, lr_feats, size)
         exact, (height, width) = at_least_float32(lr_feats), lr_feats.shape[2:]
-        codes = self.encode(self.norm(lr_feats.to(self.head.weight.dtype)))
+        # In the order of channels last, the backward pass crashes with torch 2.6 on a CPU.
+        codes = self.encode(self.norm(lr_feats.to(self.head.weight.dtype).contiguous()))
         smooth = self._bilinear.prepare(image, exact, size)
         ys, xs = (beside(n, m, self.both_sides, exact) for n, m in zip(size, (height, width), strict=True))
         cell = 2 * height / size[0], 2 * width / size[1]
