@@ -40,6 +40,11 @@ def settle(item: Item, request: Mapping[str, Any], job: Job) -> Record | None:
         request: `Pipeline.request` of this run.
         job: of this run.
     """
+    return decide(item, None if job.overwrite else why_make(item, request, job.files(item)), job)
+
+
+def decide(item: Item, reason: Reason | None, job: Job) -> Record | None:
+    """As `settle`, by what `why_make` found; with `overwrite` that doesn't matter."""
     files = job.files(item)
     if job.overwrite:
         try:
@@ -48,7 +53,6 @@ def settle(item: Item, request: Mapping[str, Any], job: Job) -> Record | None:
         except UsageError as error:
             return Record(item, "failed", error=str(error), exit_code=error.exit_code)
         return None
-    reason = why_make(item, request, files)
     if reason is None:
         return Record(item, "skipped", files)
     if reason.replaces is not None:

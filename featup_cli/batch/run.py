@@ -18,7 +18,7 @@ from featup_cli.batch.masks import with_masks
 from featup_cli.batch.names import name_outputs
 from featup_cli.batch.queue import ItemQueue
 from featup_cli.batch.records import Item, Record
-from featup_cli.batch.resume import settle, why_make
+from featup_cli.batch.resume import decide, settle, why_make
 from featup_cli.batch.shards import Shard
 from featup_cli.core.checks import checked
 from featup_cli.core.errors import InputError, UsageError
@@ -204,7 +204,8 @@ def _preview(item: Item, job: Job, loaded: Loaded) -> Preview:
         if path and not os.path.exists(path):
             return Preview(item, "fail", missing)
     request = make_request(job.settings, job.output, loaded)
-    record, reason = settle(item, request, job), why_make(item, request, job.files(item))
+    reason = why_make(item, request, job.files(item))
+    record = decide(item, reason, job)
     if record is not None:
         return (
             Preview(item, "skip", "up to date") if record.status == "skipped" else Preview(item, "fail", record.error)

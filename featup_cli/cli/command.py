@@ -3,7 +3,7 @@ parsed here, and the command gets the groups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -17,7 +17,7 @@ from featup_cli.cli.config import CONFIG, Settings, load, naming_places
 from featup_cli.cli.console import report_errors
 from featup_cli.cli.lazy import Command
 from featup_cli.core.errors import InputError, UsageError
-from featup_cli.core.options import GROUP, REQUIRED, Declared, declared
+from featup_cli.core.options import GROUP, REQUIRED, Declared, declared, flat
 from featup_cli.core.values import parse_choice, parse_number
 from featup_cli.io.files import is_missing
 
@@ -38,7 +38,7 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
         groups = {name: kind for name, kind in get_type_hints(function).items() if name != "return"}
         asking = [name for name, kind in groups.items() if kind is Settings]
         groups = {name: kind for name, kind in groups.items() if kind is not Settings}
-        options = [*(each for kind in groups.values() for each in _options(kind)), CONFIG]
+        options = [*(each for kind in groups.values() for each in flat(kind)), CONFIG]
 
         @report_errors
         @wraps(function)
@@ -61,15 +61,6 @@ def command(*, examples: Sequence[str] = ()) -> Callable[[Callable[..., None]], 
         return made
 
     return decorate
-
-
-def _options(group: type) -> Iterator[Declared]:
-    """The options of a group and its nested groups, in order."""
-    for each in declared(group):
-        if each.option is GROUP:
-            yield from _options(each.kind)
-        else:
-            yield each
 
 
 def _parameter(each: Declared, **more: Any) -> Parameter:

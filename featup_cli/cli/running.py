@@ -76,7 +76,7 @@ def store_basis(run: Run, place: Path | None, basis: str, console: Console) -> N
         from featup_cli.pictures.visualize import make_basis
 
         make_basis(made, place, basis)
-        console.note(f"{place}: colours that fit {len(made)} {'results' if len(made) > 1 else 'result'}")
+        console.note(f"{place}: colours that fit {counted(len(made), 'result')}")
 
 
 def report_preview(run: Run, console: Console, settings: str) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from featup_cli.cli.lazy import TYPED
 from featup_cli.core.errors import UsageError
-from featup_cli.core.options import GROUP, Declared, declared
+from featup_cli.core.options import flat
 from featup_cli.upsamplers.registry import METHODS
 
 
@@ -18,7 +18,7 @@ def refuse_unread(methods: Collection[str], *groups: type, besides: Collection[s
         groups: classes of options, with those that they hold.
         besides: names of options that something else reads.
     """
-    for each in (each for group in groups for each in _flat(group)):
+    for each in (each for group in groups for each in flat(group)):
         reads = each.option.read_by
         if each.name not in TYPED.get() or each.name in besides or reads is None:
             continue
@@ -30,11 +30,6 @@ def refuse_unread(methods: Collection[str], *groups: type, besides: Collection[s
 
 def refuse_typed(group: type, names: Collection[str], reason: str) -> None:
     """Raise UsageError with the reason for the first of these options of a group that was typed."""
-    for each in _flat(group):
+    for each in flat(group):
         if each.name in names and each.name in TYPED.get():
             raise UsageError(f"{each.flags[0]}: {reason}")
-
-
-def _flat(group: type) -> Iterator[Declared]:
-    for each in declared(group):
-        yield from _flat(each.kind) if each.option is GROUP else (each,)

@@ -10,7 +10,7 @@ An option of type `tuple[X, ...]` can be repeated. Python users see fields with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -147,6 +147,12 @@ def _of_class(option: Option, kind: type) -> Option:
         return option
     reads = option.read_by or vars(kind).get("READ_BY")
     return replace(option, panel=option.panel or getattr(kind, "PANEL", None), read_by=reads)
+
+
+def flat(kind: type) -> Iterator[Declared]:
+    """The options of a dataclass and of the groups that it holds, in order."""
+    for each in declared(kind):
+        yield from flat(each.kind) if each.option is GROUP else (each,)
 
 
 def like(kind: type, name: str, **changes: Any) -> Any:
